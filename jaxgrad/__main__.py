@@ -1,0 +1,5 @@
+"""`python -m jaxgrad` is `jaxgrad`."""
+
+from jaxgrad.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Models as pure functions: parameters, named nodes, forward, and the backward written by hand."""

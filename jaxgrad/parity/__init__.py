@@ -1,0 +1,1 @@
+"""Several engines' gradients of one batch, compared node by node: who agrees with whom, and where they part."""

@@ -1,0 +1,182 @@
+"""Every way of getting the gradients: `engine(case, target) -> Gradients` of NumPy arrays, with equal names.
+
+This is the only module of the package, besides the seed case's draws, that imports torch, and only when called.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.errors import JaxgradError
+from jaxgrad.models import mlp_backward
+from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward, zero_taps
+from jaxgrad.parity.cases import Case
+from jaxgrad.parity.rounding import accumulated
+
+DTYPES = ("float64", "float32", "bfloat16")
+
+
+class Target(NamedTuple):
+    """The type and the devices that a comparison runs in; devices are named as their libraries name them."""
+
+    dtype: str = "float64"
+    jax_device: str = "cpu"
+    torch_device: str = "cpu"
+
+
+Engine: TypeAlias = Callable[[Case, Target], Gradients]
+
+
+def by_node(case: Case, target: Target) -> Gradients:
+    """The hand-written derivative of each node."""
+    return _in_jax(_by_node, case, target)
+
+
+def fused(case: Case, target: Target) -> Gradients:
+    """The hand-written closed forms; nodes inside an operation are None."""
+    return _in_jax(mlp_backward.fused, case, target)
+
+
+def jax_grad(case: Case, target: Target) -> Gradients:
+    """`jax.grad` with respect to the parameters and to a zero added at each node."""
+    return _in_jax(_jax_grad, case, target)
+
+
+def torch(case: Case, target: Target) -> Gradients:
+    """PyTorch's autograd through the notebook's own forward, with `retain_grad` on every node."""
+    from torchref import notebook
+
+    params, X, Y = _to_torch(case, target)
+    loss, param_grads, node_grads = notebook.gradients(params, X, Y)
+    return Gradients(
+        _from_torch(loss),
+        Params(**{name: _from_torch(grad) for name, grad in param_grads.items()}),
+        Nodes(**{name: _from_torch(grad) for name, grad in node_grads.items()}),
+    )
+
+
+def torch_module(case: Case, target: Target) -> Gradients:
+    """PyTorch's autograd through the model as an idiomatic `nn.Module`; its nodes are None."""
+    from torchref import module
+
+    params, X, Y = _to_torch(case, target)
+    loss, param_grads = module.gradients(params, X, Y)
+    grads = Params(**{name: _from_torch(grad) for name, grad in param_grads.items()})
+    return Gradients(_from_torch(loss), grads, Nodes(*(None for _ in Nodes._fields)))
+
+
+ENGINES: dict[str, Engine] = {
+    "by-node": by_node,
+    "fused": fused,
+    "jax.grad": jax_grad,
+    "torch": torch,
+    "torch.nn": torch_module,
+}
+DEFAULT_ENGINES = ("by-node", "fused", "jax.grad", "torch")
+
+
+def roundings(case: Case, wide_sums: float) -> tuple[Gradients, Gradients]:
+    """The gradients in float64 on the CPU, and the variance of their rounding errors (see `parity.rounding`).
+
+    Follows `jax.grad`, so that a mistake in a hand-written backward cannot widen its own tolerance.
+    """
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), case.params)
+        batch = jax.tree.map(jnp.asarray, case.batch)
+        return jax.tree.map(np.asarray, accumulated(_jax_grad, params, batch, wide_sums=wide_sums))
+
+
+def run(names: tuple[str, ...], case: Case, target: Target) -> dict[str, Gradients]:
+    """The gradients of each named engine. Raises `JaxgradError` for a batch that no engine should be given,
+    for an engine or type that does not exist, and where PyTorch or a device is missing.
+    """
+    _check(case, target)
+    for name in names:
+        if name not in ENGINES:
+            raise JaxgradError(f"there is no engine {name!r}; choose from {', '.join(ENGINES)}")
+    return {name: ENGINES[name](case, target) for name in names}
+
+
+def _check(case: Case, target: Target) -> None:
+    if target.dtype not in DTYPES:
+        raise JaxgradError(f"dtype is {target.dtype!r}; choose from {', '.join(DTYPES)}")
+    vocab_size = case.params.C.shape[0]
+    if len(case.batch.Y) < 2:
+        raise JaxgradError(
+            f"a batch of {len(case.batch.Y)}: Bessel's correction divides by n - 1; give at least 2 rows"
+        )
+    for name, symbols in case.batch._asdict().items():
+        if symbols.min() < 0 or symbols.max() >= vocab_size:
+            raise JaxgradError(
+                f"batch.{name} has symbols from {symbols.min()} to {symbols.max()};"
+                f" they must lie in 0..{vocab_size - 1}, the rows of C"
+            )
+
+
+@jax.jit
+def _by_node(params: Params, batch: Batch) -> Gradients:
+    return mlp_backward.by_node(params, batch, forward(params, batch))
+
+
+def _loss(params: Params, taps: Nodes, batch: Batch) -> jax.Array:
+    return forward(params, batch, taps).loss
+
+
+def _jax_grad(params: Params, batch: Batch) -> Gradients:
+    taps = zero_taps(params, batch)
+    loss, (dparams, dnodes) = jax.value_and_grad(_loss, argnums=(0, 1))(params, taps, batch)
+    return Gradients(loss, dparams, dnodes)
+
+
+def _in_jax(backward: Callable[[Params, Batch], Gradients], case: Case, target: Target) -> Gradients:
+    with _jax_settings(target):
+        params = jax.tree.map(lambda p: jnp.asarray(p, target.dtype), case.params)
+        batch = jax.tree.map(jnp.asarray, case.batch)
+        return jax.tree.map(np.asarray, jax.jit(backward)(params, batch))
+
+
+@contextlib.contextmanager
+def _jax_settings(target: Target) -> Iterator[None]:
+    try:
+        device = jax.devices(target.jax_device)[0]
+    except RuntimeError:
+        raise JaxgradError(
+            f"JAX has no device {target.jax_device!r} here (it has {jax.default_backend()});"
+            " pip install 'jaxgrad[cuda]' or 'jaxgrad[tpu]' on a machine that has one"
+        ) from None
+    with (
+        jax.enable_x64(target.dtype == "float64"),
+        jax.default_matmul_precision("highest"),
+        jax.default_device(device),
+    ):
+        yield
+
+
+def _to_torch(case: Case, target: Target) -> tuple[dict[str, Any], Any, Any]:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise JaxgradError(
+            "PyTorch is not installed: pip install 'jaxgrad[parity]',"
+            " or leave its engines out with --engines by-node,fused,jax.grad"
+        ) from None
+    try:
+        device = torch.empty(0, device=target.torch_device).device
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise JaxgradError(f"PyTorch has no device {target.torch_device!r} here: {reason}") from None
+    dtype = getattr(torch, target.dtype)
+    params = {name: torch.from_numpy(p).to(device, dtype) for name, p in case.params._asdict().items()}
+    return params, torch.from_numpy(case.batch.X).to(device), torch.from_numpy(case.batch.Y).to(device)
+
+
+def _from_torch(tensor: Any) -> Any:
+    tensor = tensor.detach().cpu()
+    # NumPy has no bfloat16 of its own; float32 holds every bfloat16 exactly, and back.
+    if str(tensor.dtype) == "torch.bfloat16":
+        return tensor.float().numpy().astype(jnp.bfloat16)
+    return tensor.numpy()

@@ -1,0 +1,1 @@
+"""Jitted training runs on hand-written gradients: steps, run folders, evaluation and sampling."""

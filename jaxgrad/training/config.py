@@ -1,0 +1,134 @@
+"""Everything that decides a run, as plain values; its optax optimizer and schedule, found by name."""
+
+import ast
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from jaxgrad.errors import JaxgradError
+
+SEED_SCHEDULE = "seed"
+Arguments = tuple[tuple[str, Any], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run, decided. The defaults are the seed notebook's recipe; `corpus` None is the corpus that ships.
+
+    `dtype` bfloat16 computes forward and backward in bfloat16 with float32 sums, and keeps float32 parameters.
+    `log_every` and `chunk` are in steps: one metrics line, one jitted call. Build one with `checked`.
+    """
+
+    steps: int = 200_000
+    batch_size: int = 32
+    learning_rate: float = 0.1
+    optimizer: str = "sgd"
+    optimizer_args: Arguments = ()
+    schedule: str = SEED_SCHEDULE
+    schedule_args: Arguments = ()
+    gradients: str = "fused"
+    context: int = 3
+    embedding: int = 10
+    hidden: int = 200
+    dtype: str = "float32"
+    seed: int = 0
+    log_every: int = 100
+    chunk: int = 5_000
+    corpus: str | None = None
+    corpus_sha256: str = ""
+    vocabulary: tuple[str, ...] = ()
+
+
+def checked(config: Config) -> Config:
+    """`config`, if every value is in its range; else raises `JaxgradError` naming the value and the range."""
+    least = {
+        "steps": 1,
+        "batch_size": 2,
+        "context": 1,
+        "embedding": 1,
+        "hidden": 1,
+        "seed": 0,
+        "log_every": 1,
+        "chunk": 1,
+    }
+    for name, low in least.items():
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < low:
+            raise JaxgradError(f"{name} is {value!r}; it must be a whole number of at least {low}")
+    if not (math.isfinite(config.learning_rate) and config.learning_rate > 0):
+        raise JaxgradError(f"learning rate is {config.learning_rate}; it must be a finite number above 0")
+    choices = {"gradients": ("fused", "by-node", "jax-grad"), "dtype": ("float32", "float64", "bfloat16")}
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            raise JaxgradError(f"{name} is {getattr(config, name)!r}; choose from {', '.join(allowed)}")
+    optimizer(config)
+    return config
+
+
+def parse_arguments(texts: list[str]) -> Arguments:
+    """`["b1=0.8", "nesterov=True"]` as pairs of a name and a Python literal; raises `JaxgradError` for other text."""
+    pairs = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            if not (equals and name.isidentifier()):
+                raise ValueError
+            pairs.append((name, ast.literal_eval(value)))
+        except (ValueError, SyntaxError):
+            raise JaxgradError(
+                f"{text!r} is not an argument; write NAME=VALUE, such as b1=0.8 or nesterov=True"
+            ) from None
+    return tuple(pairs)
+
+
+def schedule(config: Config) -> optax.Schedule:
+    """Step -> learning rate. "seed" is the rate for the first half of the steps and a tenth of it for the second.
+
+    Any other name is one of optax's, with or without its ending `_schedule`. Its arguments are `schedule_args`;
+    where it has them and none is given, the first value is the learning rate and the length the run's steps.
+    Raises `JaxgradError` for a name or an argument that optax does not have.
+    """
+    if config.schedule == SEED_SCHEDULE:
+        return optax.piecewise_constant_schedule(config.learning_rate, {max(config.steps // 2, 1): 0.1})
+    build = _named(config.schedule, "schedule", ("_schedule", ""))
+    accepted = inspect.signature(build).parameters
+    usual = {
+        "value": config.learning_rate,
+        "init_value": config.learning_rate,
+        "peak_value": config.learning_rate,
+        "decay_steps": config.steps,
+        "transition_steps": config.steps,
+    }
+    arguments = {name: value for name, value in usual.items() if name in accepted} | dict(config.schedule_args)
+    return _call(build, arguments)
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """The optax optimizer of that name on the schedule, with `optimizer_args`.
+
+    Raises `JaxgradError` for a name or an argument that optax does not have.
+    """
+    build = _named(config.optimizer, "optimizer", ("",))
+    if "learning_rate" not in inspect.signature(build).parameters:
+        raise JaxgradError(f"optax.{config.optimizer} takes no learning rate, so it is no optimizer; try sgd or adam")
+    return _call(build, {"learning_rate": schedule(config), **dict(config.optimizer_args)})
+
+
+def _named(name: str, kind: str, endings: tuple[str, ...]) -> Callable[..., Any]:
+    for ending in endings:
+        found = getattr(optax, name + ending, None)
+        if inspect.isfunction(found):
+            return found
+    raise JaxgradError(f"optax has no {kind} {name!r}; its documentation lists them, such as sgd, adam or cosine_decay")
+
+
+def _call(build: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    try:
+        return build(**arguments)
+    except (TypeError, ValueError) as error:
+        accepted = ", ".join(inspect.signature(build).parameters)
+        raise JaxgradError(f"optax.{build.__name__}: {error}; its arguments are {accepted}") from None

@@ -1,0 +1,43 @@
+"""Pictures of a run."""
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxgrad import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def loss_curve(steps: np.ndarray, losses: np.ndarray, learning_rates: np.ndarray) -> "Figure":
+    """Loss, in nats, over steps: every metrics line faintly, a running mean of 1 % of them, and the learning rate."""
+    # The object interface draws without a display and without pyplot's list of open figures.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8, label="loss")
+    width = max(len(losses) // 100, 1)
+    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+    axes.plot(steps[width - 1 :], smooth, color="tab:blue", label=f"mean of {width} lines")
+    axes.set(xlabel="step", ylabel="loss (nats per symbol)")
+    axes.grid(alpha=0.3)
+    rates = axes.twinx()
+    rates.plot(steps, learning_rates, color="tab:orange", linestyle="--", label="learning rate")
+    rates.set_ylabel("learning rate")
+    rates.set_yscale("log")
+    figure.legend(loc="upper right", bbox_to_anchor=(1, 1), bbox_transform=axes.transAxes)
+    return figure
+
+
+def save_loss_curve(folder: Path) -> None:
+    """Draw a run folder's metrics.jsonl as loss.png."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    columns = (np.array([line[name] for line in lines]) for name in ("step", "loss", "learning_rate"))
+    image = io.BytesIO()
+    loss_curve(*columns).savefig(image, format="png", dpi=120)
+    files.write_bytes(folder / "loss.png", image.getvalue())

@@ -1,0 +1,88 @@
+"""Parameters, optimizer state and a batch -> the next ones; thousands of steps in one jitted call."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxgrad.batches import indices
+from jaxgrad.models import mlp_backward
+from jaxgrad.models.mlp import Batch, Params, forward
+
+
+class State(NamedTuple):
+    """What one step turns into the next: parameters, optax's state, and the number of steps taken."""
+
+    params: Params
+    opt_state: Any
+    step: Int[Array, ""]
+
+
+def fused(params: Params, batch: Batch) -> tuple[Float[Array, ""], Params]:
+    """Loss and gradients of the hand-written closed forms."""
+    gradients = mlp_backward.fused(params, batch)
+    return gradients.loss, gradients.params
+
+
+def by_node(params: Params, batch: Batch) -> tuple[Float[Array, ""], Params]:
+    """Loss and gradients of the hand-written derivatives, node by node."""
+    gradients = mlp_backward.by_node(params, batch, forward(params, batch))
+    return gradients.loss, gradients.params
+
+
+def jax_grad(params: Params, batch: Batch) -> tuple[Float[Array, ""], Params]:
+    """Loss and gradients by `jax.grad`."""
+    return jax.value_and_grad(lambda p: forward(p, batch).loss)(params)
+
+
+GRADIENTS: dict[str, Callable[[Params, Batch], tuple[Float[Array, ""], Params]]] = {
+    "fused": fused,
+    "by-node": by_node,
+    "jax-grad": jax_grad,
+}
+
+
+def start(params: Params, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("gradients", "optimizer", "dtype", "batch_size", "n_steps"), donate_argnames=("state",)
+)
+def run_steps(
+    state: State,
+    key: PRNGKeyArray,
+    examples: Batch,
+    *,
+    gradients: str,
+    optimizer: optax.GradientTransformation,
+    dtype: str,
+    batch_size: int,
+    n_steps: int,
+) -> tuple[State, Float[Array, " n_steps"]]:
+    """`n_steps` steps and the loss of each, before its update, as one program without a host in its loop.
+
+    The batch of a step is `indices(key, step, ...)` of `examples`, whatever chunk the step falls in. Losses and
+    gradients are computed in `dtype` and applied in the parameters' own type. `state` is donated: its buffers
+    are reused. Raises `KeyError` for `gradients` that are not in `GRADIENTS`.
+    """
+    loss_and_gradients = GRADIENTS[gradients]
+    # Drawn for all steps at once: random bits and rows cost far less in bulk than one step at a time.
+    steps = state.step + jnp.arange(n_steps, dtype=jnp.int32)
+    rows = jax.vmap(lambda step: indices(key, step, batch_size, len(examples.Y)))(steps)
+    batches = jax.tree.map(lambda array: array[rows], examples)
+
+    def step(state: State, batch: Batch) -> tuple[State, Float[Array, ""]]:
+        narrow = jax.tree.map(lambda p: p.astype(dtype), state.params)
+        loss, grads = loss_and_gradients(narrow, batch)
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return State(params, opt_state, state.step + 1), loss
+
+    return jax.lax.scan(step, state, batches)

@@ -1,0 +1,43 @@
+"""Batch norm with Bessel's correction."""
+
+import jax.numpy as jnp
+import pytest
+
+from jaxgrad.ops import batch_norm
+from tests.ops.suite import Op
+
+
+def plain(x, gain, bias):
+    axes = tuple(range(x.ndim - 1))
+    return gain * (x - x.mean(axes)) * (x.var(axes, ddof=1) + 1e-5) ** -0.5 + bias
+
+
+def twin(x, gain, bias):
+    axes = tuple(range(x.ndim - 1))
+    return gain * (x - x.mean(axes)) * (x.var(axes, correction=1) + 1e-5) ** -0.5 + bias
+
+
+def test_batch_norm(passed_by):
+    passed_by(
+        Op(batch_norm, plain, twin, lambda params, batch, nodes: (nodes.h_prenorm, params.bn_gain, params.bn_bias))
+    )
+
+
+def test_batch_norm_over_two_batch_axes(passed_by):
+    passed_by(
+        Op(
+            batch_norm,
+            plain,
+            twin,
+            lambda params, batch, nodes: (
+                nodes.h_prenorm.reshape(2, -1, nodes.h_prenorm.shape[1]),
+                params.bn_gain[0],
+                params.bn_bias[0],
+            ),
+        )
+    )
+
+
+def test_one_row_is_refused_because_its_variance_divides_by_zero():
+    with pytest.raises(ValueError, match=r"1 row.*at least 2"):
+        batch_norm(jnp.ones((1, 3)), jnp.ones(3), jnp.zeros(3))

@@ -1,0 +1,35 @@
+"""Embedding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.ops import embedding
+from tests.ops.suite import Op
+
+
+def test_embedding(passed_by):
+    passed_by(
+        Op(
+            embedding,
+            lambda table, ids: table[ids],
+            lambda table, ids: table[ids.long()],
+            lambda params, batch, nodes: (params.C, batch.X),
+        )
+    )
+
+
+def test_rows_named_often_sum_their_cotangents_in_float32_even_in_bfloat16():
+    # 300 ones summed in bfloat16 one by one stop at 256, where adding 1 no longer changes the sum.
+    table, ids = jnp.zeros((2, 1), jnp.bfloat16), jnp.zeros(300, jnp.int32)
+    dtable = jax.grad(lambda t: embedding(t, ids).sum().astype(jnp.float32))(table)
+    assert dtable.dtype == jnp.bfloat16
+    assert dtable[0, 0] == jnp.bfloat16(300)
+    assert dtable[1, 0] == 0
+
+
+def test_an_id_out_of_range_gives_nan_and_no_row_a_cotangent():
+    table, ids = jnp.ones((2, 3)), jnp.array([0, 2])
+    assert np.isnan(embedding(table, ids)[1]).all()
+    dtable = jax.grad(lambda t: embedding(t, ids)[:1].sum())(table)
+    assert np.array_equal(dtable, [[1, 1, 1], [0, 0, 0]])

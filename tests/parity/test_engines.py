@@ -1,0 +1,113 @@
+"""All engines agree: on the notebook's batch in every type, and on any sizes and any batch in float64."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jaxgrad.errors import JaxgradError
+from jaxgrad.models.mlp import Batch, Nodes, Params
+from jaxgrad.parity.engines import DTYPES, ENGINES, Target, run
+from jaxgrad.parity.verdict import BACKWARD_ORDER, judge
+
+ALL = tuple(ENGINES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_all_engines_agree_on_the_notebooks_batch(seeded_case, dtype: str):
+    verdict = judge(seeded_case(), Target(dtype), ALL)
+    assert verdict.agree, verdict.sentence
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_loss_is_the_notebooks_on_every_engine(seeded_case, dtype: str):
+    for loss in judge(seeded_case(), Target(dtype), ALL).losses.values():
+        assert f"{loss:.4f}" == "3.5586"
+
+
+def test_float64_shows_what_the_project_promises_of_every_tensor_and_pair(seeded_case):
+    verdict = judge(seeded_case(), Target("float64"), ALL)
+    assert [row.name for row in verdict.rows if row.scale.kind == "terms"] == ["logit_maxes"]
+    for row in verdict.rows:
+        for pair, difference in row.pairs.items():
+            # 1e-12 is the promise, not the tolerance, which is derived and smaller.
+            assert difference.relative <= 1e-12, (row.name, pair)
+            assert difference.tolerance < 1e-12
+
+
+def test_engines_that_have_all_nodes_are_compared_on_all_26_tensors(seeded_case):
+    rows = judge(seeded_case(batch_size=3, h_size=4), Target(), ALL).rows
+    assert [row.name for row in rows][1:] == BACKWARD_ORDER
+    assert set(BACKWARD_ORDER) == {*Params._fields, *Nodes._fields}
+    whole = {("by-node", "jax.grad"), ("by-node", "torch"), ("jax.grad", "torch")}
+    assert all(whole <= set(row.pairs) for row in rows)
+
+
+@st.composite
+def cases(draw, seeded_case):
+    sizes = {
+        "seed": draw(st.integers(0, 2**31 - 1)),
+        "batch_size": draw(st.integers(2, 65)),
+        "h_size": draw(st.integers(1, 130)),
+        "n": draw(st.integers(1, 8)),
+        "emb_size": draw(st.integers(1, 12)),
+        "vocab_size": draw(st.integers(2, 60)),
+    }
+    case = seeded_case(**sizes)
+    rows = draw(st.sampled_from(["as drawn", "repeated", "all equal"]))
+    picked = np.arange(sizes["batch_size"])
+    if rows == "repeated":
+        picked = picked % draw(st.integers(1, sizes["batch_size"]))
+    X = case.batch.X[np.zeros_like(picked) if rows == "all equal" else picked]
+    return case._replace(batch=Batch(X, case.batch.Y))
+
+
+# Every example compiles each engine anew for its shapes, which takes seconds.
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(data=st.data())
+def test_all_engines_agree_in_float64_on_any_sizes_and_rows(seeded_case, data):
+    verdict = judge(data.draw(cases(seeded_case)), Target("float64"), ALL)
+    assert verdict.agree, verdict.sentence
+
+
+@pytest.mark.parametrize("batch_size", [2, 65])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_are_all_equal_have_no_variance_and_the_engines_agree_still(seeded_case, batch_size, dtype):
+    case = seeded_case(batch_size=batch_size, h_size=130, vocab_size=2)
+    equal = case._replace(batch=case.batch._replace(X=np.repeat(case.batch.X[:1], batch_size, axis=0)))
+    verdict = judge(equal, Target(dtype), ALL)
+    assert verdict.agree, verdict.sentence
+
+
+def test_engines_leave_jaxs_settings_as_they_were(seeded_case):
+    run(("by-node",), seeded_case(batch_size=2, h_size=2), Target("float64"))
+    assert jax.numpy.ones(()).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"X": np.full((4, 3), 27)}, r"batch\.X has symbols from 27 to 27; they must lie in 0\.\.26"),
+        ({"Y": np.array([0, 1, 2, -1])}, r"batch\.Y has symbols from -1 to 2"),
+        ({"X": np.zeros((1, 3), int), "Y": np.zeros(1, int)}, "batch of 1: Bessel's correction"),
+    ],
+)
+def test_a_batch_that_no_engine_should_be_given_is_refused_before_anything_runs(seeded_case, change, message):
+    case = seeded_case(batch_size=4, h_size=2)
+    with pytest.raises(JaxgradError, match=message):
+        run(("by-node",), case._replace(batch=case.batch._replace(**change)), Target())
+
+
+@pytest.mark.parametrize(
+    ("engines", "target", "message"),
+    [
+        (("nobody",), Target(), "no engine 'nobody'; choose from by-node, fused, jax.grad, torch, torch.nn"),
+        (("fused",), Target("float16"), "dtype is 'float16'; choose from float64, float32, bfloat16"),
+        (("fused",), Target(jax_device="nowhere"), "JAX has no device 'nowhere' here"),
+        (("torch",), Target(torch_device="nowhere"), "PyTorch has no device 'nowhere' here"),
+    ],
+)
+def test_what_is_missing_is_named(seeded_case, engines, target, message):
+    with pytest.raises(JaxgradError, match=message):
+        run(engines, seeded_case(batch_size=2, h_size=2), target)

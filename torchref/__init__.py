@@ -1,0 +1,1 @@
+"""The PyTorch twin of the seed notebook: same names, same order, and no code shared with jaxgrad, which it judges."""
