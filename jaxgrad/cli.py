@@ -59,7 +59,7 @@ CorpusOption = Annotated[
 def main() -> None:
     """Run the command line; an error a person can mend is one sentence on stderr and exit code 2."""
     try:
-        app()
+        app(prog_name="jaxgrad")
     except JaxgradError as error:
         print(f"jaxgrad: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,6 +1,7 @@
 """Text file -> words -> vocabulary -> contexts X and targets Y -> train, dev and test splits. NumPy, on the host."""
 
 import hashlib
+import http.client
 import os
 import random
 import re
@@ -175,7 +176,7 @@ def fetch(target: Path, url: str = SEED_CORPUS_URL, expected_sha256: str = SEED_
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
             data = response.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise CorpusError(f"{url}: cannot be fetched ({error}); download it by hand and give it as --corpus") from None
     found = hashlib.sha256(data).hexdigest()
     if found != expected_sha256:

@@ -55,15 +55,15 @@ def scale(value: np.ndarray, variance: np.ndarray) -> Scale:
     return Scale("terms", error / MOST_ROUNDINGS, MOST_ROUNDINGS)
 
 
-def compare(a: np.ndarray, b: np.ndarray, scale: Scale, dtype: Any) -> Difference:
-    """How `a` and `b`, of one shape and computed in `dtype`, differ, judged by the tolerance of that type.
+def compare(a: np.ndarray, b: np.ndarray, scale: Scale, dtype: Any, limit: float | None = None) -> Difference:
+    """How `a` and `b`, of one shape and computed in `dtype`, differ, judged by `limit` or the derived tolerance.
 
     A NaN or an infinity in either is never in agreement, whatever the other holds; `not_finite` then names it.
     Raises `ValueError` where shapes differ, which is no matter of rounding.
     """
     if a.shape != b.shape:
         raise ValueError(f"arrays of the shapes {a.shape} and {b.shape} cannot be compared")
-    limit = tolerance(dtype, scale.roundings)
+    limit = tolerance(dtype, scale.roundings) if limit is None else limit
     wide_a, wide_b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         gap = np.abs(wide_a - wide_b)

@@ -3,9 +3,10 @@ r"""How many roundings a result has accumulated: the measure that tolerances are
 `accumulated` carries beside each value $v$ of a jaxpr the variance $V$ of its rounding error, in units of the
 squared unit roundoff $u^2$, with every operation's error taken as independent, of mean 0 and of one unit:
 $$a \pm b:\ V_a + V_b + (a \pm b)^2 \qquad ab:\ a^2 V_b + b^2 V_a + (ab)^2 \qquad f(a):\ f'(a)^2\,V_a + 4 f(a)^2$$
-(4, because libraries compute transcendental functions to about two units). A sum of n terms, in whatever order an
-engine takes them, rounds partial sums of up to n terms: on average over signs, $\frac n2 \sum t_i^2$ more. Products
-of matrices are such sums; moves of data round nothing.
+(4, because libraries compute transcendental functions to about two units). A sum S of n terms, in whatever order an
+engine takes them, rounds n partial sums. The k-th is about $\frac kn S$ and a random walk around it, which makes
+$\sum_k s_k^2 \approx \frac n3 S^2 + \frac n2 \sum_i t_i^2$ more. Products of matrices are such sums; moves of data
+round nothing.
 
 $\sqrt V / |v|$ then counts roundings: about 1 after one operation, more after long sums, and without bound where
 terms cancel, as they do in the cotangent of `logit_maxes`, whose true value is 0.
@@ -72,6 +73,10 @@ def _interpret(
 
 def _apply(eqn: Any, values: list[Any], variances: list[Any], wide: float) -> list[tuple[Any, Any]]:
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    if eqn.primitive.name == "scan":
+        return _scan(eqn, values, variances, wide)
+    if isinstance(inner, Jaxpr):
+        inner = ClosedJaxpr(inner, [])
     if isinstance(inner, ClosedJaxpr) and len(inner.jaxpr.invars) == len(values):
         return list(zip(*_interpret(inner, values, variances, wide), strict=True))
 
@@ -80,6 +85,27 @@ def _apply(eqn: Any, values: list[Any], variances: list[Any], wide: float) -> li
     if len(outs) > 1 or not jnp.issubdtype(outs[0].dtype, jnp.floating):
         return [(out, out * out if jnp.issubdtype(out.dtype, jnp.floating) else out) for out in outs]
     return [(outs[0], _variance(eqn, outs[0], values, variances, wide))]
+
+
+def _scan(eqn: Any, values: list[Any], variances: list[Any], wide: float) -> list[tuple[Any, Any]]:
+    """The scan of the body's own rules, which carries and stacks variances beside values."""
+    consts, carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    body, both = eqn.params["jaxpr"], list(zip(values, variances, strict=True))
+
+    def step(carried: list[tuple[Any, Any]], xs: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+        operands = [*both[:consts], *carried, *xs]
+        of_values, of_variances = [v for v, _ in operands], [var for _, var in operands]
+        outs = list(zip(*_interpret(body, of_values, of_variances, wide), strict=True))
+        return outs[:carry], outs[carry:]
+
+    last, stacked = jax.lax.scan(
+        step,
+        both[consts : consts + carry],
+        both[consts + carry :],
+        length=eqn.params["length"],
+        reverse=eqn.params["reverse"],
+    )
+    return [*last, *stacked]
 
 
 def _variance(eqn: Any, out: Any, values: list[Any], variances: list[Any], wide: float) -> Any:
@@ -102,17 +128,22 @@ def _variance(eqn: Any, out: Any, values: list[Any], variances: list[Any], wide:
         (contracted, _), _ = eqn.params["dimension_numbers"]
         terms = jnp.prod(jnp.array([values[0].shape[axis] for axis in contracted], out.dtype))
         a2, b2 = values[0] ** 2, values[1] ** 2
-        return bind(a2, variances[1]) + bind(variances[0], b2) + wide * terms / 2 * bind(a2, b2) + out**2
+        return bind(a2, variances[1]) + bind(variances[0], b2) + wide * _partial_sums(terms, out, bind(a2, b2)) + out**2
     if name == "reduce_sum":
         terms = values[0].size / max(out.size, 1)
-        return bind(variances[0]) + wide * terms / 2 * bind(values[0] ** 2) + out**2
+        return bind(variances[0]) + wide * _partial_sums(terms, out, bind(values[0] ** 2)) + out**2
     if name in ("scatter-add", "scatter_add"):
         # Engines differ in whether scattered sums are kept in the wide type, so they count as sums in the narrow one.
         terms = bind(jnp.zeros_like(values[0]), values[1], jnp.ones_like(values[2]))
         squares = bind(values[0] ** 2, values[1], values[2] ** 2)
-        return bind(variances[0], values[1], variances[2]) + terms / 2 * squares
+        return bind(variances[0], values[1], variances[2]) + _partial_sums(terms, out, squares)
     slope = _slope(name, eqn, out, values[0])
     return out**2 if slope is None else slope**2 * variances[0] + (_TRANSCENDENTAL_UNITS * out) ** 2
+
+
+def _partial_sums(terms: Any, total: Any, squares: Any) -> Any:
+    """What rounding the partial sums of `terms` terms adds to the variance; `squares` is the sum of their squares."""
+    return terms / 3 * total**2 + terms / 2 * squares
 
 
 def _slope(name: str, eqn: Any, out: Any, x: Any) -> Any:

@@ -1,18 +1,48 @@
-"""Every op test runs with each property and each size: `passed_by_op` names them, the test names the op."""
+"""Every op is tested on the arguments that it has in the model, in several sizes, by one suite: `three_way`."""
 
 import functools
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from tests.ops import suite
+from jaxgrad.models.mlp import Batch, Nodes, Params, forward
+
+ALL = {}
+FLOAT64 = {"dtypes": ("float64",), "seeds": (0,)}
+SMALLEST = {"batch_size": 2, "h_size": 1, "n": 1, "emb_size": 1, "vocab_size": 2}
 
 
-@pytest.fixture(params=suite.PROPERTIES, ids=lambda p: p.__name__)
-def property(request: pytest.FixtureRequest):
-    return request.param
+class InModel(NamedTuple):
+    """One seeded case and its forward pass, and which settings to check an op in."""
+
+    params: Params
+    batch: Batch
+    nodes: Nodes
+    settings: dict[str, Any]
 
 
-@pytest.fixture(params=suite.SIZES, ids=("seed_case", "smallest", "small"))
-def passed_by(request: pytest.FixtureRequest, seeded_case, property):
-    """`passed_by(op)`: run one property of the suite on the op's arguments in one seeded case."""
-    return functools.partial(suite.passes, property=property, case=seeded_case(**request.param))
+@pytest.fixture(
+    scope="session",
+    params=[({}, ALL), (SMALLEST, FLOAT64), ({"batch_size": 12, "h_size": 30, "n": 2}, FLOAT64)],
+    ids=["seed_case", "smallest", "small"],
+)
+def in_model(request: pytest.FixtureRequest, seeded_case) -> InModel:
+    sizes, settings = request.param
+    case = seeded_case(**sizes)
+    with jax.enable_x64(True):
+        nodes = jax.jit(forward)(*jax.tree.map(jnp.asarray, (case.params, case.batch)))
+        return InModel(case.params, case.batch, jax.tree.map(np.asarray, nodes), settings)
+
+
+@pytest.fixture
+def passes(three_way, in_model):
+    """`passes(op, *args, reference=..., torch_reference=...)`: against both oracles, and alone by its definition."""
+
+    def check(op, *args, **oracles):
+        three_way(op, *args, **in_model.settings, **oracles)
+        three_way(op, *args, dtypes=("float64",), transforms=("jit", "grad_of_grad"), seeds=(0,))
+
+    return functools.wraps(three_way)(check)

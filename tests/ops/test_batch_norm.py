@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgrad.ops import batch_norm
-from tests.ops.suite import Op
 
 
 def plain(x, gain, bias):
@@ -17,25 +16,15 @@ def twin(x, gain, bias):
     return gain * (x - x.mean(axes)) * (x.var(axes, correction=1) + 1e-5) ** -0.5 + bias
 
 
-def test_batch_norm(passed_by):
-    passed_by(
-        Op(batch_norm, plain, twin, lambda params, batch, nodes: (nodes.h_prenorm, params.bn_gain, params.bn_bias))
-    )
+def test_batch_norm(passes, in_model):
+    params = in_model.params
+    passes(batch_norm, in_model.nodes.h_prenorm, params.bn_gain, params.bn_bias, reference=plain, torch_reference=twin)
 
 
-def test_batch_norm_over_two_batch_axes(passed_by):
-    passed_by(
-        Op(
-            batch_norm,
-            plain,
-            twin,
-            lambda params, batch, nodes: (
-                nodes.h_prenorm.reshape(2, -1, nodes.h_prenorm.shape[1]),
-                params.bn_gain[0],
-                params.bn_bias[0],
-            ),
-        )
-    )
+def test_batch_norm_over_two_batch_axes(passes, in_model):
+    x, params = in_model.nodes.h_prenorm, in_model.params
+    folded = x.reshape(2, -1, x.shape[1])
+    passes(batch_norm, folded, params.bn_gain[0], params.bn_bias[0], reference=plain, torch_reference=twin)
 
 
 def test_one_row_is_refused_because_its_variance_divides_by_zero():

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from jaxgrad.ops import cross_entropy
-from tests.ops.suite import Op
 
 
 def plain(logits, targets):
@@ -18,19 +17,14 @@ def twin(logits, targets):
     return torch.nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten().long())
 
 
-def test_cross_entropy(passed_by):
-    passed_by(Op(cross_entropy, plain, twin, lambda params, batch, nodes: (nodes.logits, batch.Y)))
+def test_cross_entropy(passes, in_model):
+    passes(cross_entropy, in_model.nodes.logits, in_model.batch.Y, reference=plain, torch_reference=twin)
 
 
-def test_cross_entropy_over_two_batch_axes(passed_by):
-    passed_by(
-        Op(
-            cross_entropy,
-            plain,
-            twin,
-            lambda params, batch, nodes: (nodes.logits.reshape(2, -1, nodes.logits.shape[1]), batch.Y.reshape(2, -1)),
-        )
-    )
+def test_cross_entropy_over_two_batch_axes(passes, in_model):
+    logits, Y = in_model.nodes.logits, in_model.batch.Y
+    folded = logits.reshape(2, -1, logits.shape[1])
+    passes(cross_entropy, folded, Y.reshape(2, -1), reference=plain, torch_reference=twin)
 
 
 def test_huge_logits_stay_finite_and_their_cotangents_sum_to_zero_in_each_row():

@@ -5,18 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.ops import embedding
-from tests.ops.suite import Op
 
 
-def test_embedding(passed_by):
-    passed_by(
-        Op(
-            embedding,
-            lambda table, ids: table[ids],
-            lambda table, ids: table[ids.long()],
-            lambda params, batch, nodes: (params.C, batch.X),
-        )
-    )
+def test_embedding(passes, in_model):
+    def take(table, ids):
+        return table[ids]
+
+    passes(embedding, in_model.params.C, in_model.batch.X, reference=take, torch_reference=take)
 
 
 def test_rows_named_often_sum_their_cotangents_in_float32_even_in_bfloat16():

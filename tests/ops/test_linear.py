@@ -3,7 +3,6 @@
 import torch
 
 from jaxgrad.ops import linear
-from tests.ops.suite import Op
 
 
 def plain(x, w, b=None):
@@ -14,15 +13,15 @@ def twin(x, w, b=None):
     return torch.nn.functional.linear(x, w.T, b)
 
 
-def test_linear_without_bias(passed_by):
-    passed_by(Op(linear, plain, twin, lambda params, batch, nodes: (nodes.embcat, params.W1)))
+def test_linear_without_bias(passes, in_model):
+    passes(linear, in_model.nodes.embcat, in_model.params.W1, None, reference=plain, torch_reference=twin)
 
 
-def test_linear_with_bias(passed_by):
-    passed_by(Op(linear, plain, twin, lambda params, batch, nodes: (nodes.h, params.W2, params.b2)))
+def test_linear_with_bias(passes, in_model):
+    params = in_model.params
+    passes(linear, in_model.nodes.h, params.W2, params.b2, reference=plain, torch_reference=twin)
 
 
-def test_linear_over_two_batch_axes(passed_by):
-    passed_by(
-        Op(linear, plain, twin, lambda params, batch, nodes: (nodes.h.reshape(2, -1, nodes.h.shape[1]), params.W2))
-    )
+def test_linear_over_two_batch_axes(passes, in_model):
+    h = in_model.nodes.h
+    passes(linear, h.reshape(2, -1, h.shape[1]), in_model.params.W2, reference=plain, torch_reference=twin)

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import torch
 
 from jaxgrad.ops import tanh
-from tests.ops.suite import Op
 
 
-def test_tanh(passed_by):
-    passed_by(Op(tanh, jnp.tanh, torch.tanh, lambda params, batch, nodes: (nodes.h_norm,)))
+def test_tanh(passes, in_model):
+    passes(tanh, in_model.nodes.h_norm, reference=jnp.tanh, torch_reference=torch.tanh)
 
 
 def test_a_saturated_neuron_passes_no_cotangent():

@@ -4,11 +4,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxgrad.parity.taylor import random_direction, remainder_order
+from jaxgrad.parity.taylor import random_direction, remainder_orders
 
 
 def f(x):
     return jnp.sum(jnp.sin(x["a"]) * x["b"] ** 3)
+
+
+def remainder_order(f, x, gradient, direction) -> float:
+    return remainder_orders(f, x, {"g": gradient}, [direction])["g"][0]
 
 
 @pytest.fixture

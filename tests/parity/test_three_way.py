@@ -1,0 +1,194 @@
+"""What `check` accepts and refuses, whom it blames, and what it says."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jaxgrad.errors import JaxgradError
+from jaxgrad.parity import GradientMismatch, check
+
+QUICK = {"dtypes": ("float64",), "transforms": ("jit",), "seeds": (0,)}
+
+
+def scaled_slope(factor: float):
+    """A sine whose hand-written derivative is `factor` times the true one."""
+
+    @jax.custom_vjp
+    def sine(x):
+        return jnp.sin(x)
+
+    sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, dy: (factor * dy * jnp.cos(x),))
+    return sine
+
+
+X = np.linspace(-1, 2, 7)
+
+
+def test_trees_numbers_none_integers_and_static_arguments_pass():
+    def fn(params, power, offset, rows, nothing):
+        picked = params["table"][rows] ** power
+        return {"sum": (picked * params["scale"]).sum(0) + offset, "rows": rows + 1, "nothing": nothing}
+
+    def twin(params, power, offset, rows, nothing):
+        picked = params["table"][rows] ** power
+        return {"sum": (picked * params["scale"]).sum(0) + offset, "rows": rows + 1, "nothing": nothing}
+
+    params = {"table": jax.ShapeDtypeStruct((4, 3), jnp.float32), "scale": 2.0}
+    report = check(
+        fn, params, 2, 0.5, np.array([0, 3, 3]), None, reference=fn, torch_reference=twin, static_argnums=(1,)
+    )
+    names = [t.name for t in report.findings[0].tensors]
+    assert names == ["output['rows']", "output['sum']", "params['scale']", "params['table']", "offset"]
+    assert {f.setting.dtype for f in report.findings} == {"float64", "float32", "bfloat16"}
+
+
+def test_other_seeds_draw_other_numbers_and_the_same_seed_the_same():
+    def drawn(seed: int) -> np.ndarray:
+        report = check(jnp.sin, jax.ShapeDtypeStruct((3,), jnp.float32), **{**QUICK, "seeds": (seed,)})
+        return report.findings[0].tensors[0].values["hand"]
+
+    assert np.array_equal(drawn(0), drawn(0))
+    assert not np.array_equal(drawn(0), drawn(1))
+
+
+def test_cotangents_are_not_only_ones():
+    # Wrong by a permutation of the outputs, which a cotangent of ones cannot see.
+    @jax.custom_vjp
+    def double(x):
+        return 2 * x
+
+    double.defvjp(lambda x: (2 * x, None), lambda _, dy: (2 * dy[::-1],))
+    with pytest.raises(GradientMismatch):
+        check(double, X, reference=lambda x: 2 * x, **QUICK)
+
+
+@pytest.mark.parametrize(
+    "oracles",
+    [
+        {"reference": jnp.sin, "torch_reference": torch.sin},
+        {"reference": jnp.sin},
+        {"torch_reference": torch.sin},
+        {},
+    ],
+    ids=["both", "jax", "torch", "neither"],
+)
+def test_either_oracle_may_be_absent_and_hand_is_blamed_by_the_definition_of_the_derivative(oracles):
+    assert check(scaled_slope(1.0), X, **oracles, **QUICK).passed
+    with pytest.raises(GradientMismatch) as caught:
+        check(scaled_slope(1.001), X, **oracles, **QUICK)
+    finding = caught.value.report.findings[0]
+    assert (finding.first, finding.alone) == ("x", "hand")
+    assert finding.orders["hand"]["x"] < 1.5
+    assert all(finding.orders[name]["x"] > 1.5 for name in ("jax.grad", "torch") if name in finding.orders)
+
+
+def test_a_wrong_reference_is_blamed_rather_than_the_hand():
+    with pytest.raises(GradientMismatch) as caught:
+        check(scaled_slope(1.0), X, reference=scaled_slope(2.0), **QUICK)
+    assert caught.value.report.findings[0].alone == "jax.grad"
+
+
+def test_a_wrong_second_derivative_alone_is_found():
+    # The first derivative is right; autodiff of its own backward, which hides x from it, is not.
+    @jax.custom_vjp
+    def sine(x):
+        return jnp.sin(x)
+
+    sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, dy: (dy * jax.lax.stop_gradient(jnp.cos(x)),))
+    assert check(sine, X, reference=jnp.sin, **QUICK).passed
+    for oracle in ({"reference": jnp.sin}, {}):
+        with pytest.raises(GradientMismatch, match="float64, grad_of_grad, seed 0"):
+            check(sine, X, **oracle, **{**QUICK, "transforms": ("jit", "grad_of_grad")})
+
+
+def test_a_function_that_is_wrong_only_under_vmap_is_found_there():
+    @jax.custom_batching.custom_vmap
+    def sine(x):
+        return jnp.sin(x)
+
+    @sine.def_vmap
+    def _(axis_size, in_batched, x):
+        return jnp.sin(x) * 1.01, in_batched[0]
+
+    fn = scaled_slope(1.0)
+    outer = jax.custom_vjp(lambda x: sine(x))
+    outer.defvjp(lambda x: (sine(x), x), lambda x, dy: (dy * jnp.cos(x),))
+    assert check(fn, X, reference=jnp.sin, **QUICK).passed
+    with pytest.raises(GradientMismatch) as caught:
+        check(outer, X, reference=jnp.sin, dtypes=("float64",), transforms=("jit", "vmap"), seeds=(0,))
+    assert [f.setting.transform for f in caught.value.report.findings if not f.agree] == ["vmap"]
+
+
+def test_the_message_has_all_that_a_person_needs():
+    with pytest.raises(GradientMismatch) as caught:
+        check(scaled_slope(2.0), X, reference=jnp.sin, torch_reference=torch.sin, name="my_sine")
+    lines = dict(line.strip().split(maxsplit=1) for line in str(caught.value).splitlines()[2:])
+    assert str(caught.value).startswith("my_sine: the cotangent of input x is wrong\n")
+    assert lines["setting"] == "float64, jit, seed 0"
+    assert lines["who"] == "hand differs from both oracles: jax.grad and torch agree"
+    assert lines["measured"].startswith("|hand - jax.grad| is 1 of its norm")
+    assert "4 eps(float64) x" in lines["tolerance"] and "roundings" in lines["tolerance"]
+    assert all(engine in lines["worst"] for engine in ("hand", "jax.grad", "torch"))
+    assert "hand wrong" in lines["taylor"] and "torch right" in lines["taylor"]
+    assert lines["settings"].startswith("in all 18 settings")
+    assert lines["again"] == "check(..., dtypes=('float64',), transforms=('jit',), seeds=(0,))"
+
+
+def test_a_given_tolerance_replaces_the_derived_one_and_is_named():
+    fn = scaled_slope(1.001)
+    assert check(fn, X, reference=jnp.sin, tolerance=0.01, **QUICK).passed
+    assert check(fn, X, reference=jnp.sin, tolerance={"float64": 0.01}, **QUICK).passed
+    with pytest.raises(GradientMismatch, match=r"0\.0001, given by you"):
+        check(fn, X, reference=jnp.sin, tolerance=1e-4, **QUICK)
+
+
+def test_nan_against_nan_does_not_agree():
+    def root(x):
+        return jnp.sqrt(x)
+
+    with pytest.raises(GradientMismatch, match="nan against nan"):
+        check(root, np.array([1.0, -1.0]), reference=root, **QUICK)
+
+
+def test_a_sum_of_many_terms_and_a_scan_have_the_tolerance_that_they_need():
+    x = jax.ShapeDtypeStruct((5000,), jnp.float32)
+
+    def by_scan(x):
+        return jax.lax.scan(lambda total, v: (total + v * v, None), jnp.zeros((), x.dtype), x)[0]
+
+    check(by_scan, x, reference=lambda x: (x * x).sum(), dtypes=("float32",), transforms=("jit", "grad_of_grad"))
+    check(lambda x: (x * x).sum(), x, reference=by_scan, dtypes=("float32",), transforms=("jit",))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtypes": ("float16",)}, "no dtype 'float16'; choose from float64, float32, bfloat16"),
+        ({"transforms": ("pmap",)}, "no transform 'pmap'; choose from jit, vmap, scan, remat, grad_of_grad"),
+        ({"expected": "maybe"}, "expected is 'maybe'"),
+        ({"expected": "differs"}, "needs an oracle to differ from"),
+        ({"seeds": ()}, "seeds is empty"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(options, message: str):
+    with pytest.raises(JaxgradError, match=message):
+        check(jnp.sin, X, **options)
+
+
+def test_what_cannot_be_checked_is_named():
+    with pytest.raises(JaxgradError, match="no argument is a float array"):
+        check(lambda x: x * 2, np.arange(3), **QUICK)
+    with pytest.raises(JaxgradError, match="a shape of int32 cannot be filled"):
+        check(lambda x, i: x[i], X, jax.ShapeDtypeStruct((2,), jnp.int32), **QUICK)
+    with pytest.raises(JaxgradError, match="the torch reference has 2 float outputs, and the function 1"):
+        check(jnp.sin, X, torch_reference=lambda x: (x, x), **QUICK)
+    with pytest.raises(JaxgradError, match="2 float outputs, and its reference 1"):
+        check(jnp.sin, X, reference=lambda x: (x, x), **QUICK)
+
+
+def test_functions_without_a_name_are_called_by_their_type():
+    assert check(functools.partial(jnp.sum, axis=0), X, **QUICK).name == "partial"

@@ -1,0 +1,144 @@
+"""A run leaves a whole folder, which can be read back bit for bit, and refuses to overwrite one."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgrad import corpus
+from jaxgrad.errors import JaxgradError
+from jaxgrad.training import run
+from jaxgrad.training.config import Config
+
+
+@pytest.fixture(scope="module")
+def data() -> corpus.Corpus:
+    return corpus.load()
+
+
+@pytest.fixture(scope="module")
+def config(data) -> Config:
+    return Config(steps=250, hidden=8, log_every=100, chunk=70, vocabulary=data.vocabulary, corpus_sha256="0")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data, config) -> tuple[Path, run.Losses, list[run.Progress]]:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    reports: list[run.Progress] = []
+    losses = run.train(config, data, folder, reports.append)
+    return folder, losses, reports
+
+
+def test_the_folder_has_all_that_is_promised(finished):
+    folder, losses, _ = finished
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "loss.png",
+        "checkpoint",
+        "losses.json",
+    }
+    assert json.loads((folder / "losses.json").read_text()) == losses._asdict()
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_have_a_line_for_each_window_and_one_for_the_rest(finished):
+    lines = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [100, 200, 250]
+    # The rate falls to a tenth after half of the steps, and is shown in optax's float32.
+    assert [round(line["learning_rate"], 6) for line in lines] == [0.1, 0.01, 0.01]
+    assert all(2 < line["loss"] < 4 for line in lines)
+
+
+def test_progress_is_told_after_every_chunk(finished):
+    assert [progress.step for progress in finished[2]] == [70, 140, 210, 250]
+    assert all(progress.steps_per_second > 0 for progress in finished[2])
+
+
+def test_chunks_do_not_change_the_run(finished, tmp_path, data, config):
+    other = run.train(dataclasses.replace(config, chunk=250), data, tmp_path / "other")
+    assert other == finished[1]
+    same = [(folder / "metrics.jsonl").read_text() for folder in (finished[0], tmp_path / "other")]
+    assert same[0] == same[1]
+
+
+def test_a_run_is_read_back_bit_for_bit(finished, data, config):
+    folder, losses, _ = finished
+    read, params, statistics = run.load(folder)
+    assert read == config
+    assert run.split_losses(params, statistics, data) == losses
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_other_types_and_optimizers_are_read_back_too(tmp_path, data, config, dtype: str):
+    other = dataclasses.replace(config, steps=20, dtype=dtype, optimizer="adam", optimizer_args=(("b1", 0.8),))
+    losses = run.train(other, data, tmp_path / "run")
+    read, params, statistics = run.load(tmp_path / "run")
+    assert read == other
+    assert params.C.dtype == (np.float64 if dtype == "float64" else np.float32)
+    with run.precision(read):
+        assert run.split_losses(params, statistics, data) == losses
+    assert jax.numpy.ones(()).dtype == np.float32
+
+
+def test_a_folder_that_is_taken_is_left_alone(tmp_path, data, config):
+    (tmp_path / "precious").write_text("mine")
+    with pytest.raises(JaxgradError, match="exists and is not empty"):
+        run.train(config, data, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path, data, config):
+    (tmp_path / "file").touch()
+    with pytest.raises(JaxgradError, match="file: cannot be a run folder"):
+        run.train(config, data, tmp_path / "file")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(tmp_path, data, config):
+    with pytest.raises(JaxgradError, match=r"loss is not finite within the 100 steps before step 100; lower the"):
+        run.train(dataclasses.replace(config, learning_rate=1e30), data, tmp_path / "run")
+
+
+def damaged(finished, tmp_path: Path) -> Path:
+    shutil.copytree(finished[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(JaxgradError, match=r"config\.json: cannot be read .*give the folder of a run"):
+        run.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{}", '{"steps": 3}', '{"steps": 250, "surprise": 1}'])
+def test_a_config_that_was_altered_is_named(finished, tmp_path, text: str):
+    folder = damaged(finished, tmp_path)
+    (folder / "config.json").write_text(text)
+    with pytest.raises(JaxgradError, match=r"config\.json: is not a config that jaxgrad wrote"):
+        run.load(folder)
+
+
+def test_a_config_of_another_shape_does_not_read_the_checkpoint(finished, tmp_path):
+    folder = damaged(finished, tmp_path)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "hidden": 9}))
+    with pytest.raises(
+        JaxgradError,
+        match=r"checkpoint is of another model: it and the config differ in state\.params\.W1 \(30, [89]\) float32",
+    ):
+        run.load(folder)
+
+
+def test_a_checkpoint_that_is_missing_or_damaged_is_named(finished, tmp_path):
+    folder = damaged(finished, tmp_path)
+    for path in (folder / "checkpoint").rglob("*"):
+        if path.is_file() and path.stat().st_size > 100:
+            path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(JaxgradError, match="the checkpoint is damaged"):
+        run.load(folder)
+    shutil.rmtree(folder / "checkpoint")
+    with pytest.raises(JaxgradError, match="there is no checkpoint; was the run stopped"):
+        run.load(folder)

@@ -1,0 +1,47 @@
+"""Words are drawn reproducibly, from the vocabulary alone, and end."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxgrad.errors import JaxgradError
+from jaxgrad.models.mlp import Statistics, init
+from jaxgrad.training.sample import LONGEST, sample
+
+VOCABULARY = (".", "a", "b", "ß")
+PARAMS = init(jax.random.key(0), 4, h_size=8)
+STATISTICS = Statistics(jnp.zeros((1, 8)), jnp.ones((1, 8)))
+
+
+def draw(seed: int = 0, n: int = 50, temperature: float = 1.0, params=PARAMS) -> list[str]:
+    return sample(params, STATISTICS, VOCABULARY, jax.random.key(seed), n, temperature)
+
+
+def test_the_same_key_draws_the_same_words_and_another_key_others():
+    assert draw(0) == draw(0)
+    assert draw(0) != draw(1)
+
+
+def test_words_are_spelled_with_the_vocabulary_and_without_the_boundary():
+    words = draw(n=200)
+    assert len(words) == 200 and set("".join(words)) == set("abß")
+
+
+def test_a_word_that_never_ends_is_cut():
+    never = PARAMS._replace(W2=jnp.zeros_like(PARAMS.W2), b2=jnp.array([-1e9, 0.0, 0.0, 0.0]))
+    assert {len(word) for word in draw(params=never)} == {LONGEST}
+
+
+def test_a_low_temperature_draws_the_likeliest_word_only():
+    assert len(set(draw(temperature=1e-6))) == 1 < len(set(draw(temperature=1.0)))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_temperature_must_be_above_zero(temperature: float):
+    with pytest.raises(JaxgradError, match=r"temperature is .*; it must be a finite number above 0"):
+        draw(temperature=temperature)
+
+
+def test_no_words_cannot_be_asked_for():
+    with pytest.raises(JaxgradError, match="asked for 0 words"):
+        draw(n=0)
