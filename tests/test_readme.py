@@ -1,26 +1,42 @@
 """What README shows is true."""
 
+import functools
 import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxgrad.models.mlp import forward
+from jaxgrad.parity import GradientMismatch, check
 from jaxgrad.parity.engines import Target, run
 from jaxgrad.parity.verdict import verdict
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_python_block_runs():
+def block_with(text: str) -> dict:
+    """The names that the Python block with `text` in it defines."""
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
-        shown: dict = {}
-        exec(compile(block, "README.md", "exec"), shown)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(shown["gradients"]))
+    (block,) = (block for block in blocks if text in block)
+    shown: dict = {}
+    exec(compile(block, "README.md", "exec"), shown)
+    return shown
+
+
+def test_the_model_that_is_shown_has_gradients():
+    gradients = block_with("gradients = jax.jit(jax.grad(loss))")["gradients"]
+    assert len(gradients) == 5 and all(np.isfinite(leaf).all() for leaf in gradients.values())
+
+
+def test_the_failing_check_that_is_shown_fails_as_shown():
+    shown = block_with("def test_my_norm(three_way)")
+    with pytest.raises(GradientMismatch) as caught:
+        shown["test_my_norm"](functools.partial(check, name="test_my_norm"))
+    *lines, _ = str(caught.value).splitlines()
+    assert "\n".join(lines) in README
 
 
 def test_the_mistake_that_is_shown_is_found_as_shown(seeded_case):
