@@ -84,6 +84,7 @@ def parity(
     device: Annotated[Platform, typer.Option(help="Where JAX runs.")] = Platform.cpu,
     torch_device: Annotated[str, typer.Option(help="Where PyTorch runs: cpu, cuda, mps, ...")] = "cpu",
     json: Annotated[Path | None, typer.Option(help="Write everything as JSON, schema jaxgrad.parity/1.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with graph, table and maps of the errors.")] = None,
 ) -> None:
     """Compare every engine's gradients, node by node; exit 0 only when all agree, 1 when not.
 
@@ -93,7 +94,7 @@ def parity(
 
     from jaxgrad import corpus as corpora
     from jaxgrad import files
-    from jaxgrad.parity import cases, report
+    from jaxgrad.parity import cases, page, report
     from jaxgrad.parity import verdict as verdicts
     from jaxgrad.parity.engines import Target, run
 
@@ -107,11 +108,12 @@ def parity(
 
     console = Console(soft_wrap=True)
     target = Target(dtype.value, device.value, torch_device)
-    found = []
+    found, judged = [], []
     for case in chosen:
         gradients = run(names, case, target)
         verdict = verdicts.verdict(case, target, gradients)
         found.append(verdict)
+        judged.append(gradients)
         if len(chosen) == 1 or not verdict.agree:
             console.print(report.tables(verdict))
         console.print(report.summary(verdict), highlight=False)
@@ -120,6 +122,9 @@ def parity(
     if json is not None:
         files.write_json(json, report.to_json(found))
         console.print(f"written: {json}", highlight=False)
+    if html is not None:
+        files.write_bytes(html, page.html(page.of_verdicts(found, judged)).encode())
+        console.print(f"written: {html}", highlight=False)
     if not all(v.agree for v in found):
         raise SystemExit(1)
 

@@ -1,5 +1,7 @@
 """Two arrays -> how they differ, as data: exact, agreeing, largest difference, ulps, relative error, tolerance."""
 
+import itertools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -87,6 +89,13 @@ def compare(a: np.ndarray, b: np.ndarray, scale: Scale, dtype: Any, limit: float
         tolerance=limit,
         not_finite=None,
     )
+
+
+def stands_alone(pairs: Mapping[tuple[str, str], Difference]) -> str | None:
+    """The engine without which all others agree; None where there are fewer than two others, or no such engine."""
+    engines = dict.fromkeys(itertools.chain.from_iterable(pairs))
+    suspects = [e for e in engines if all(d.agrees for pair, d in pairs.items() if e not in pair)]
+    return suspects[0] if len(engines) > 2 and len(suspects) == 1 else None
 
 
 def _norm(x: np.ndarray) -> float:

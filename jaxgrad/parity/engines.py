@@ -1,6 +1,6 @@
 """Every way of getting the gradients: `engine(case, target) -> Gradients` of NumPy arrays, with equal names.
 
-This is the only module of the package, besides the seed case's draws, that imports torch, and only when called.
+torch is imported where an engine that needs it is called, so that all others do without.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from jaxgrad.models import mlp_backward
 from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward, zero_taps
 from jaxgrad.parity.cases import Case
 from jaxgrad.parity.rounding import accumulated
+from jaxgrad.parity.torch_oracle import to_numpy
 
 DTYPES = ("float64", "float32", "bfloat16")
 
@@ -53,9 +54,9 @@ def torch(case: Case, target: Target) -> Gradients:
     params, X, Y = _to_torch(case, target)
     loss, param_grads, node_grads = notebook.gradients(params, X, Y)
     return Gradients(
-        _from_torch(loss),
-        Params(**{name: _from_torch(grad) for name, grad in param_grads.items()}),
-        Nodes(**{name: _from_torch(grad) for name, grad in node_grads.items()}),
+        to_numpy(loss),
+        Params(**{name: to_numpy(grad) for name, grad in param_grads.items()}),
+        Nodes(**{name: to_numpy(grad) for name, grad in node_grads.items()}),
     )
 
 
@@ -65,8 +66,8 @@ def torch_module(case: Case, target: Target) -> Gradients:
 
     params, X, Y = _to_torch(case, target)
     loss, param_grads = module.gradients(params, X, Y)
-    grads = Params(**{name: _from_torch(grad) for name, grad in param_grads.items()})
-    return Gradients(_from_torch(loss), grads, Nodes(*(None for _ in Nodes._fields)))
+    grads = Params(**{name: to_numpy(grad) for name, grad in param_grads.items()})
+    return Gradients(to_numpy(loss), grads, Nodes(*(None for _ in Nodes._fields)))
 
 
 ENGINES: dict[str, Engine] = {
@@ -172,11 +173,3 @@ def _to_torch(case: Case, target: Target) -> tuple[dict[str, Any], Any, Any]:
     dtype = getattr(torch, target.dtype)
     params = {name: torch.from_numpy(p).to(device, dtype) for name, p in case.params._asdict().items()}
     return params, torch.from_numpy(case.batch.X).to(device), torch.from_numpy(case.batch.Y).to(device)
-
-
-def _from_torch(tensor: Any) -> Any:
-    tensor = tensor.detach().cpu()
-    # NumPy has no bfloat16 of its own; float32 holds every bfloat16 exactly, and back.
-    if str(tensor.dtype) == "torch.bfloat16":
-        return tensor.float().numpy().astype(jnp.bfloat16)
-    return tensor.numpy()

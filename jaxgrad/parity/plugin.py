@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,11 +11,29 @@ if TYPE_CHECKING:
     from jaxgrad.parity.cases import Case
     from jaxgrad.parity.findings import Report, Setting
 
+_reports = pytest.StashKey[list["Report"]]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The option of the fixture `three_way`."""
+    """Two options of the fixture `three_way`."""
     group = parser.getgroup("jaxgrad", "three-way gradient checks")
     group.addoption("--three-way-only", metavar="DTYPE/TRANSFORM/SEED", help="run each check in this one setting")
+    group.addoption("--three-way-report", metavar="FILE", type=Path, help="write all checks as one HTML page")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Reports of a session are kept in its own config."""
+    config.stash[_reports] = []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the page that was asked for."""
+    target = session.config.getoption("--three-way-report")
+    if target is not None:
+        from jaxgrad import files
+        from jaxgrad.parity import page
+
+        files.write_bytes(target, page.html(page.of_reports(session.config.stash[_reports])).encode())
 
 
 @pytest.fixture(scope="session")
@@ -36,18 +55,26 @@ def seeded_case() -> "Callable[..., Case]":
 def three_way(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Report]]":
     """`jaxgrad.parity.check`, named after the test, whose failure message has the command that repeats it.
 
-    `--three-way-only float32/vmap/1` runs that one setting.
+    `--three-way-only float32/vmap/1` runs that one setting, `--three-way-report FILE` gathers a session's checks.
     """
+    from jaxgrad.parity.findings import GradientMismatch
     from jaxgrad.parity.three_way import check
 
     only = request.config.getoption("--three-way-only")
+    kept = request.config.stash[_reports]
 
     @functools.wraps(check)
     def checked(fn: Callable[..., Any], *args: Any, **options: Any) -> "Report":
         narrowed = {**options, **(_only(only) if only else {})}
-        return check(
-            fn, *args, **{"name": request.node.name, "reproduce": functools.partial(_again, request), **narrowed}
-        )
+        try:
+            report = check(
+                fn, *args, **{"name": request.node.name, "reproduce": functools.partial(_again, request), **narrowed}
+            )
+        except GradientMismatch as error:
+            kept.append(error.report)
+            raise
+        kept.append(report)
+        return report
 
     yield checked
 

@@ -103,8 +103,8 @@ def _case(v: Verdict) -> dict[str, Any]:
     rows = [
         {
             "name": row.name,
-            "scale": _finite(row.scale._asdict()),
-            "pairs": [{"engines": list(pair), **_finite(d._asdict())} for pair, d in row.pairs.items()],
+            "scale": as_json(row.scale._asdict()),
+            "pairs": [{"engines": list(pair), **as_json(d._asdict())} for pair, d in row.pairs.items()],
         }
         for row in v.rows
     ]
@@ -114,7 +114,7 @@ def _case(v: Verdict) -> dict[str, Any]:
         **v.target._asdict(),
         "batch_size": len(v.case.batch.Y),
         "shapes": sizes,
-        "losses": _finite(v.losses),
+        "losses": as_json(v.losses),
         "agree": v.agree,
         "first": v.first,
         "alone": v.alone,
@@ -123,12 +123,13 @@ def _case(v: Verdict) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """`value` with tuples as lists, and numbers that JSON lacks as the strings "nan", "inf" and "-inf"."""
     match value:
         case dict():
-            return {key: _finite(item) for key, item in value.items()}
+            return {key: as_json(item) for key, item in value.items()}
         case tuple() | list():
-            return [_finite(item) for item in value]
+            return [as_json(item) for item in value]
         case float() if not math.isfinite(value):
             return str(value)
         case _:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxgrad.errors import JaxgradError
 from jaxgrad.parity.align import as_function
-from jaxgrad.parity.compare import Scale, compare, scale
+from jaxgrad.parity.compare import Scale, compare, scale, stands_alone
 from jaxgrad.parity.explain import explain
 from jaxgrad.parity.findings import (
     HAND,
@@ -192,7 +192,7 @@ def _find(
     wrong = [engine for engine, of_input in orders.items() if min(of_input.values()) < WRONG_ORDER]
     if len(pulled) == 1 and wrong:
         first = next(name for name, order in orders[HAND].items() if order < WRONG_ORDER)
-    alone = None if first is None else _alone(tensors, first)
+    alone = next((stands_alone(t.pairs) for t in tensors if t.name == first), None)
     if alone is None and len(wrong) == 1:
         alone = wrong[0]
     return Finding(setting, tensors, orders, first is None, first, alone)
@@ -308,12 +308,3 @@ def _orders(
         engine: [min(orders[at : at + TAYLOR_DIRECTIONS]) for at in range(0, len(orders), TAYLOR_DIRECTIONS)]
         for engine, orders in found.items()
     }
-
-
-def _alone(tensors: tuple[Tensor, ...], first: str) -> str | None:
-    pairs = next(t.pairs for t in tensors if t.name == first)
-    engines = list(dict.fromkeys(itertools.chain.from_iterable(pairs)))
-    if len(engines) < 3:
-        return None
-    suspects = [e for e in engines if all(d.agrees for pair, d in pairs.items() if e not in pair)]
-    return suspects[0] if len(suspects) == 1 else None

@@ -7,12 +7,20 @@ import numpy as np
 
 from jaxgrad.models.mlp import Gradients, Params
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.compare import Difference, Scale, compare, scale
+from jaxgrad.parity.compare import Difference, Scale, compare, scale, stands_alone
 from jaxgrad.parity.engines import Target, roundings, run
 
 # First the loss itself, then its cotangents in the order in which a backward pass forms them: those of a node
 # come after those of all nodes that use it.
 FORWARD_LOSS = "forward loss"
+USERS = {
+    "emb": ["embcat"], "embcat": ["h_prenorm"], "C": ["emb"], "W1": ["h_prenorm"], "h_prenorm": ["bn_diff", "bnmean"],
+    "bnmean": ["bn_diff"], "bn_diff": ["bn_diff_sq", "bn_raw"], "bn_diff_sq": ["bn_var"], "bn_var": ["bn_var_inv"],
+    "bn_var_inv": ["bn_raw"], "bn_raw": ["h_norm"], "bn_gain": ["h_norm"], "bn_bias": ["h_norm"], "h_norm": ["h"],
+    "h": ["logits"], "W2": ["logits"], "b2": ["logits"], "logits": ["norm_logits", "logit_maxes"],
+    "logit_maxes": ["norm_logits"], "norm_logits": ["counts"], "counts": ["probs", "counts_sum"],
+    "counts_sum": ["counts_sum_inv"], "counts_sum_inv": ["probs"], "probs": ["log_probs"], "log_probs": ["loss"],
+}  # fmt: skip
 BACKWARD_ORDER = (
     "loss log_probs probs counts_sum_inv counts_sum counts norm_logits logit_maxes logits b2 W2 h h_norm bn_bias "
     "bn_gain bn_raw bn_var_inv bn_var bn_diff_sq bn_diff bnmean h_prenorm W1 embcat emb C"
@@ -53,14 +61,14 @@ def verdict(case: Case, target: Target, gradients: dict[str, Gradients]) -> Verd
     # Engines keep sums of bfloat16 in float32, whose roundoff is 2^-16 of bfloat16's.
     values, variances = roundings(case, wide_sums=2.0**-16 if target.dtype == "bfloat16" else 1.0)
     names = (FORWARD_LOSS, *BACKWARD_ORDER)
-    rows = tuple(Row(name, scale(_tensor(values, name), _tensor(variances, name)), {}) for name in names)
+    rows = tuple(Row(name, scale(tensor(values, name), tensor(variances, name)), {}) for name in names)
     for row in rows:
         for a, b in itertools.combinations(gradients, 2):
-            x, y = _tensor(gradients[a], row.name), _tensor(gradients[b], row.name)
+            x, y = tensor(gradients[a], row.name), tensor(gradients[b], row.name)
             if x is not None and y is not None:
                 row.pairs[a, b] = compare(x, y, row.scale, target.dtype)
     first = next((row for row in rows if not all(d.agrees for d in row.pairs.values())), None)
-    alone = None if first is None else _alone(first)
+    alone = None if first is None else stands_alone(first.pairs)
     return Verdict(
         case,
         target,
@@ -73,19 +81,11 @@ def verdict(case: Case, target: Target, gradients: dict[str, Gradients]) -> Verd
     )
 
 
-def _tensor(gradients: Gradients, name: str) -> Any:
+def tensor(gradients: Gradients, name: str) -> Any:
+    """The loss, or a cotangent by name; None where the engine has none."""
     if name == FORWARD_LOSS:
         return gradients.loss
     return getattr(gradients.params if name in Params._fields else gradients.nodes, name)
-
-
-def _alone(row: Row) -> str | None:
-    """The engine whose removal leaves only agreement, where there are others to agree."""
-    engines = dict.fromkeys(itertools.chain.from_iterable(row.pairs))
-    if len(engines) < 3:
-        return None
-    suspects = [e for e in engines if all(d.agrees for pair, d in row.pairs.items() if e not in pair)]
-    return suspects[0] if len(suspects) == 1 else None
 
 
 def _sentence(engines: tuple[str, ...], rows: tuple[Row, ...], first: Row | None, alone: str | None) -> str:
@@ -125,11 +125,11 @@ def appeal(contested: Verdict, gradients: dict[str, Gradients]) -> str:
     if not wide.agree:
         return f"In float64 they part too, so this is no matter of rounding. {wide.sentence}"
     truth, _ = roundings(contested.case, wide_sums=1.0)
-    value = _tensor(truth, contested.first)
+    value = tensor(truth, contested.first)
     errors = {
-        name: float(np.linalg.norm(np.asarray(tensor, np.float64) - value))
+        name: float(np.linalg.norm(np.asarray(narrow, np.float64) - value))
         for name, of_engine in gradients.items()
-        if (tensor := _tensor(of_engine, contested.first)) is not None
+        if (narrow := tensor(of_engine, contested.first)) is not None
     }
     farthest = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
     listed = ", ".join(f"{name} {error:.2e}" for name, error in errors.items())

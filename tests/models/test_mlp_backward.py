@@ -1,6 +1,7 @@
 """The hand-written backward passes, without any other engine: what must hold of their cotangents by themselves."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -61,3 +62,13 @@ def test_fused_holds_less_memory_than_by_node(seeded_case):
 
     by_nodes = temporary_bytes(lambda p, b: by_node(p, b, forward(p, b)).params)
     assert temporary_bytes(lambda p, b: fused(p, b).params) <= by_nodes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_both_backward_passes_lower_for_gpu_and_tpu(seeded_case, dtype: str):
+    case = seeded_case(batch_size=32, h_size=200)
+    params, batch = jax.tree.map(jnp.asarray, (case.params, case.batch))
+    params = jax.tree.map(lambda p: p.astype(dtype), params)
+    for backward in (lambda p, b: by_node(p, b, forward(p, b)), fused):
+        exported = jax.export.export(jax.jit(backward), platforms=["cuda", "tpu"])(params, batch)
+        assert exported.platforms == ("cuda", "tpu")

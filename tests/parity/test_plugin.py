@@ -41,3 +41,9 @@ def test_a_failure_says_how_to_repeat_it_and_so_it_repeats(project):
 
 def test_an_option_that_cannot_be_read_is_named(project):
     assert "write DTYPE/TRANSFORM/SEED" in run(project, "--three-way-only", "float64").stdout
+
+
+def test_all_checks_of_a_session_go_into_one_page(project):
+    assert run(project, "--three-way-report", "out.html").returncode == 1
+    page = (project / "out.html").read_text()
+    assert "test_f" in page and "the cotangent of input x is wrong" in page

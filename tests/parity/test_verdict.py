@@ -6,7 +6,7 @@ import pytest
 
 from jaxgrad.models.mlp import Nodes, Params
 from jaxgrad.parity.engines import Target, run
-from jaxgrad.parity.verdict import BACKWARD_ORDER, appeal, verdict
+from jaxgrad.parity.verdict import BACKWARD_ORDER, USERS, appeal, verdict
 
 ENGINES = ("by-node", "fused", "jax.grad", "torch")
 
@@ -87,16 +87,9 @@ def test_a_wrong_loss_is_found_before_any_cotangent(honest):
 
 def test_the_order_is_one_in_which_a_backward_pass_can_run():
     # A node's cotangent needs those of its users, so each user must come before it.
-    users = {
-        "emb": "embcat", "embcat": "h_prenorm", "C": "emb", "W1": "h_prenorm", "h_prenorm": "bn_diff bnmean",
-        "bnmean": "bn_diff", "bn_diff": "bn_diff_sq bn_raw", "bn_diff_sq": "bn_var", "bn_var": "bn_var_inv",
-        "bn_var_inv": "bn_raw", "bn_raw": "h_norm", "bn_gain": "h_norm", "bn_bias": "h_norm", "h_norm": "h",
-        "h": "logits", "W2": "logits", "b2": "logits", "logits": "norm_logits logit_maxes",
-        "logit_maxes": "norm_logits", "norm_logits": "counts", "counts": "probs counts_sum",
-        "counts_sum": "counts_sum_inv", "counts_sum_inv": "probs", "probs": "log_probs", "log_probs": "loss",
-    }  # fmt: skip
-    for name, used_by in users.items():
-        for user in used_by.split():
+    assert {"loss", *USERS} == set(BACKWARD_ORDER)
+    for name, users in USERS.items():
+        for user in users:
             assert BACKWARD_ORDER.index(user) < BACKWARD_ORDER.index(name), (user, name)
 
 
