@@ -22,7 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Reports of a session are kept in its own config."""
+    """Reports of a session are kept in its own config.
+
+    Raises `pytest.UsageError` for a report under pytest-xdist, where no process sees the checks of the others.
+    """
+    if config.getoption("--three-way-report") is not None and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--three-way-report gathers the checks of one process; run it without --numprocesses")
     config.stash[_reports] = []
 
 

@@ -47,3 +47,8 @@ def test_all_checks_of_a_session_go_into_one_page(project):
     assert run(project, "--three-way-report", "out.html").returncode == 1
     page = (project / "out.html").read_text()
     assert "test_f" in page and "the cotangent of input x is wrong" in page
+
+
+def test_a_page_of_several_processes_is_refused(project):
+    result = run(project, "--three-way-report", "out.html", "--numprocesses", "2")
+    assert result.returncode == 4 and "run it without --numprocesses" in result.stderr
