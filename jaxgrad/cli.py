@@ -130,6 +130,30 @@ def parity(
 
 
 @app.command()
+def mutate(
+    subject: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODULE:FUNCTION]", help="A function that returns (fn, check, args); without it, our own passes."
+        ),
+    ] = None,
+) -> None:
+    """Make one mistake at a time in a backward pass and see if its check notices; exit 1 if one survives.
+
+    Example: jaxgrad mutate tests/test_norm.py:subject
+    """
+    from jaxgrad.parity import mutate as mutation
+    from jaxgrad.parity import own_score
+
+    if subject is None:
+        raise SystemExit(min(own_score.main(), 1))
+    made = mutation.load(subject)
+    score = mutation.mutation_score(made.fn, made.check, *made.args)
+    print(mutation.describe(score))
+    raise SystemExit(1 if score.survived else 0)
+
+
+@app.command()
 def train(
     out: Annotated[Path | None, typer.Option(help="Run folder to make; runs/DATE-TIME if not given.")] = None,
     steps: Annotated[int, typer.Option(min=1)] = 200_000,

@@ -83,6 +83,7 @@ def test_in_float32_a_disagreement_goes_to_float64(jaxgrad, wrong_by_node):
         (["eval", "nowhere"], "nowhere/config.json: cannot be read"),
         (["sample", "nowhere"], "nowhere/config.json: cannot be read"),
         (["corpus", "show", "--corpus", "."], ".: cannot be read"),
+        (["mutate", "nothing"], "'nothing' is not MODULE:FUNCTION"),
     ],
 )
 def test_an_error_is_one_sentence_and_exit_code_2(jaxgrad, args, message: str):
@@ -110,6 +111,34 @@ def test_train_eval_and_sample_on_a_corpus_of_ones_own(jaxgrad, tmp_path: Path):
     words.write_text(words.read_text(encoding="utf-8") + "\nxxx", encoding="utf-8")
     code, _, err = jaxgrad("eval", folder)
     assert code == 2 and "is not the corpus of this run" in err
+
+
+SUBJECT = """
+import jax, jax.numpy as jnp
+
+@jax.custom_vjp
+def f(x):
+    return x * x
+f.defvjp(lambda x: (x * x, x), lambda x, dy: (2 * dy * x,))
+
+def looks(fn):
+    assert jnp.allclose(jax.grad(lambda x: fn(x).sum())(jnp.array([1.5, -0.5])), jnp.array([3.0, -1.0]))
+
+def seen():
+    return f, looks, (jnp.ones(2),)
+
+def unseen():
+    return f, lambda fn: fn(jnp.ones(2)), (jnp.ones(2),)
+"""
+
+
+def test_mutants_that_survive_exit_1_with_their_lines(jaxgrad, tmp_path: Path):
+    file = tmp_path / "my_square.py"
+    file.write_text(SUBJECT)
+    code, out, _ = jaxgrad("mutate", f"{file}:seen")
+    assert code == 0 and " 0 survived" in out
+    code, out, _ = jaxgrad("mutate", f"{file}:unseen")
+    assert code == 1 and "SURVIVED: a factor dropped" in out and "lambda x, dy: (2 * dy * x,)" in out
 
 
 def test_a_corpus_can_be_looked_at(jaxgrad):

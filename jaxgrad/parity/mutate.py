@@ -1,0 +1,566 @@
+"""Would the check have noticed? A backward pass with one mistake at a time, and how many of them a check kills.
+
+A backward pass is traced, the calls in it are inlined, and each of its steps is given each mistake of
+`mutants.OPERATORS` that fits. `mutation_score` runs a user's check on every mutant of a function's pullback;
+`score_on` judges those of a program on fixed cases, and runs only the steps that a mistake changes again. Steps are
+dispatched one by one and compiled once for their shapes, so that nothing is compiled for a mutant.
+
+A mutant that lives may be right: to drop a factor of 1 changes nothing, and to drop a path whose terms cancel, such
+as the cotangent of a maximum that was subtracted for range only, changes nothing but the rounding. So a mutant counts
+as equivalent if on many random inputs in float64 all its results are within the tolerance that rounding gives the
+right ones (`parity.rounding`, `parity.compare`). Bodies of loops and branches are looked into; a Pallas kernel is one
+step, and mistakes inside it are not made.
+"""
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import source_info_util
+from jax.extend.core import ClosedJaxpr, Literal
+
+from jaxgrad.errors import JaxgradError
+from jaxgrad.parity.compare import compare, scale
+from jaxgrad.parity.mutants import OPERATORS, Mistake, Place, Program, Step, holds_floats, numbered, results, values
+from jaxgrad.parity.pullback import is_float, leaf_names
+from jaxgrad.parity.rounding import accumulated
+from jaxgrad.parity.taylor import random_direction
+
+# Primitives that hold a jaxpr but do more than call it.
+_NOT_CALLS = frozenset({"scan", "shard_map", "pallas_call"})
+
+
+class Mutant(NamedTuple):
+    """A program's step with one mistake in it.
+
+    `key` finds it again in another trace of the same code, by the step's number among those of its primitive: other
+    types and sizes add conversions and broadcasts, but no arithmetic.
+    """
+
+    operator: str
+    words: str
+    place: Place
+    key: tuple[Any, ...]
+    at: int
+    step: Step
+
+
+class Score(NamedTuple):
+    """What became of the mutants. A check that nothing escapes leaves none in `survived`."""
+
+    killed: tuple[Mutant, ...]
+    survived: tuple[Mutant, ...]
+    equivalent: tuple[Mutant, ...]
+
+
+class Traced(NamedTuple):
+    """A backward pass as a program, and the tree of its results."""
+
+    program: Program
+    results: Any
+
+
+def trace(fn: Callable[..., Any], *args: Any, starts: Callable[[Place], bool] | None = None) -> Traced:
+    """A backward pass, a function of trees of arrays; the program's inputs are the leaves of `args`.
+
+    All its steps may be mutated, or, for a function that holds its forward pass too, those whose place `starts`
+    says and all that depend on them. Raises what `fn` raises.
+    """
+    closed, results = jax.make_jaxpr(fn, return_shape=True)(*args)
+    tape = _Tape()
+    inputs = dict(zip(map(tape.slot, closed.in_avals), leaf_names(fn, args), strict=True))
+    made = tape.record(closed, list(inputs), backward=True)
+    program = tape.program(inputs, dict(zip(_paths(results), made, strict=True)))
+    return Traced(program if starts is None else _started_by(program, starts), results)
+
+
+def trace_pullback(fn: Callable[..., Any], *args: Any, static_argnums: Sequence[int] = ()) -> Traced:
+    """The pullback of `fn`, from the leaves of its other arguments and of its output's cotangent.
+
+    The program holds the forward pass too, which is not mutated. Of a `jax.custom_vjp` object it shows the lines of
+    the rule; where JAX makes the pullback, those that are differentiated. Outputs of `fn` must be floats.
+    Raises what `fn` and its rule raise.
+    """
+    rule = _rule(fn, args, static_argnums)
+    forward, (out, residuals) = jax.make_jaxpr(rule.forward, return_shape=True)(*rule.dynamic)
+    backward, results = jax.make_jaxpr(rule.backward, return_shape=True)(residuals, out)
+    tape = _Tape()
+    names = leaf_names(fn, rule.join(rule.dynamic, hide_static=True))
+    inputs = dict(zip(map(tape.slot, forward.in_avals), names, strict=True))
+    given = tape.record(forward, list(inputs), backward=False)[len(jax.tree.leaves(out)) :]
+    dys = {
+        tape.slot(aval): f"the cotangent of output{path}"
+        for path, aval in zip(_paths(out), backward.in_avals[len(given) :], strict=True)
+    }
+    made = tape.record(backward, [*given, *dys], backward=True)
+    return Traced(tape.program({**inputs, **dys}, dict(zip(_paths(results), made, strict=True))), results)
+
+
+class _Tape:
+    """What a program is recorded on."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.shapes: list[Any] = []
+        self.constants: dict[int, Any] = {}
+
+    def slot(self, aval: Any) -> int:
+        self.shapes.append(aval)
+        return len(self.shapes) - 1
+
+    def constant(self, value: Any, aval: Any) -> int:
+        self.constants[len(self.shapes)] = value
+        return self.slot(aval)
+
+    def program(self, inputs: dict[int, str], outputs: dict[str, int]) -> Program:
+        return Program(tuple(self.steps), tuple(self.shapes), self.constants, inputs, outputs)
+
+    def record(self, jaxpr: Any, operands: Sequence[int], backward: bool, caller: Place | None = None) -> list[int]:
+        """Append the steps of a jaxpr and of the calls in it; the slots of its results."""
+        inner, consts = getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+        known: dict[Any, int] = dict(zip(inner.invars, operands, strict=True))
+        for var, value in zip(inner.constvars, consts, strict=True):
+            known[var] = self.constant(value, var.aval)
+
+        def read(atom: Any) -> int:
+            return self.constant(atom.val, atom.aval) if isinstance(atom, Literal) else known[atom]
+
+        for eqn in inner.eqns:
+            used = tuple(map(read, eqn.invars))
+            place, called = caller or _place(eqn), _called(eqn)
+            if called is None:
+                made = [self.slot(var.aval) for var in eqn.outvars]
+                run = _bound(eqn.primitive, eqn.params)
+                self.steps.append(Step(eqn.primitive, eqn.params, run, used, tuple(made), place, backward))
+            else:
+                # JAX traces its own helpers once and keeps them, with the line that happened to call them first.
+                eqns = getattr(called, "jaxpr", called).eqns
+                theirs = bool(eqns) and eqn.params.get("name", "") not in _place(eqns[0]).functions
+                made = self.record(called, used, backward, place if theirs else caller)
+            known.update(zip(eqn.outvars, made, strict=True))
+        return [read(atom) for atom in inner.outvars]
+
+
+def _called(eqn: Any) -> Any:
+    """The jaxpr of an equation that does nothing but call it."""
+    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    same = inner is not None and len(getattr(inner, "jaxpr", inner).invars) == len(eqn.invars)
+    return inner if same and eqn.primitive.name not in _NOT_CALLS else None
+
+
+def _bound(primitive: Any, params: dict[str, Any]) -> Callable[..., Sequence[Any]]:
+    def run(*values: Any) -> Sequence[Any]:
+        out = primitive.bind(*values, **params)
+        return out if primitive.multiple_results else (out,)
+
+    return run
+
+
+def _place(eqn: Any) -> Place:
+    """Where an equation was written, as JAX tells it: lines of `file:line:column (function)`, the innermost last."""
+    told = reversed(source_info_util.summarize(eqn.source_info, num_frames=100).splitlines())
+    frames = [m for line in told if (m := re.fullmatch(r"(.*?):(\d+)(?::(\d+))? \((.*)\)", line))]
+    # What called the tracing is the same for every step, and no part of the backward pass.
+    frames = list(itertools.takewhile(lambda m: m[1] != __file__, frames))
+    if not frames:
+        return Place("unknown", 0, 0, (), ())
+    callers = tuple(f"{m[1]}:{m[2]} ({m[4]})" for m in frames[1:])
+    return Place(frames[0][1], int(frames[0][2]), int(frames[0][3] or 0), tuple(m[4] for m in frames), callers)
+
+
+def _paths(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _started_by(program: Program, starts: Callable[[Place], bool]) -> Program:
+    depends: set[int] = set()
+    steps = []
+    for step in program.steps:
+        backward = starts(step.place) or not depends.isdisjoint(step.operands)
+        depends.update(step.results if backward else ())
+        steps.append(step._replace(backward=backward))
+    return program._replace(steps=tuple(steps))
+
+
+class _Rule(NamedTuple):
+    """A function's forward to its output and residuals, and from these and a cotangent backward."""
+
+    forward: Callable[..., tuple[Any, Any]]
+    backward: Callable[[Any, Any], Any]
+    dynamic: tuple[Any, ...]
+    join: Callable[..., tuple[Any, ...]]
+
+
+def _rule(fn: Any, args: tuple[Any, ...], static_argnums: Sequence[int]) -> _Rule:
+    custom, args = isinstance(fn, jax.custom_vjp), _positional(fn, args, {})
+    own = {i % len(args) for i in fn.nondiff_argnums} if custom else set()
+    static = own | {i % len(args) for i in static_argnums}
+    dynamic = tuple(arg for i, arg in enumerate(args) if i not in static)
+
+    def join(given: Sequence[Any], hide_static: bool = False) -> tuple[Any, ...]:
+        left = iter(given)
+        return tuple((None if hide_static else arg) if i in static else next(left) for i, arg in enumerate(args))
+
+    if custom and static == own and not fn.symbolic_zeros:
+        before = [args[i] for i in sorted(own)]
+        return _Rule(
+            lambda *given: fn.fwd(*join(given)), lambda residuals, dy: fn.bwd(*before, residuals, dy), dynamic, join
+        )
+    leaves, structure = jax.tree.flatten(dynamic)
+    floats = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
+
+    def forward(*given: Any) -> tuple[Any, Any]:
+        full = jax.tree.leaves(given)
+
+        def of_floats(*values: Any) -> Any:
+            moved = dict(zip(floats, values, strict=True))
+            return fn(*join(jax.tree.unflatten(structure, [moved.get(i, leaf) for i, leaf in enumerate(full)])))
+
+        return jax.vjp(of_floats, *(full[i] for i in floats))
+
+    def backward(vjp: Any, dy: Any) -> Any:
+        made = dict(zip(floats, vjp(dy), strict=True))
+        return jax.tree.unflatten(structure, [made.get(i) for i in range(len(leaves))])
+
+    return _Rule(forward, backward, dynamic, join)
+
+
+def mutants(fn: Callable[..., Any], *args: Any, starts: Callable[[Place], bool] | None = None) -> tuple[Mutant, ...]:
+    """Every mutant of a backward pass, as `trace` records it; `as_backward` makes a function of one."""
+    return tuple(mutants_of(trace(fn, *args, starts=starts).program))
+
+
+def mutants_of(program: Program, key: tuple[Any, ...] | None = None) -> Iterator[Mutant]:
+    """Every mutant of the program's backward pass, or only the one with this key, if there is room for it here.
+
+    Steps that no output depends on are left alone, and two operators that make the same change make one mutant.
+    """
+    live, kinds = _live(program), numbered(program)
+    for at, step in enumerate(program.steps):
+        if not step.backward or at not in live or (key is not None and key[0] != kinds[at]):
+            continue
+        swaps = {step.operands}
+        for operator, mistake, place in _mistakes(program, at):
+            if mistake.step.run is step.run:
+                if mistake.step.operands in swaps:
+                    continue
+                swaps.add(mistake.step.operands)
+            own_key = (kinds[at], operator, mistake.variant)
+            if key in (None, own_key):
+                yield Mutant(operator, mistake.words, place, own_key, at, mistake.step)
+
+
+def _live(program: Program) -> set[int]:
+    needed, live = set(program.outputs.values()), set()
+    for index, step in reversed(list(enumerate(program.steps))):
+        if not needed.isdisjoint(step.results):
+            live.add(index)
+            needed.update(step.operands)
+    return live
+
+
+def _mistakes(program: Program, index: int) -> Iterator[tuple[str, Mistake, Place]]:
+    """The operators' mistakes in a step, and in the bodies of a loop or a choice those in their steps."""
+    step = program.steps[index]
+    for operator, make in OPERATORS.items() if holds_floats(program, step.results[0]) else ():
+        yield from ((operator, mistake, step.place) for mistake in make(program, index))
+    if step.name == "pallas_call":
+        return
+    for name, held in step.params.items():
+        bodies = held if isinstance(held, tuple) else (held,)
+        for number, body in enumerate(bodies):
+            if isinstance(body, ClosedJaxpr):
+                for mutant, changed in _mutated_bodies(body):
+                    others = (*bodies[:number], changed, *bodies[number + 1 :])
+                    params = {**step.params, name: others if isinstance(held, tuple) else changed}
+                    wrong = step._replace(params=params, run=_bound(step.primitive, params))
+                    yield mutant.operator, Mistake(f"{name} {number} {mutant.key}", mutant.words, wrong), mutant.place
+
+
+def _mutated_bodies(body: Any) -> Iterator[tuple[Mutant, Any]]:
+    tape = _Tape()
+    inputs = {tape.slot(aval): f"the loop's variable {number}" for number, aval in enumerate(body.in_avals)}
+    made = tape.record(body, list(inputs), backward=True)
+    program = tape.program(inputs, {str(number): slot for number, slot in enumerate(made)})
+    for mutant in mutants_of(program):
+        wrong = _with_mistake(program, mutant)
+        yield mutant, jax.make_jaxpr(lambda *leaves, wrong=wrong: [*results(wrong, leaves).values()])(*body.in_avals)
+
+
+def _with_mistake(program: Program, mutant: Mutant | None) -> Program:
+    """The program with the mutant's mistake, if there is one and this trace of the code has room for it."""
+    here = next(mutants_of(program, mutant.key), None) if mutant else None
+    if here is None:
+        return program
+    return program._replace(steps=(*program.steps[: here.at], here.step, *program.steps[here.at + 1 :]))
+
+
+def as_backward(
+    fn: Callable[..., Any], mutant: Mutant | None, starts: Callable[[Place], bool] | None = None
+) -> Callable[..., Any]:
+    """A backward pass with the mistake of a mutant of its `trace`, or as it is without one.
+
+    For arguments of any shapes; where they leave no room for the mistake, it is not made.
+    """
+
+    @functools.wraps(fn)
+    def wrong(*args: Any) -> Any:
+        traced = trace(fn, *args, starts=starts)
+        made = results(_with_mistake(traced.program, mutant), jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(traced.results), made.values())
+
+    return wrong
+
+
+def as_custom_vjp(
+    fn: Callable[..., Any], mutant: Mutant | None, static_argnums: Sequence[int] = ()
+) -> Callable[..., Any]:
+    """`fn` with the mistake of a mutant of its `trace_pullback`, or as it is without one; its outputs are the same.
+
+    It is used as `fn` is, under transformations and with arguments of any shapes; where they leave no room for the
+    mistake, it is not made.
+    """
+
+    @functools.wraps(fn)
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        given = _positional(fn, args, kwargs)
+        rule = _rule(fn, given, static_argnums)
+        # Traced here and not in `backward`, where JAX tells no lines but the one that it differentiates.
+        traced = trace_pullback(fn, *given, static_argnums=static_argnums)
+        program = _with_mistake(traced.program, mutant)
+
+        @jax.custom_vjp
+        def same(*dynamic: Any) -> Any:
+            return fn(*rule.join(dynamic))
+
+        def backward(dynamic: Any, dy: Any) -> Any:
+            made = results(program, jax.tree.leaves((dynamic, dy)))
+            return jax.tree.unflatten(jax.tree.structure(traced.results), made.values())
+
+        same.defvjp(lambda *dynamic: (same(*dynamic), dynamic), backward)
+        return same(*rule.dynamic)
+
+    return wrong
+
+
+def _positional(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """All arguments in order; those of a `jax.custom_vjp` with its defaults, as its rule gets them."""
+    if not kwargs and not isinstance(fn, jax.custom_vjp):
+        return args
+    given = inspect.signature(fn).bind(*args, **kwargs)
+    given.apply_defaults()
+    return given.args
+
+
+def mutation_score(
+    fn: Callable[..., Any],
+    check: Callable[[Callable[..., Any]], object],
+    *args: Any,
+    static_argnums: Sequence[int] = (),
+    draw: Callable[[int], tuple[Any, ...]] | None = None,
+    draws: int = 20,
+) -> Score:
+    """Run `check` on `fn` with each mistake in its pullback that `args` leave room for.
+
+    `check` takes a function that is used as `fn` is, and notices a mistake by raising any exception. `args` are
+    trees of arrays, numbers and `jax.ShapeDtypeStruct`s of floats, of sizes that `check` uses too; those in
+    `static_argnums`, and in the `nondiff_argnums` of a `jax.custom_vjp`, are passed as they are. A mutant that lives
+    is tried for equivalence on `draws` inputs: `draw(k)` gives the k-th in place of `args`. Without it, floats are
+    normal numbers in every second one, and in the others those of `args`, each times a positive random number.
+
+    Raises `JaxgradError` where `check` fails on `fn` as it is, or where no draw has finite cotangents.
+    """
+    for name, right in (
+        ("the function", fn),
+        ("the function with its pullback traced", as_custom_vjp(fn, None, static_argnums)),
+    ):
+        try:
+            check(right)
+        except Exception as error:
+            raise JaxgradError(f"the check fails on {name}, without a mistake in it: {error}") from error
+    found = tuple(mutants_of(trace_pullback(fn, *args, static_argnums=static_argnums).program))
+    living = tuple(m for m in found if not _notices(check, as_custom_vjp(fn, m, static_argnums)))
+    if not living:
+        return Score(found, (), ())
+    with jax.enable_x64(True):
+        drawn = [_drawn(fn, draw(k) if draw else args, static_argnums, k, draw is None) for k in range(draws)]
+        program = trace_pullback(fn, *drawn[0], static_argnums=static_argnums).program
+        wide = [again for m in living if (again := next(mutants_of(program, m.key), None))]
+        equal = _equal(
+            program, wide, (_inputs(fn, program, of_args, static_argnums, k) for k, of_args in enumerate(drawn))
+        )
+    return _score(found, living, equal)
+
+
+def _notices(check: Callable[[Callable[..., Any]], object], wrong: Callable[..., Any]) -> bool:
+    try:
+        check(wrong)
+    except Exception:
+        return True
+    return False
+
+
+def _drawn(fn: Callable[..., Any], args: tuple[Any, ...], static: Sequence[int], k: int, vary: bool) -> tuple[Any, ...]:
+    """The arguments with floats in float64, and other floats where they should vary."""
+    rule = _rule(fn, args, static)
+
+    def drawn(number: int, leaf: Any) -> Any:
+        if not is_float(leaf):
+            return leaf
+        shape = getattr(leaf, "shape", ())
+        noise = jax.random.normal(jax.random.fold_in(jax.random.key(k), number), shape, jnp.float64)
+        if isinstance(leaf, jax.ShapeDtypeStruct) or (vary and k % 2):
+            return noise
+        return jnp.asarray(leaf, jnp.float64) * (jnp.exp(noise / 2) if vary else 1)
+
+    leaves, structure = jax.tree.flatten(rule.dynamic)
+    return rule.join(jax.tree.unflatten(structure, [drawn(number, leaf) for number, leaf in enumerate(leaves)]))
+
+
+def _inputs(
+    fn: Callable[..., Any], program: Program, args: tuple[Any, ...], static: Sequence[int], k: int
+) -> list[Any]:
+    """The leaves of the arguments, and a normal cotangent of the output."""
+    leaves = jax.tree.leaves(_rule(fn, args, static).dynamic)
+    dys = [program.shapes[slot] for slot in [*program.inputs][len(leaves) :]]
+    return [*leaves, *random_direction(jax.random.fold_in(jax.random.key(k), len(leaves)), dys)]
+
+
+def score_on(
+    program: Program,
+    cases: Sequence[Sequence[Any]],
+    agrees: Callable[[int, dict[str, Any]], bool],
+    draws: Iterable[Sequence[Any]],
+) -> Score:
+    """Judge every mutant of a program on cases: values of its inputs, which all have the shapes of its trace.
+
+    `agrees(case_number, results)` says whether results, by the names of `program.outputs`, are right; a mutant that
+    is right in every case lives, and counts as equivalent if on the inputs of `draws` it gives what the program
+    gives. Raises `JaxgradError` where the program itself is wrong in a case. Floats should be float64.
+    """
+    found = tuple(mutants_of(program))
+    living = survivors(program, found, cases, agrees)
+    return _score(found, living, _equal(program, living, draws) if living else ())
+
+
+def _score(found: Sequence[Mutant], living: Sequence[Mutant], equal: Sequence[Mutant]) -> Score:
+    lives, same = {m.key for m in living}, {m.key for m in equal}
+    return Score(
+        tuple(m for m in found if m.key not in lives),
+        tuple(m for m in living if m.key not in same),
+        tuple(m for m in living if m.key in same),
+    )
+
+
+def survivors(
+    program: Program,
+    among: Sequence[Mutant],
+    cases: Sequence[Sequence[Any]],
+    agrees: Callable[[int, dict[str, Any]], bool],
+) -> tuple[Mutant, ...]:
+    """The mutants that are right in every case, as in `score_on`."""
+    living = tuple(among)
+    for number, leaves in enumerate(cases):
+        known = values(program, leaves)
+        if not agrees(number, {name: known[slot] for name, slot in program.outputs.items()}):
+            raise JaxgradError(f"the backward pass is wrong in case {number} without a mistake in it")
+        living = tuple(m for m in living if agrees(number, _results(program, m, known)))
+    return living
+
+
+def _results(program: Program, mutant: Mutant, known: dict[int, Any]) -> dict[str, Any]:
+    """The program's results with the mistake, from all its values without: only what depends on it runs again."""
+    changed: dict[int, Any] = {}
+    for step in (mutant.step, *program.steps[mutant.at + 1 :]):
+        if step is mutant.step or not changed.keys().isdisjoint(step.operands):
+            made = step.run(*(changed.get(slot, known[slot]) for slot in step.operands))
+            changed.update(zip(step.results, made, strict=True))
+    return {name: changed.get(slot, known[slot]) for name, slot in program.outputs.items()}
+
+
+def _equal(program: Program, among: Sequence[Mutant], draws: Iterable[Sequence[Any]]) -> tuple[Mutant, ...]:
+    """The mutants that give what the program gives, up to its rounding, wherever that is finite."""
+    living, tried = tuple(among), False
+    accumulate = jax.jit(lambda *leaves: accumulated(lambda *inputs: results(program, inputs), *leaves))
+    for leaves in draws:
+        right, variances = jax.tree.map(np.asarray, accumulate(*leaves))
+        if not all(np.isfinite(x).all() for x in (*right.values(), *variances.values())):
+            continue
+        tried, known = True, values(program, leaves)
+        scales = {name: scale(right[name], variances[name]) for name in right}
+
+        def same(mutant: Mutant, known: Any = known, right: Any = right, scales: Any = scales) -> bool:
+            wrong = _results(program, mutant, known)
+            return all(compare(right[n], np.asarray(wrong[n]), scales[n], np.float64).agrees for n in right)
+
+        living = tuple(filter(same, living))
+    if living and not tried:
+        raise JaxgradError("no draw has finite cotangents, so no mutant can be compared; give `draw` other inputs")
+    return living
+
+
+def describe(score: Score) -> str:
+    """The counts, then every mutant that survived with its source line and the mistake, then the equivalent ones."""
+    counts = ", ".join(f"{len(part)} {name}" for name, part in score._asdict().items())
+    told = [_told("SURVIVED", m) for m in score.survived] + [_told("equivalent", m) for m in score.equivalent]
+    return "\n".join([f"{sum(map(len, score))} mutants: {counts}", *told])
+
+
+def _told(fate: str, mutant: Mutant) -> str:
+    place = mutant.place
+    where = f"{place.file}:{place.line}" if place.line else "JAX does not tell where"
+    called = f", called at {place.callers[0]}" if place.callers else ""
+    return f"{fate}: {mutant.operator} · {where}{called}\n    {place.text}\n    {mutant.words}"
+
+
+class Subject(NamedTuple):
+    """What to score: a function with a gradient of its own, the check of it, and arguments to trace it with."""
+
+    fn: Callable[..., Any]
+    check: Callable[[Callable[..., Any]], object]
+    args: tuple[Any, ...]
+
+
+def load(name: str) -> Subject:
+    """The subject that `MODULE:FUNCTION` names: a function without arguments that returns `(fn, check, args)`.
+
+    MODULE is the path of a Python file or the name of a module, looked for in the working directory too.
+    Raises `JaxgradError`, with what to do, where any of that is missing, and what the module itself raises.
+    """
+    module, _, function = name.rpartition(":")
+    if not module or not function:
+        raise JaxgradError(f"{name!r} is not MODULE:FUNCTION; write for example tests/test_norm.py:subject")
+    path = Path(module)
+    folder = str((path.parent if path.suffix == ".py" else Path()).absolute())
+    sys.path.insert(0, folder)
+    try:
+        made = getattr(_imported(path, module), function, lambda: None)()
+    except (FileNotFoundError, ModuleNotFoundError) as error:
+        raise JaxgradError(f"{module}: {error}") from None
+    finally:
+        sys.path.remove(folder)
+    if not (isinstance(made, tuple) and len(made) == 3 and callable(made[0]) and callable(made[1])):
+        raise JaxgradError(
+            f"{module} must have a function {function} without arguments that returns (fn, check, args):"
+            " a function with a gradient of its own, a function that checks it, and a tuple of arguments for it"
+        )
+    return Subject(made[0], made[1], tuple(made[2]))
+
+
+def _imported(path: Path, module: str) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path) if path.suffix == ".py" else None
+    if spec is None or spec.loader is None:
+        return importlib.import_module(module)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded

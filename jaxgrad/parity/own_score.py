@@ -1,0 +1,192 @@
+"""This project's own backward passes, with one mistake at a time: does parity on a case notice every one?
+
+Each mutant of `by_node`, of `fused` and of every operation is compared in float64 with `jax.grad`, by the tolerances
+of `parity.compare`: on cases at the seed's initialisation, where every mutant that is not equivalent must differ, and
+on the same cases with the zeros and ones that the seed warns of, which hide mistakes. `rows` measures both.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad import ops
+from jaxgrad.models import mlp_backward
+from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward
+from jaxgrad.parity import cases
+from jaxgrad.parity.cases import Case
+from jaxgrad.parity.compare import compare, scale
+from jaxgrad.parity.engines import roundings
+from jaxgrad.parity.mutants import Place, Program, results
+from jaxgrad.parity.mutate import Mutant, Score, describe, score_on, survivors, trace, trace_pullback
+from jaxgrad.parity.rounding import accumulated
+from jaxgrad.parity.taylor import random_direction
+
+DRAWS = 20
+
+# With every size the same, each transpose can be left out and each sum taken over the other axis.
+SQUARE = {"batch_size": 6, "h_size": 6, "n": 2, "emb_size": 3, "vocab_size": 6}
+
+
+class Row(NamedTuple):
+    """One backward pass: its mutants at the seed's initialisation, and those that zeros and ones let live besides."""
+
+    name: str
+    score: Score
+    hidden: tuple[Mutant, ...]
+
+
+class _Subject(NamedTuple):
+    """A backward pass as a program, and of a case its inputs and the expected results with their variances."""
+
+    name: str
+    program: Program
+    inputs: Callable[[Case], list[Any]]
+    expected: Callable[[Case], tuple[dict[str, Any], dict[str, Any]]]
+
+
+def rows(chosen: Sequence[Case], sizes: Mapping[str, int], draws: int = DRAWS) -> Iterator[Row]:
+    """A row for every backward pass, judged on cases of the sizes that `random_case` would be given.
+
+    Raises `JaxgradError` where a backward pass differs from `jax.grad` without a mistake in it.
+    """
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        for subject in _subjects(chosen[0]):
+            drawn = (subject.inputs(cases.random_case(100 + k, **sizes)) for k in range(draws))
+            score = score_on(subject.program, *_judged(subject, chosen), drawn)
+            usual = [zeros_and_ones(case) for case in chosen]
+            hidden = survivors(subject.program, score.killed, *_judged(subject, usual))
+            yield Row(subject.name, score, hidden)
+
+
+def zeros_and_ones(case: Case) -> Case:
+    """The case with the usual initialisation instead of the seed's: W2, b2 and bn_bias zero, bn_gain one."""
+    usual = {
+        name: (np.ones_like if name == "bn_gain" else np.zeros_like)(getattr(case.params, name))
+        for name in ("W2", "b2", "bn_gain", "bn_bias")
+    }
+    return case._replace(name=f"{case.name}, zeros and ones", params=case.params._replace(**usual))
+
+
+def _judged(subject: _Subject, chosen: Sequence[Case]) -> tuple[list[list[Any]], Callable[[int, dict[str, Any]], bool]]:
+    """The cases' inputs, and whether results agree with what `jax.grad` says of them."""
+    expected = []
+    for case in chosen:
+        right, variances = jax.tree.map(np.asarray, subject.expected(case))
+        expected.append({name: (right[name], scale(right[name], variances[name])) for name in subject.program.outputs})
+
+    def agrees(number: int, results: dict[str, Any]) -> bool:
+        return all(
+            compare(np.asarray(results[name]), right, scale, np.float64).agrees
+            for name, (right, scale) in expected[number].items()
+        )
+
+    return [subject.inputs(case) for case in chosen], agrees
+
+
+def _subjects(like: Case) -> Iterator[_Subject]:
+    params, batch = _arrays(like)
+    for name, fn, starts in (("by_node", _by_node, _by_hand), ("fused", mlp_backward.fused, _in_rule)):
+        program = trace(fn, params, batch, starts=starts).program
+        yield _Subject(name, program, lambda case: jax.tree.leaves(_arrays(case)), _jax_grad)
+    for name, (op, op_forward, arguments) in _OPS.items():
+        args = arguments(*_in_forward(like))
+        program, plain = (trace_pullback(fn, *args).program for fn in (op, _first(op_forward)))
+        # A cotangent of the output as any next operation may give it, the same in every case.
+        dys = random_direction(jax.random.key(1), [program.shapes[slot] for slot in [*program.inputs][len(args) :]])
+
+        def inputs(case: Case, arguments: Any = arguments, dys: Any = dys) -> list[Any]:
+            return [*arguments(*_in_forward(case)), *dys]
+
+        def expected(case: Case, plain: Program = plain, inputs: Any = inputs) -> tuple[Any, Any]:
+            return accumulated(lambda *leaves: results(plain, leaves), *inputs(case))
+
+        yield _Subject(name, program, inputs, expected)
+
+
+def _by_node(params: Params, batch: Batch) -> Gradients:
+    return mlp_backward.by_node(params, batch, forward(params, batch))
+
+
+def _by_hand(place: Place) -> bool:
+    return place.file == mlp_backward.__file__
+
+
+def _in_rule(place: Place) -> bool:
+    """Whether a step is in the backward half of an operation; in `fused`, what depends on those is backward too."""
+    return any(function.endswith("_bwd") for function in place.functions)
+
+
+def _jax_grad(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+    value, variance = roundings(case, wide_sums=1.0)
+    return _by_path(value), _by_path(variance)
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _arrays(case: Case) -> tuple[Params, Batch]:
+    return jax.tree.map(jnp.asarray, (case.params, case.batch))
+
+
+def _in_forward(case: Case) -> tuple[Params, Batch, Nodes]:
+    params, batch = _arrays(case)
+    return params, batch, forward(params, batch)
+
+
+def _first(op_forward: Callable[..., tuple[Any, Any]]) -> Callable[..., Any]:
+    """The output of an operation's forward half, which JAX can differentiate by itself."""
+    return lambda *args: op_forward(*args)[0]
+
+
+# Each operation, its forward half, and its arguments where the model uses it.
+_OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[Params, Batch, Nodes], tuple[Any, ...]]]] = {
+    "embedding": (ops.embedding, ops.embedding_fwd, lambda params, batch, nodes: (params.C, batch.X)),
+    "linear": (ops.linear, ops.linear_fwd, lambda params, batch, nodes: (nodes.h, params.W2, params.b2)),
+    "batch_norm": (
+        ops.batch_norm,
+        ops.batch_norm_fwd,
+        lambda params, batch, nodes: (nodes.h_prenorm, params.bn_gain, params.bn_bias),
+    ),
+    "tanh": (ops.tanh, ops.tanh_fwd, lambda params, batch, nodes: (nodes.h_norm,)),
+    "cross_entropy": (ops.cross_entropy, ops.cross_entropy_fwd, lambda params, batch, nodes: (nodes.logits, batch.Y)),
+}
+
+
+def table(measured: Sequence[Row]) -> str:
+    """The rows in Markdown."""
+    heads = (
+        "backward pass",
+        "mutants",
+        "equivalent",
+        "killed at the seed's initialisation",
+        "of these alive at zeros and ones",
+    )
+    cells = [
+        (row.name, sum(map(len, row.score)), len(row.score.equivalent), len(row.score.killed), len(row.hidden))
+        for row in measured
+    ]
+    lines = [heads, ("---", *["---:"] * (len(heads) - 1)), *cells]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def main() -> int:
+    """Measure the notebook's batch and the square case, print tables and survivors, and return how many there are."""
+    alive = 0
+    for title, case, sizes in (
+        ("The notebook's batch", cases.random_case(5), {}),
+        ("All sizes 6", cases.random_case(0, **SQUARE), SQUARE),
+    ):
+        measured = list(rows([case], sizes))
+        print(f"{title}\n\n{table(measured)}\n")
+        for row in measured:
+            alive += len(row.score.survived)
+            print(f"{row.name}: {describe(row.score)}\n")
+    return alive
+
+
+if __name__ == "__main__":
+    raise SystemExit(min(main(), 1))
