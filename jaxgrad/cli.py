@@ -113,7 +113,8 @@ def parity(
         gradients = run(names, case, target)
         verdict = verdicts.verdict(case, target, gradients)
         found.append(verdict)
-        judged.append(gradients)
+        if html is not None:
+            judged.append(gradients)
         if len(chosen) == 1 or not verdict.agree:
             console.print(report.tables(verdict))
         console.print(report.summary(verdict), highlight=False)

@@ -35,7 +35,10 @@ class Setting(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What one setting showed. `orders` are Taylor's, by engine and input, where they were asked for."""
+    """What one setting showed. `orders` are Taylor's, by engine and input, where they were asked for.
+
+    `agree` says whether engines agree, and `passed` whether that is as the check expected.
+    """
 
     setting: Setting
     tensors: tuple[Tensor, ...]
@@ -43,6 +46,7 @@ class Finding(NamedTuple):
     agree: bool
     first: str | None
     alone: str | None
+    passed: bool
 
 
 class Report(NamedTuple):

@@ -3,6 +3,7 @@
 import html as escaping
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from jaxgrad.models.mlp import Gradients
 from jaxgrad.parity.compare import Difference, Scale
 from jaxgrad.parity.explain import who
-from jaxgrad.parity.findings import Finding, Report, Tensor
+from jaxgrad.parity.findings import Report
 from jaxgrad.parity.report import as_json, environment
 from jaxgrad.parity.verdict import FORWARD_LOSS, USERS, Verdict, tensor
 
@@ -21,54 +22,85 @@ MOST_CELLS = 48
 def html(data: dict[str, Any]) -> str:
     """The page of `data`: {title, environment, cases}, as `of_verdicts` and `of_reports` make it.
 
-    It needs no network. Names are shown as they are, whatever they contain.
+    It needs no network, and shows names as they are, whatever they contain. A case has name, agree, sentence,
+    details, dtype, losses, rows and edges; a row has name, scale, pairs as in `report.to_json`, and heat: what
+    `heat` returns, with the two engines, or None. A case's edges go from a node to those that get its cotangent.
     """
     template = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    cases = [{**case, "rows": [_ranked(row) for row in case["rows"]]} for case in data["cases"]]
+    kept = json.dumps(as_json({**data, "cases": cases}), allow_nan=False)
     # Inside a script element only a `<` could end it, so there is none.
-    kept = json.dumps(as_json(data), allow_nan=False).replace("<", "\\u003c")
-    return template.replace("__TITLE__", escaping.escape(data["title"])).replace("__DATA__", kept)
+    parts = {"title": escaping.escape(data["title"]), "data": kept.replace("<", "\\u003c")}
+    return re.sub(r"\{\{(title|data)\}\}", lambda found: parts[found[1]], template)
 
 
 def of_verdicts(verdicts: list[Verdict], gradients: list[dict[str, Gradients]]) -> dict[str, Any]:
     """The data of the model's own parity run: a case for each verdict, with the gradients that it judged."""
+    devices = {
+        "JAX device": ", ".join(sorted({v.target.jax_device for v in verdicts})),
+        "PyTorch device": ", ".join(sorted({v.target.torch_device for v in verdicts})),
+    }
     return {
         "title": "jaxgrad parity",
-        "environment": environment(),
+        "environment": {**environment(), **devices},
         "cases": [_of_verdict(v, g) for v, g in zip(verdicts, gradients, strict=True)],
     }
 
 
 def of_reports(reports: list[Report]) -> dict[str, Any]:
     """The data of checks: a case for each setting of each; the first that failed tells the check's message."""
-    cases = []
-    for report in reports:
-        told = report.message
-        for finding in report.findings:
-            wrong = not report.passed and finding.first is not None
-            cases.append(_of_finding(report, finding, told if wrong else ""))
-            told = "" if wrong else told
-    return {"title": "jaxgrad three-way checks", "environment": environment(), "cases": cases}
+    return {
+        "title": "jaxgrad three-way checks",
+        "environment": environment(),
+        "cases": [case for report in reports for case in _of_report(report)],
+    }
 
 
 def heat(a: np.ndarray, b: np.ndarray, scale_value: float, most: int = MOST_CELLS) -> dict[str, Any]:
-    """log10 of |a - b| over the scale, on a grid of at most `most` by `most` cells, each the largest of its block.
+    """The shape, and log10 of |a - b| over the scale on a grid of at most `most` by `most` cells.
 
-    Leading axes are joined: rows of the grid are those of the last axis. A cell is None where nothing differs and
-    "nan" where anything is not finite.
+    A cell holds the largest of its block; leading axes are joined into the grid's rows. It is None where nothing
+    differs, and one of the strings "nan", "inf" and "-inf" where the ratio is not finite: where a or b is not, or
+    the scale is 0. Raises `ValueError` where shapes differ.
     """
+    if a.shape != b.shape:
+        raise ValueError(f"arrays of the shapes {a.shape} and {b.shape} cannot be compared")
+    columns = a.shape[-1] if a.ndim else 1
+    rows = math.prod(a.shape[:-1])
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        gap = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)) / (scale_value or 1.0)
-        gap = np.where(np.isfinite(gap), gap, np.nan)
-        flat = gap.reshape(-1, gap.shape[-1]) if gap.ndim else gap.reshape(1, 1)
-        rows, columns = (np.array_split(np.arange(size), min(size, most)) for size in flat.shape)
-        largest = [[float(np.max(flat[np.ix_(row, column)])) for column in columns] for row in rows]
-    return {"shape": list(np.shape(a)), "grid": [[_cell(value) for value in line] for line in largest]}
+        gap = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).reshape(rows, columns)
+        largest = np.maximum.reduceat(np.maximum.reduceat(gap, _starts(rows, most), 0), _starts(columns, most), 1)
+        # A difference of logarithms, because the quotient of a tiny gap and a large scale may underflow to 0.
+        levels = np.where(largest == 0, np.nan, np.log10(largest) - np.log10(np.float64(scale_value)))
+    grid = [
+        [None if top == 0 else as_json(round(float(level), 2)) for top, level in zip(*line, strict=True)]
+        for line in zip(largest, levels, strict=True)
+    ]
+    return {"shape": list(a.shape), "grid": grid}
 
 
-def _cell(value: float) -> float | str | None:
-    if math.isnan(value):
-        return "nan"
-    return round(math.log10(value), 2) if value > 0 else None
+def _starts(size: int, most: int) -> np.ndarray:
+    """Where each of at most `most` blocks of `size` elements begins."""
+    blocks = min(size, most)
+    return np.arange(blocks) * size // max(blocks, 1)
+
+
+def _ranked(row: dict[str, Any]) -> dict[str, Any]:
+    """A row that also says which of its pairs is the worst, and by how much each exceeds its tolerance."""
+    pairs = [{**pair, "excess": _excess(pair)} for pair in row["pairs"]]
+    return {**row, "pairs": pairs, "worst": _worst(pairs)}
+
+
+def _worst(pairs: list[dict[str, Any]]) -> int | None:
+    return max(range(len(pairs)), key=lambda at: (not pairs[at]["agrees"], _excess(pairs[at])), default=None)
+
+
+def _excess(pair: dict[str, Any]) -> float:
+    """The relative difference over its tolerance; infinite where anything is not finite."""
+    relative, limit = float(pair["relative"]), float(pair["tolerance"])
+    if pair["not_finite"] or not math.isfinite(relative):
+        return math.inf
+    return relative / limit if limit else math.inf if relative else 0.0
 
 
 def _of_verdict(v: Verdict, gradients: dict[str, Gradients]) -> dict[str, Any]:
@@ -77,7 +109,7 @@ def _of_verdict(v: Verdict, gradients: dict[str, Gradients]) -> dict[str, Any]:
         for row in v.rows
     ]
     return {
-        "name": f"{v.case.name}, JAX on {v.target.jax_device}, PyTorch on {v.target.torch_device}",
+        "name": v.case.name,
         "agree": v.agree,
         "sentence": v.sentence,
         "details": "",
@@ -89,34 +121,28 @@ def _of_verdict(v: Verdict, gradients: dict[str, Gradients]) -> dict[str, Any]:
     }
 
 
-def _of_finding(report: Report, finding: Finding, message: str) -> dict[str, Any]:
-    setting = finding.setting
-    return {
-        "name": f"{report.name}, {setting.transform}, seed {setting.seed}",
-        # A gradient that is meant to differ and does is as it should be.
-        "agree": finding.agree or report.passed,
-        "sentence": who(finding),
-        "details": message,
-        "dtype": setting.dtype,
-        "losses": {},
-        "rows": [_of_tensor(t) for t in finding.tensors],
-        "edges": [],
-    }
-
-
-def _of_tensor(t: Tensor) -> dict[str, Any]:
-    return _row(t.name, t.scale, t.pairs, t.values)
+def _of_report(report: Report) -> list[dict[str, Any]]:
+    first = next((finding for finding in report.findings if not finding.passed), None)
+    return [
+        {
+            "name": f"{report.name}, {finding.setting.transform}, seed {finding.setting.seed}",
+            "agree": finding.passed,
+            "sentence": who(finding),
+            "details": report.message if finding is first else "",
+            "dtype": finding.setting.dtype,
+            "losses": {},
+            "rows": [_row(t.name, t.scale, t.pairs, t.values) for t in finding.tensors],
+            "edges": [],
+        }
+        for finding in report.findings
+    ]
 
 
 def _row(name: str, scale: Scale, pairs: dict[tuple[str, str], Difference], values: dict[str, Any]) -> dict[str, Any]:
-    worst = max(pairs, key=lambda pair: _badness(pairs[pair]), default=None)
-    return {
-        "name": name,
-        "scale": scale._asdict(),
-        "pairs": [{"engines": list(pair), **d._asdict()} for pair, d in pairs.items()],
-        "heat": None if worst is None else heat(values[worst[0]], values[worst[1]], scale.value),
-    }
-
-
-def _badness(d: Difference) -> float:
-    return math.inf if d.not_finite else d.relative / d.tolerance if d.tolerance else d.relative
+    listed = [as_json({"engines": list(pair), **d._asdict()}) for pair, d in pairs.items()]
+    worst = _worst(listed)
+    drawn = None
+    if worst is not None:
+        a, b = listed[worst]["engines"]
+        drawn = {"engines": [a, b], **heat(values[a], values[b], scale.value)}
+    return {"name": name, "scale": as_json(scale._asdict()), "pairs": listed, "heat": drawn}

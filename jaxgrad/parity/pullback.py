@@ -73,7 +73,7 @@ def pull(
     """Outputs, and the cotangents for the cotangents `dys` of the float outputs, in order of the leaves.
 
     `wrap` transforms the function together with its taps, which hide from the outside of a transformation.
-    Raises `JaxgradError` where nothing can be differentiated or the number of outputs is not that of `dys`.
+    Raises `JaxgradError` where nothing can be differentiated or the outputs have not the shapes of `dys`.
     """
     leaves, structure = jax.tree.flatten(args)
     places = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
@@ -89,8 +89,11 @@ def pull(
         return [leaf for leaf in jax.tree.leaves(out) if is_float(leaf)], out
 
     ys, vjp, out = jax.vjp(of_floats, [leaves[i] for i in places], zeros, has_aux=True)
-    if len(ys) != len(dys):
-        raise JaxgradError(f"the function has {len(ys)} float outputs, and its reference {len(dys)}; they must match")
+    given, own = [dy.shape for dy in dys], [y.shape for y in ys]
+    if own != given:
+        raise JaxgradError(
+            f"the reference has float outputs of shapes {own}, and the function {given}; make them equal"
+        )
     dfloats, dtaps = vjp([dy.astype(y.dtype) for dy, y in zip(dys, ys, strict=True)])
     # A backward pass forms the cotangents of the last nodes first.
     return Pulled(jax.tree.leaves(out), [dtaps[name] for name in reversed(zeros)], dfloats)

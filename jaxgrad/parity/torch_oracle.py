@@ -63,14 +63,15 @@ def _pull(
         out = fn(*jax.tree.unflatten(structure, tensors))
     outs = jax.tree.leaves(out)
     ys = [y for y in outs if y.dtype.is_floating_point]
-    if len(ys) != len(dys):
-        raise JaxgradError(f"the torch reference has {len(ys)} float outputs, and the function {len(dys)}")
+    given, own = [tuple(dy.shape) for dy in dys], [tuple(y.shape) for y in ys]
+    if own != given:
+        raise JaxgradError(f"the torch reference has float outputs of shapes {own}, and the function {given}")
     wanted = [y for y in zip(ys, map(to_torch, dys), strict=True) if y[0].requires_grad]
     at = [*floats, *taps.values()]
     grads = torch.autograd.grad(
         [y for y, _ in wanted],
         at,
-        [dy.to(y.dtype).reshape(y.shape) for y, dy in wanted],
+        [dy.to(y.dtype) for y, dy in wanted],
         create_graph=directions is not None,
         allow_unused=True,
     )

@@ -2,14 +2,15 @@
 
 import base64
 import json
+import os
 import re
 import shutil
-import socket
 import subprocess
-import time
+import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,132 +21,277 @@ from jaxgrad.parity.engines import Target, run
 from jaxgrad.parity.verdict import BACKWARD_ORDER, verdict
 
 ENGINES = ("by-node", "fused", "jax.grad", "torch")
+HOSTILE = '</script><img src=x onerror="window.hurt = 1">&amp;\'{{data}}'
 
 
 @pytest.fixture(scope="module")
-def spoiled(seeded_case) -> str:
-    """The page of the notebook's batch, with a mistake of by-node at bn_diff, and of an honest small case."""
-    cases, gradients, verdicts = (seeded_case(), seeded_case(batch_size=3, h_size=4)), [], []
+def spoiled(seeded_case) -> dict[str, Any]:
+    """An honest small case, and the notebook's batch with mistakes of by-node at bn_diff and h_prenorm."""
+    cases, gradients, verdicts = (seeded_case(batch_size=3, h_size=4), seeded_case()), [], []
     for number, case in enumerate(cases):
         found = run(ENGINES, case, Target())
-        if number == 0:
+        if number == 1:
             g = found["by-node"]
-            found["by-node"] = g._replace(nodes=g.nodes._replace(bn_diff=2 * g.nodes.bn_diff))
+            not_finite = np.where(g.nodes.h_prenorm == g.nodes.h_prenorm.max(), np.inf, g.nodes.h_prenorm)
+            nodes = g.nodes._replace(bn_diff=2 * g.nodes.bn_diff, h_prenorm=not_finite)
+            found["by-node"] = g._replace(nodes=nodes)
         gradients.append(found)
         verdicts.append(verdict(case, Target(), found))
-    return page.html(page.of_verdicts(verdicts, gradients))
+    return page.of_verdicts(verdicts, gradients)
 
 
-def data_of(html: str) -> dict:
-    (kept,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', html, flags=re.DOTALL)
+def data_of(html: str) -> dict[str, Any]:
+    (kept,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, flags=re.DOTALL)
     return json.loads(kept)
 
 
-def test_the_page_holds_every_node_and_its_map(spoiled: str):
-    data = data_of(spoiled)
-    wrong, right = data["cases"]
+def hostile_case(**changes: Any) -> dict[str, Any]:
+    at = {"exact": False, "at": [0], "max_abs": 1.0, "values": [1.0, 2.0], "ulps": 1.0, "not_finite": None}
+    pair = {"engines": [HOSTILE, "b"], "agrees": True, "relative": 0.5, "tolerance": 1.0, **at}
+    row = {"name": HOSTILE, "scale": {"kind": "norm", "value": 1.0, "roundings": 1.0}, "pairs": [pair]}
+    rows = [{**row, "heat": {"engines": [HOSTILE, "b"], "shape": [1], "grid": [[0.0]]}}]
+    words = {"name": HOSTILE, "sentence": HOSTILE, "details": HOSTILE, "dtype": HOSTILE}
+    return {**words, "agree": True, "losses": {HOSTILE: "nan"}, "rows": rows, "edges": [], **changes}
+
+
+def test_the_page_holds_every_node_its_place_in_the_graph_and_its_map(spoiled):
+    data = data_of(page.html(spoiled))
+    right, wrong = data["cases"]
     assert [row["name"] for row in wrong["rows"]] == ["forward loss", *BACKWARD_ORDER]
-    assert (wrong["agree"], right["agree"]) == (False, True)
-    assert all(row["heat"] for row in wrong["rows"])
+    assert all(row["heat"]["engines"] == row["pairs"][row["worst"]]["engines"] for row in wrong["rows"])
     assert {name for edge in wrong["edges"] for name in edge} == {"forward loss", *BACKWARD_ORDER}
+    order = ["forward loss", *BACKWARD_ORDER]
+    assert all(order.index(above) < order.index(below) for above, below in wrong["edges"])
+    assert (wrong["agree"], right["agree"]) == (False, True)
+    assert data["environment"]["JAX device"] == "cpu" and data["environment"]["jax"]
 
 
-def test_the_page_asks_the_network_for_nothing(spoiled: str):
-    assert not re.findall(r"(?:src|href)\s*=|@import|url\(|fetch\(|XMLHttpRequest", spoiled)
+def test_the_worst_pair_of_a_node_is_what_contradicts_it_most(spoiled):
+    right, wrong = data_of(page.html(spoiled))["cases"]
+    rows = {row["name"]: row for row in wrong["rows"]}
+    worst = {name: row["pairs"][row["worst"]] for name, row in rows.items()}
+    assert "by-node" in worst["bn_diff"]["engines"] and worst["bn_diff"]["excess"] > 1e9
+    assert (worst["h_prenorm"]["relative"], worst["h_prenorm"]["excess"]) == ("nan", "inf")
+    assert sum(cell == "inf" for line in rows["h_prenorm"]["heat"]["grid"] for cell in line) == 1
+    assert all(pair["excess"] <= 1 for row in right["rows"] for pair in row["pairs"])
+
+
+def test_a_node_that_one_engine_has_is_there_without_a_pair():
+    case = hostile_case(rows=[{**hostile_case()["rows"][0], "pairs": [], "heat": None}])
+    data = data_of(page.html({"title": "", "environment": {}, "cases": [case]}))
+    assert data["cases"][0]["rows"][0]["worst"] is None
+
+
+def test_the_page_asks_the_network_for_nothing(spoiled):
+    html = page.html(spoiled)
+    assert "default-src 'none'" in html and "://" not in html
+    assert re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]*)""", html) == ["data:,"]
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", html)
 
 
 def test_names_are_shown_and_not_run():
-    hostile = "</script><img src=x onerror=alert(1)>"
-    html = page.html({"title": hostile, "environment": {hostile: hostile}, "cases": []})
-    assert hostile not in html and "<img" not in html
-    assert data_of(html)["environment"] == {hostile: hostile}
+    html = page.html({"title": HOSTILE, "environment": {HOSTILE: None}, "cases": [hostile_case()]})
+    assert "<img" not in html and html.count("</script>") == 2
+    data = data_of(html)
+    assert data["environment"] == {HOSTILE: None} and data["cases"][0]["rows"][0]["name"] == HOSTILE
+    assert html.count("&lt;/script&gt;&lt;img") == 2  # as title and as heading
 
 
 def test_a_map_keeps_the_largest_of_each_block_and_says_what_is_not_finite():
     a, b = np.zeros((100, 96)), np.zeros((100, 96))
-    b[99, 95], b[0, 1] = 1e-3, np.nan
+    b[99, 95], b[0, 1], b[4, 4], b[4, 5] = 1e-3, np.nan, np.inf, 7.0
     found = page.heat(a, b, 10.0, most=48)
     assert found["shape"] == [100, 96]
-    assert (len(found["grid"]), len(found["grid"][0])) == (48, 48)
+    assert (len(found["grid"]), {len(line) for line in found["grid"]}) == (48, {48})
     assert (found["grid"][-1][-1], found["grid"][0][0], found["grid"][1][1]) == (-4.0, "nan", None)
-    assert page.heat(np.ones(()), np.zeros(()), 1.0)["grid"] == [[0.0]]
-    assert page.heat(np.ones((2, 3, 4)), np.zeros((2, 3, 4)), 1.0)["grid"] == [[0.0] * 4] * 6
+    assert found["grid"][2][2] == "inf"
+
+
+def test_every_element_is_in_a_block_of_the_map():
+    for size in (1, 2, 47, 48, 49, 95, 96, 97, 1000):
+        for at in {0, size // 3, size - 1}:
+            a = np.zeros(size)
+            a[at] = 1.0
+            (line,) = page.heat(a, np.zeros(size), 1.0)["grid"]
+            # As the page finds the cell of the worst element again.
+            assert [i for i, cell in enumerate(line) if cell == 0.0] == [((at + 1) * len(line) - 1) // size]
+
+
+def test_a_map_of_any_rank_is_flat_and_of_any_scale_is_a_number_or_says_why_not():
+    grid = [page.heat(np.ones(shape), np.zeros(shape), 1.0)["grid"] for shape in ((), (3,), (2, 3, 4), (0, 3))]
+    assert grid == [[[0.0]], [[0.0] * 3], [[0.0] * 4] * 6, []]
+    tiny, zero = np.full(1, 5e-324), np.zeros(1)
+    assert page.heat(tiny, zero, 1e10)["grid"] == [[-333.31]]
+    assert page.heat(tiny, zero, 0.0)["grid"] == [["inf"]]
+    assert page.heat(zero, zero, 0.0)["grid"] == [[None]]
+    with pytest.raises(ValueError, match=r"\(2,\) and \(1,\)"):
+        page.heat(np.zeros(2), zero, 1.0)
+
+
+@jax.custom_vjp
+def square(x):
+    return x * x
+
+
+square.defvjp(lambda x: (x * x, x), lambda x, dy: (dy * x,))
+
+
+def plain(x):
+    return x * x
+
+
+def failed(fn: Callable[..., Any], **options: Any) -> GradientMismatch:
+    with pytest.raises(GradientMismatch) as caught:
+        check(fn, np.arange(3.0), reference=plain, dtypes=("float64",), seeds=(0,), name="my square", **options)
+    return caught.value
 
 
 def test_checks_of_ones_own_have_a_case_for_each_setting_and_the_first_failure_its_message():
-    @jax.custom_vjp
-    def square(x):
-        return x * x
-
-    square.defvjp(lambda x: (x * x, x), lambda x, dy: (dy * x,))
-    with pytest.raises(GradientMismatch) as caught:
-        check(square, np.arange(3.0), reference=lambda x: x * x, dtypes=("float64",), seeds=(0,), name="my square")
-    data = page.of_reports([caught.value.report])
-    assert [case["name"].split(", ")[1] for case in data["cases"]] == ["jit", "vmap", "scan", "remat", "grad_of_grad"]
-    assert [case["details"] for case in data["cases"]] == [str(caught.value), "", "", "", ""]
-    assert data_of(page.html(data))["cases"][0]["rows"][1]["name"] == "x"
+    error = failed(square)
+    cases = page.of_reports([error.report])["cases"]
+    assert [case["name"].split(", ")[1] for case in cases] == ["jit", "vmap", "scan", "remat", "grad_of_grad"]
+    assert [case["details"] for case in cases] == [str(error), "", "", "", ""]
+    assert not any(case["agree"] for case in cases)
+    assert [row["name"] for row in cases[0]["rows"]][1] == "x"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[str]:
-    """The address of a session of a headless browser, driven through the WebDriver protocol."""
-    driver = shutil.which("chromedriver")
-    if driver is None or shutil.which("chromium") is None:
-        pytest.skip("no browser here: apt-get install chromium chromium-driver")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(100):
-            try:
-                call(address, "/status")
-                break
-            except OSError:
-                time.sleep(0.1)
-        flags = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run")
-        options = {"args": [f"--{flag}" for flag in flags], "binary": shutil.which("chromium")}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-        session = call(address, "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
-        yield f"{address}/session/{session}"
-        call(f"{address}/session/{session}", "", method="DELETE")
-        process.terminate()
-
-
-def call(address: str, path: str, body: dict | None = None, method: str | None = None):
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(address + path, data, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return json.loads(response.read())["value"]
-
-
-def script(browser: str, code: str):
-    return call(browser, "/execute/sync", {"script": f"return {code}", "args": []})
-
-
-def test_in_a_browser_a_node_can_be_chosen_and_its_map_appears(browser: str, spoiled: str, tmp_path: Path):
-    file = tmp_path / "page.html"
-    file.write_text(spoiled, encoding="utf-8")
-    call(browser, "/window/rect", {"width": 390, "height": 844})
-    call(browser, "/url", {"url": file.as_uri()})
-    text = script(browser, "document.body.innerText")
-    assert "1 of 2 comparisons found engines that differ." in text
-    assert "Engines part at bn_diff, the first in backward order. by-node stands alone" in text
-    # The case that differs comes first and open, and the other closed.
-    first = "document.querySelector('details.case')"
-    assert script(browser, f"{first}.open && !document.querySelectorAll('details.case')[1].open")
-    assert script(browser, f"{first}.querySelectorAll('tr.row').length") == 27
-    assert script(browser, f"[...{first}.querySelectorAll('g.bad')].map(g => g.dataset.node)") == ["bn_diff"]
-    assert not script(browser, f"{first}.querySelector('canvas')")
-    script(browser, f"{first}.querySelector('g.bad').dispatchEvent(new MouseEvent('click'))")
-    assert script(browser, f"{first}.querySelector('canvas').width") == 48
-    assert "worst at [" in script(browser, f"{first}.querySelector('.heat').innerText")
-    # By the keyboard, a row of the table shows all of its pairs.
-    script(
-        browser, f"{first}.querySelector('[data-row=C]').dispatchEvent(new KeyboardEvent('keydown', {{key: 'Enter'}}))"
+def test_a_check_that_should_have_differed_is_not_shown_as_agreeing():
+    error = failed(plain, transforms=("jit",), expected="differs")
+    (case,) = page.of_reports([error.report])["cases"]
+    assert not case["agree"] and case["details"] == str(error)
+    passed = check(
+        square, np.arange(3.0), reference=plain, dtypes=("float64",), transforms=("jit",), expected="differs"
     )
-    assert script(browser, f"{first}.querySelector('.heat h2').innerText") == "C"
-    assert script(browser, f"[...{first}.querySelectorAll('tr.pair')].filter(row => !row.hidden).length") == 6
-    assert script(browser, "document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
-    assert call(browser, "/se/log", {"type": "browser"}) == []
-    assert base64.b64decode(call(browser, "/screenshot")).startswith(b"\x89PNG")
+    assert all(case["agree"] and not case["details"] for case in page.of_reports([passed])["cases"])
+
+
+class Browser:
+    """A headless browser in a phone's size, driven through the WebDriver protocol."""
+
+    def __init__(self, binary: str, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}/session"
+        flags = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run")
+        options = {"args": [f"--{flag}" for flag in flags], "binary": binary}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        session = self.call("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+        self.address += f"/{session}"
+        # What a click or a key sets off may come a moment later; an element is waited for.
+        self.call("/timeouts", {"implicit": 30_000})
+        self.devtools("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+
+    def call(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=300) as response:
+            return json.loads(response.read())["value"]
+
+    def devtools(self, command: str, **params: Any) -> Any:
+        return self.call("/goog/cdp/execute", {"cmd": command, "params": params})
+
+    def js(self, expression: str) -> Any:
+        return self.call("/execute/sync", {"script": f"return {expression}", "args": []})
+
+    def element(self, selector: str) -> str:
+        (found,) = self.call("/element", {"using": "css selector", "value": selector}).values()
+        return f"/element/{found}"
+
+    def click(self, selector: str) -> None:
+        self.call(self.element(selector) + "/click", {})
+
+    def press(self, selector: str, key: str) -> None:
+        self.call(self.element(selector) + "/value", {"text": key})
+
+    def text(self, selector: str) -> str:
+        return self.call(self.element(selector) + "/text")
+
+    def log(self) -> list[str]:
+        return [entry["message"] for entry in self.call("/se/log", {"type": "browser"})]
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    driver = shutil.which("chromedriver")
+    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if driver is None or binary is None:
+        pytest.skip("no browser here: apt-get install chromium chromium-driver")
+    # A short folder of its own, because the browser leaves files behind and its socket's path may not be long.
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        subprocess.Popen(
+            [driver, "--port=0"],
+            env={**os.environ, "TMPDIR": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process,
+    ):
+        try:
+            port = next(found[1] for line in process.stdout if (found := re.search(r"started .* on port (\d+)", line)))
+            opened = Browser(binary, int(port))
+            yield opened
+            opened.call("", method="DELETE")
+        finally:
+            process.terminate()
+
+
+ENTER, ESCAPE = "\ue007", "\ue00c"
+
+
+def test_in_a_browser_a_node_can_be_chosen_and_its_map_appears(browser: Browser, spoiled, tmp_path: Path):
+    file = tmp_path / "page.html"
+    file.write_text(page.html({**spoiled, "cases": [*spoiled["cases"], hostile_case()]}), encoding="utf-8")
+    browser.call("/url", {"url": file.as_uri()})
+
+    # Who agrees with whom: the case that differs comes first and open, the others after it and closed.
+    assert browser.text(".verdict") == "✗ 1 of 3 cases does not agree"
+    assert browser.js("[...document.querySelectorAll('main > details')].map(d => d.open)") == [True, False, False]
+    assert "Engines part at bn_diff, the first in backward order. by-node stands alone" in browser.text("summary")
+    fits = "document.documentElement.scrollWidth <= window.innerWidth && window.innerWidth === 390"
+    assert browser.js(fits), "the page scrolls sideways"
+
+    # The graph and the table have every node; what is wrong is marked in both.
+    order = ["forward loss", *BACKWARD_ORDER]
+    assert browser.js("[...document.querySelectorAll('.graph .node')].map(n => n.dataset.node)") == order
+    assert browser.js("[...document.querySelectorAll('tbody th button')].map(b => b.textContent)") == order
+    assert browser.js("document.querySelectorAll('.graph path.head').length") == len(spoiled["cases"][1]["edges"])
+    assert re.fullmatch(r"bn_diff\n✗ [\d.]+e1\d × tol", browser.text("[data-node=bn_diff]"))
+    assert browser.text("[data-node=h_prenorm]") == "h_prenorm\n! not finite"
+    assert browser.text("[data-node=h]").startswith("h\n✓ 0.0")
+    assert browser.js("[...document.querySelectorAll('tr.apart th, tr.lost th')].map(th => th.innerText)") == [
+        "bn_diff\nfirst to part",
+        "h_prenorm",
+    ]
+
+    # A click on a node shows its map.
+    browser.click("[data-node=bn_diff]")
+    shown = browser.text("dialog")
+    assert shown.startswith("bn_diff") and "Shape 32 × 200, each of 32 × 48 cells" in shown and "Worst at [" in shown
+    assert "1536 cells beyond: " in shown and "by-node | torch beyond the tolerance" in shown
+    assert browser.js("document.querySelectorAll('dialog .map rect').length") == 1536 + 1
+    assert browser.js(fits) and browser.js("document.querySelector('dialog').getBoundingClientRect().right <= 390")
+
+    # By the keyboard: onwards to what is not finite, out, and all pairs of a row.
+    for _ in range(2):
+        browser.press("[aria-label='next node']", ENTER)
+    assert browser.text("#node") == "h_prenorm" and "1 not finite, crossed" in browser.text(".legend")
+    assert browser.js("document.querySelectorAll('dialog .map .cross').length") == 1
+    browser.press("[aria-label='next node']", ESCAPE)
+    browser.element("dialog:not([open])")
+    browser.press("[aria-label='all 6 of C']", ENTER)
+    browser.element("tr.all:not([hidden]) li:nth-child(6):last-child")
+    assert browser.js(fits)
+
+    # A name that looks like HTML is a name; a case is drawn when it is opened.
+    assert browser.js("document.querySelectorAll('table').length") == 1
+    browser.click("main > details:last-child summary")
+    browser.click("main > details:last-child .node")
+    assert browser.text("#node") == HOSTILE
+    assert browser.js("document.images.length") == 0 and browser.js("window.hurt ?? null") is None
+
+    # Dark mode has colours of its own.
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = browser.js(paper)
+    browser.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    assert browser.js(paper) != light
+    assert base64.b64decode(browser.call("/screenshot")).startswith(b"\x89PNG")
+    assert browser.log() == []
