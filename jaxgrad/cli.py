@@ -76,7 +76,7 @@ def parity(
     hidden: Annotated[int, typer.Option(min=1, help="Hidden neurons, for random batches.")] = 200,
     context: Annotated[int, typer.Option(min=1, help="Characters of context, for random batches.")] = 3,
     embedding: Annotated[int, typer.Option(min=1, help="Numbers per character, for random batches.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random batches.")] = 0,
     corpus: CorpusOption = None,
     engines: Annotated[str, typer.Option(help="Two or more of by-node, fused, jax.grad, torch, torch.nn.")] = (
         "by-node,fused,jax.grad,torch"
@@ -171,7 +171,7 @@ def train(
     context: Annotated[int, typer.Option(min=1, help="Characters of context.")] = 3,
     embedding: Annotated[int, typer.Option(min=1, help="Numbers per character.")] = 10,
     dtype: Annotated[DType, typer.Option(help="Type of forward and backward.")] = DType.float32,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of parameters and batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of parameters and batches.")] = 0,
     log_every: Annotated[int, typer.Option(min=1, help="Steps per line of metrics.jsonl.")] = 100,
     corpus: CorpusOption = None,
 ) -> None:
@@ -230,7 +230,7 @@ def evaluate(
 def sample(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many words.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same words.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same words.")] = 0,
     temperature: Annotated[float, typer.Option(help="Above 0: likelier words below 1, wilder above.")] = 1.0,
 ) -> None:
     """New words from a trained model, one a line.

@@ -23,6 +23,8 @@ def run(monkeypatch, capsys, *args: str) -> tuple[int, str, str]:
 
 @pytest.fixture
 def jaxgrad(monkeypatch, capsys):
+    # Set for the tests on the seed's corpus, it would give every command here that corpus too.
+    monkeypatch.delenv("JAXGRAD_CORPUS", raising=False)
     return lambda *args: run(monkeypatch, capsys, *args)
 
 
@@ -108,9 +110,12 @@ def test_train_eval_and_sample_on_a_corpus_of_ones_own(jaxgrad, tmp_path: Path):
     code, sampled, _ = jaxgrad("sample", folder, "-n", 5, "--seed", 3, "--temperature", 0.5)
     assert code == 0 and len(sampled.split()) == 5 and set(sampled) <= set("äöüxyz ")
     assert jaxgrad("sample", folder, "-n", 5, "--seed", 3, "--temperature", 0.5)[1] == sampled
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(words.read_bytes())
     words.write_text(words.read_text(encoding="utf-8") + "\nxxx", encoding="utf-8")
     code, _, err = jaxgrad("eval", folder)
     assert code == 2 and "is not the corpus of this run" in err
+    assert jaxgrad("eval", folder, "--corpus", copy)[1] == evaluated
 
 
 SUBJECT = """

@@ -33,6 +33,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(JaxgradError, match="file/a: cannot be written"):
         files.write_bytes(tmp_path / "file" / "a", b"")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"] and (tmp_path / "file").read_bytes() == b""
 
 
 def test_json_has_no_nan(tmp_path: Path):

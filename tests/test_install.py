@@ -76,8 +76,9 @@ def wheel(tmp_path_factory) -> Path:
 
 def _pip(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    # Without an index nothing can be built or installed, which says nothing about the wheel.
-    if "Could not find a version" in done.stderr or "Failed to establish a new connection" in done.stderr:
+    # Without an index nothing can be built or installed, which says nothing about the wheel. An index that answers
+    # and has no such version does: that dependency cannot be met anywhere.
+    if done.returncode and "after connection broken by" in done.stderr and "(from versions: none)" in done.stderr:
         pytest.skip(f"pip reaches no package index here: {done.stderr.splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
 
@@ -107,7 +108,9 @@ def test_the_wheel_trains_and_samples_where_there_is_no_torch(wheel: Path, tmp_p
     assert "No module named 'torch'" in missing.stderr
     trained = jaxgrad("train", "--steps", "500", "--out", "run")
     assert trained.returncode == 0, trained.stderr
-    assert len(jaxgrad("sample", "run", "-n", "5").stdout.split()) == 5
+    sampled = jaxgrad("sample", "run", "-n", "5")
+    # A word may be empty, where the boundary is drawn first, but its line is not left out.
+    assert sampled.returncode == 0 and sampled.stdout.count("\n") == 5, sampled.stderr
     without = jaxgrad("parity")
     assert without.returncode == 2 and "torch is not installed: pip install 'jaxgrad[parity]'" in without.stderr
     alone = jaxgrad("parity", "--batches", "1", "--engines", "by-node,fused,jax.grad")

@@ -4,10 +4,10 @@
 written wrongly: the changed step, the mistake in words, and a name for it that holds no size or type, so that the
 same mistake can be made again where the same code is traced with other arguments.
 
-A mean for which a sum stands is a mean whose division is dropped, and a contribution stopped at the only use of a
-value is a dropped addend or a zero that nobody writes: neither has an operator of its own.
+A sum in place of a mean has no operator of its own: it is a dropped divisor.
 """
 
+import functools
 import itertools
 import linecache
 import math
@@ -31,12 +31,11 @@ _NON_LINEAR = frozenset(
 class Place(NamedTuple):
     """Where a step was written: its innermost line outside JAX.
 
-    `functions` are those around it and `callers` the lines that called it, as `file:line (function)`, innermost first.
+    `functions` are those around it and `callers` the lines that called it, as `file:line`, innermost first.
     """
 
     file: str
     line: int
-    column: int
     functions: tuple[str, ...]
     callers: tuple[str, ...]
 
@@ -44,6 +43,11 @@ class Place(NamedTuple):
     def text(self) -> str:
         """The source line itself; empty where the file cannot be read."""
         return linecache.getline(self.file, self.line).strip()
+
+    @property
+    def frame(self) -> str:
+        """The line as it stands among the `callers` of what it calls."""
+        return f"{self.file}:{self.line}"
 
 
 class Step(NamedTuple):
@@ -184,7 +188,8 @@ def wrong_axis(program: Program, index: int) -> Iterator[Mistake]:
 
 def mean_for_sum(program: Program, index: int) -> Iterator[Mistake]:
     """The sum, or the sum within a product of matrices, divided by the number of its terms."""
-    step, terms = program.steps[index], _terms(program, index)
+    step = program.steps[index]
+    terms = _terms(program, step)
     if terms > 1:
         words = f"a mean over {terms} terms instead of their sum"
         yield _changed(program, step, lambda *operands: step.run(*operands)[0] / terms, "mean", words)
@@ -193,10 +198,11 @@ def mean_for_sum(program: Program, index: int) -> Iterator[Mistake]:
 def missing_sum(program: Program, index: int) -> Iterator[Mistake]:
     """The first slice along the axes that should have been summed."""
     step = program.steps[index]
-    if step.name == "reduce_sum" and _terms(program, index) > 1:
-        axes = tuple(step.params["axes"])
-        first = tuple(0 if axis in axes else slice(None) for axis in range(len(program.shapes[step.operands[0]].shape)))
-        words = f"the sum over {_axes(axes)} is missing: only the first of {_terms(program, index)} terms is left"
+    terms = _terms(program, step)
+    if step.name == "reduce_sum" and terms > 1:
+        axes, dimensions = tuple(step.params["axes"]), len(program.shapes[step.operands[0]].shape)
+        first = tuple(0 if axis in axes else slice(None) for axis in range(dimensions))
+        words = f"the sum over {_axes(axes)} is missing: only the first of {terms} terms is left"
         yield _changed(program, step, lambda a: a[first], "first", words)
 
 
@@ -205,28 +211,22 @@ def miscounted(program: Program, index: int) -> Iterator[Mistake]:
     step = program.steps[index]
     if step.name not in ("mul", "div"):
         return
-    counts = sorted({_terms(program, i) for i in range(len(program.steps))} - {0, 1})
+    counts = sorted({_terms(program, other) for other in program.steps} - {0, 1})
     for place, (ordinal, slot) in enumerate(_ordinals(step)):
         constant = _scalar(program, slot)
-        forms = [form for n in counts for form in _forms(n)] if constant is not None else []
-        for n, name, written, wrong in forms:
-            assert constant is not None
-            if math.isclose(abs(constant), written, rel_tol=float(jnp.finfo(program.shapes[slot].dtype).eps)):
+        if constant is None:
+            continue
+        eps = float(jnp.finfo(program.shapes[slot].dtype).eps)
+        for n, name, written, wrong in itertools.chain.from_iterable(map(_forms, counts)):
+            if math.isclose(abs(constant), written, rel_tol=eps):
                 value = math.copysign(wrong, constant)
-
-                def run(*operands: Any, place: int = place, value: float = value) -> Any:
-                    return step.run(*(jnp.full_like(a, value) if k == place else a for k, a in enumerate(operands)))[0]
-
-                yield _changed(
-                    program,
-                    step,
-                    run,
-                    f"{ordinal}: {name}",
-                    f"{name}, that is {value:.6g} for {constant:.6g} (n is {n})",
-                )
+                run = _with_operand(step, place, functools.partial(jnp.full_like, fill_value=value))
+                words = f"{name}, that is {value:.6g} for {constant:.6g} (n is {n})"
+                yield _changed(program, step, run, f"{ordinal}: {name}", words)
 
 
 def _forms(n: int) -> Iterator[tuple[int, str, float, float]]:
+    """n, the mistake, the number that was meant and the one that is written."""
     yield n, "n - 1 for n", n, n - 1
     yield n, "n for n - 1", n - 1, n
     yield n, "1/(n - 1) for 1/n", 1 / n, 1 / (n - 1)
@@ -245,10 +245,7 @@ def missing_transpose(program: Program, index: int) -> Iterator[Mistake]:
     for place, (ordinal, slot) in enumerate(_ordinals(step)):
         rows, columns = program.shapes[slot].shape
         if rows == columns and tuple(contracted[place]) == (1 - usual[place],):
-
-            def run(*operands: Any, place: int = place) -> Any:
-                return step.run(*(a.T if k == place else a for k, a in enumerate(operands)))[0]
-
+            run = _with_operand(step, place, lambda a: a.T)
             yield _changed(program, step, run, ordinal, f"the transpose of {_name(program, slot)} is left out")
 
 
@@ -296,14 +293,12 @@ def stopped_path(program: Program, index: int) -> Iterator[Mistake]:
     step = program.steps[index]
     if step.name in ("add", "add_any", "sub"):
         return  # A zero addend is a dropped one.
+    used = [program.steps[i] for i in used_steps(program)]
     forward = {slot for other in program.steps if not other.backward for slot in (*other.operands, *other.results)}
     for place, (ordinal, slot) in enumerate(_ordinals(step)):
-        uses = sum(slot in other.operands for other in program.steps) + list(program.outputs.values()).count(slot)
+        uses = sum(slot in other.operands for other in used) + list(program.outputs.values()).count(slot)
         if uses > 1 and slot not in forward and slot not in program.constants and holds_floats(program, slot):
-
-            def run(*operands: Any, place: int = place) -> Any:
-                return step.run(*(jnp.zeros_like(a) if k == place else a for k, a in enumerate(operands)))[0]
-
+            run = _with_operand(step, place, jnp.zeros_like)
             yield _changed(program, step, run, ordinal, f"stop_gradient on this use of {_name(program, slot)}")
 
 
@@ -363,6 +358,11 @@ def _changed(program: Program, step: Step, run: Callable[..., Any], variant: str
     return Mistake(variant, words, step._replace(run=in_shape))
 
 
+def _with_operand(step: Step, place: int, change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """What the step does, with `change` done to one of its operands first."""
+    return lambda *operands: step.run(*(change(a) if k == place else a for k, a in enumerate(operands)))[0]
+
+
 def _swapped(step: Step, place: int, other: int, variant: str, words: str) -> Mistake:
     operands = (*step.operands[:place], other, *step.operands[place + 1 :])
     return Mistake(variant, words, step._replace(operands=operands))
@@ -371,6 +371,16 @@ def _swapped(step: Step, place: int, other: int, variant: str, words: str) -> Mi
 def _ordinals(step: Step) -> Iterator[tuple[str, int]]:
     names = ("first", "second", "third", *(f"{k}th" for k in range(4, len(step.operands) + 1)))
     return zip(names, step.operands, strict=False)
+
+
+def used_steps(program: Program) -> set[int]:
+    """The steps that some output depends on."""
+    needed, used = set(program.outputs.values()), set()
+    for index, step in reversed(list(enumerate(program.steps))):
+        if not needed.isdisjoint(step.results):
+            used.add(index)
+            needed.update(step.operands)
+    return used
 
 
 def numbered(program: Program) -> list[str]:
@@ -420,16 +430,16 @@ def _alike(program: Program, a: int, b: int) -> bool:
     return getattr(x, "shape", None) == getattr(y, "shape", ()) and getattr(x, "dtype", None) == getattr(y, "dtype", ())
 
 
-def _terms(program: Program, index: int) -> int:
+def _terms(program: Program, step: Step) -> int:
     """How many numbers a sum or a product of matrices adds up for each of its results; 0 for other steps."""
-    step = program.steps[index]
-    shape = program.shapes[step.operands[0]].shape if step.operands else ()
-    if step.name == "reduce_sum":
-        return math.prod(shape[axis] for axis in step.params["axes"])
-    if step.name == "dot_general":
-        (contracted, _), _ = step.params["dimension_numbers"]
-        return math.prod(shape[axis] for axis in contracted)
-    return 0
+    match step.name:
+        case "reduce_sum":
+            axes = step.params["axes"]
+        case "dot_general":
+            (axes, _), _ = step.params["dimension_numbers"]
+        case _:
+            return 0
+    return math.prod(program.shapes[step.operands[0]].shape[axis] for axis in axes)
 
 
 def _axes(axes: Sequence[int]) -> str:

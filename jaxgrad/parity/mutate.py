@@ -31,7 +31,18 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from jaxgrad.errors import JaxgradError
 from jaxgrad.parity.compare import compare, scale
-from jaxgrad.parity.mutants import OPERATORS, Mistake, Place, Program, Step, holds_floats, numbered, results, values
+from jaxgrad.parity.mutants import (
+    OPERATORS,
+    Mistake,
+    Place,
+    Program,
+    Step,
+    holds_floats,
+    numbered,
+    results,
+    used_steps,
+    values,
+)
 from jaxgrad.parity.pullback import is_float, leaf_names
 from jaxgrad.parity.rounding import accumulated
 from jaxgrad.parity.taylor import random_direction
@@ -125,7 +136,9 @@ class _Tape:
     def program(self, inputs: dict[int, str], outputs: dict[str, int]) -> Program:
         return Program(tuple(self.steps), tuple(self.shapes), self.constants, inputs, outputs)
 
-    def record(self, jaxpr: Any, operands: Sequence[int], backward: bool, caller: Place | None = None) -> list[int]:
+    def record(
+        self, jaxpr: Any, operands: Sequence[int], backward: bool, call: tuple[str, Place] | None = None
+    ) -> list[int]:
         """Append the steps of a jaxpr and of the calls in it; the slots of its results."""
         inner, consts = getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
         known: dict[Any, int] = dict(zip(inner.invars, operands, strict=True))
@@ -137,16 +150,13 @@ class _Tape:
 
         for eqn in inner.eqns:
             used = tuple(map(read, eqn.invars))
-            place, called = caller or _place(eqn), _called(eqn)
+            place, called = _place(eqn) if call is None else _within(_place(eqn), *call), _called(eqn)
             if called is None:
                 made = [self.slot(var.aval) for var in eqn.outvars]
                 run = _bound(eqn.primitive, eqn.params)
                 self.steps.append(Step(eqn.primitive, eqn.params, run, used, tuple(made), place, backward))
             else:
-                # JAX traces its own helpers once and keeps them, with the line that happened to call them first.
-                eqns = getattr(called, "jaxpr", called).eqns
-                theirs = bool(eqns) and eqn.params.get("name", "") not in _place(eqns[0]).functions
-                made = self.record(called, used, backward, place if theirs else caller)
+                made = self.record(called, used, backward, (eqn.params.get("name", ""), place))
             known.update(zip(eqn.outvars, made, strict=True))
         return [read(atom) for atom in inner.outvars]
 
@@ -156,6 +166,23 @@ def _called(eqn: Any) -> Any:
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
     same = inner is not None and len(getattr(inner, "jaxpr", inner).invars) == len(eqn.invars)
     return inner if same and eqn.primitive.name not in _NOT_CALLS else None
+
+
+def _within(place: Place, name: str, caller: Place) -> Place:
+    """The place of a step in a called function: its own if it lies there, and if not that of the call.
+
+    What it is told of itself may be another call's line: JAX traces a jitted function once, its own helpers too.
+    """
+    if caller.frame in place.callers:
+        return place
+    if name not in place.functions:
+        return caller
+    return Place(
+        place.file,
+        place.line,
+        (*place.functions, *caller.functions),
+        (*place.callers, caller.frame, *caller.callers),
+    )
 
 
 def _bound(primitive: Any, params: dict[str, Any]) -> Callable[..., Sequence[Any]]:
@@ -169,13 +196,13 @@ def _bound(primitive: Any, params: dict[str, Any]) -> Callable[..., Sequence[Any
 def _place(eqn: Any) -> Place:
     """Where an equation was written, as JAX tells it: lines of `file:line:column (function)`, the innermost last."""
     told = reversed(source_info_util.summarize(eqn.source_info, num_frames=100).splitlines())
-    frames = [m for line in told if (m := re.fullmatch(r"(.*?):(\d+)(?::(\d+))? \((.*)\)", line))]
+    frames = [m for line in told if (m := re.fullmatch(r"(.*?):(\d+)(:\d+)? \((.*)\)", line))]
     # What called the tracing is the same for every step, and no part of the backward pass.
     frames = list(itertools.takewhile(lambda m: m[1] != __file__, frames))
     if not frames:
-        return Place("unknown", 0, 0, (), ())
-    callers = tuple(f"{m[1]}:{m[2]} ({m[4]})" for m in frames[1:])
-    return Place(frames[0][1], int(frames[0][2]), int(frames[0][3] or 0), tuple(m[4] for m in frames), callers)
+        return Place("unknown", 0, (), ())
+    callers = tuple(f"{m[1]}:{m[2]}" for m in frames[1:])
+    return Place(frames[0][1], int(frames[0][2]), tuple(m[4].rpartition(".")[2] for m in frames), callers)
 
 
 def _paths(tree: Any) -> list[str]:
@@ -245,7 +272,7 @@ def mutants_of(program: Program, key: tuple[Any, ...] | None = None) -> Iterator
 
     Steps that no output depends on are left alone, and two operators that make the same change make one mutant.
     """
-    live, kinds = _live(program), numbered(program)
+    live, kinds = used_steps(program), numbered(program)
     for at, step in enumerate(program.steps):
         if not step.backward or at not in live or (key is not None and key[0] != kinds[at]):
             continue
@@ -258,15 +285,6 @@ def mutants_of(program: Program, key: tuple[Any, ...] | None = None) -> Iterator
             own_key = (kinds[at], operator, mistake.variant)
             if key in (None, own_key):
                 yield Mutant(operator, mistake.words, place, own_key, at, mistake.step)
-
-
-def _live(program: Program) -> set[int]:
-    needed, live = set(program.outputs.values()), set()
-    for index, step in reversed(list(enumerate(program.steps))):
-        if not needed.isdisjoint(step.results):
-            live.add(index)
-            needed.update(step.operands)
-    return live
 
 
 def _mistakes(program: Program, index: int) -> Iterator[tuple[str, Mistake, Place]]:
@@ -378,8 +396,10 @@ def mutation_score(
     is tried for equivalence on `draws` inputs: `draw(k)` gives the k-th in place of `args`. Without it, floats are
     normal numbers in every second one, and in the others those of `args`, each times a positive random number.
 
-    Raises `JaxgradError` where `check` fails on `fn` as it is, or where no draw has finite cotangents.
+    Raises `JaxgradError` where `check` fails on `fn` as it is, for no draws and where none has finite cotangents.
     """
+    if draws < 1:
+        raise JaxgradError(f"draws is {draws}; at least 1 is needed to tell which mutants are equivalent")
     for name, right in (
         ("the function", fn),
         ("the function with its pullback traced", as_custom_vjp(fn, None, static_argnums)),

@@ -89,8 +89,14 @@ def _apply(eqn: Any, values: list[Any], variances: list[Any], wide: float) -> li
 
 def _scan(eqn: Any, values: list[Any], variances: list[Any], wide: float) -> list[tuple[Any, Any]]:
     """The scan of the body's own rules, which carries and stacks variances beside values."""
-    consts, carry = eqn.params["num_consts"], eqn.params["num_carry"]
     body, both = eqn.params["jaxpr"], list(zip(values, variances, strict=True))
+
+    def stacked_ones(outside: Any, inside: Any) -> int:
+        return sum(jnp.shape(a) != b.shape for a, b in zip(outside, inside, strict=True))
+
+    # What is scanned over has one axis more outside the body than in it; all versions of JAX can be told so.
+    carry = len(eqn.outvars) - stacked_ones([var.aval for var in eqn.outvars], body.out_avals)
+    consts = len(values) - carry - stacked_ones(values, body.in_avals)
 
     def step(carried: list[tuple[Any, Any]], xs: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
         operands = [*both[:consts], *carried, *xs]

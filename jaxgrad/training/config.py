@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from jaxgrad.errors import JaxgradError
@@ -57,16 +58,29 @@ def checked(config: Config) -> Config:
     }
     for name, low in least.items():
         value = getattr(config, name)
-        if not isinstance(value, int) or value < low:
-            raise JaxgradError(f"{name} is {value!r}; it must be a whole number of at least {low}")
+        if type(value) is not int or not low <= value < 2**32:
+            raise JaxgradError(f"{name} is {value!r}; it must be a whole number of at least {low}, below 2^32")
     if not (math.isfinite(config.learning_rate) and config.learning_rate > 0):
         raise JaxgradError(f"learning rate is {config.learning_rate}; it must be a finite number above 0")
     choices = {"gradients": ("fused", "by-node", "jax-grad"), "dtype": ("float32", "float64", "bfloat16")}
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             raise JaxgradError(f"{name} is {getattr(config, name)!r}; choose from {', '.join(allowed)}")
-    optimizer(config)
+    _tried(config)
     return config
+
+
+def _tried(config: Config) -> None:
+    """One step of the optimizer, because optax checks some arguments only then."""
+    gradient = {"parameter": jnp.ones(2)}
+    transformation = optimizer(config)
+    try:
+        transformation.update(gradient, transformation.init(gradient), gradient)
+    except Exception as error:
+        raise JaxgradError(
+            f"optax.{config.optimizer} cannot step with gradients alone and these arguments"
+            f" ({type(error).__name__}: {str(error)[:200]}); choose another optimizer or other arguments"
+        ) from None
 
 
 def parse_arguments(texts: list[str]) -> Arguments:
@@ -77,7 +91,10 @@ def parse_arguments(texts: list[str]) -> Arguments:
         try:
             if not (equals and name.isidentifier()):
                 raise ValueError
-            pairs.append((name, ast.literal_eval(value)))
+            literal = ast.literal_eval(value)
+            if not isinstance(literal, bool | int | float | str) or literal in (math.inf, -math.inf):
+                raise ValueError
+            pairs.append((name, literal))
         except (ValueError, SyntaxError):
             raise JaxgradError(
                 f"{text!r} is not an argument; write NAME=VALUE, such as b1=0.8 or nesterov=True"
@@ -129,6 +146,6 @@ def _named(name: str, kind: str, endings: tuple[str, ...]) -> Callable[..., Any]
 def _call(build: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     try:
         return build(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         accepted = ", ".join(inspect.signature(build).parameters)
         raise JaxgradError(f"optax.{build.__name__}: {error}; its arguments are {accepted}") from None

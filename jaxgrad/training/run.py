@@ -62,8 +62,13 @@ def train(
         state = start(initial_params(config, init_key), optimizer(config))
         state = _steps(config, state, batch_key, corpus, folder, report)
         statistics = evaluate.calibrate(state.params, jnp.asarray(corpus.train.X))
-        checkpoints.save(folder / "checkpoint", Checkpoint(state, jax.random.key_data(batch_key), statistics))
         losses = split_losses(state.params, statistics, corpus)
+        # A step's loss is that before its update, so what the last update spoiled shows only here.
+        if not np.isfinite(losses).all():
+            raise JaxgradError(
+                f"the trained loss is not finite; lower the learning rate, which is {config.learning_rate}"
+            )
+        checkpoints.save(folder / "checkpoint", Checkpoint(state, jax.random.key_data(batch_key), statistics))
     plot.save_loss_curve(folder)
     files.write_json(folder / "losses.json", losses._asdict())
     return losses
@@ -95,12 +100,11 @@ def load_config(folder: Path) -> Config:
         fixed = {
             name: tuple((key, value) for key, value in values[name]) for name in ("optimizer_args", "schedule_args")
         }
-        config = Config(**{**values, **fixed, "vocabulary": tuple(values["vocabulary"])})
+        return checked(Config(**{**values, **fixed, "vocabulary": tuple(values["vocabulary"])}))
     except OSError as error:
         raise JaxgradError(f"{path}: cannot be read ({error.strerror}); give the folder of a run") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise JaxgradError(f"{path}: is not a config that jaxgrad wrote ({error})") from None
-    return checked(config)
 
 
 def split_losses(params: Params, statistics: Statistics, corpus: Corpus) -> Losses:

@@ -67,3 +67,11 @@ def test_schedule_arguments_go_before_the_usual_ones():
         steps=10, schedule="exponential_decay", schedule_args=(("decay_rate", 0.5), ("transition_steps", 2))
     )
     np.testing.assert_allclose(schedule(config)(2), 0.05, rtol=2**-22)
+
+
+@pytest.mark.parametrize(
+    "change", [{"optimizer": "lbfgs"}, {"optimizer": "adam", "optimizer_args": (("b1", "x"),)}, {"seed": 2**32}]
+)
+def test_what_would_fail_at_the_first_step_is_refused_before_it(change):
+    with pytest.raises(JaxgradError, match=r"cannot step with gradients alone|below 2\^32"):
+        checked(Config(**change))

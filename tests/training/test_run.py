@@ -11,8 +11,10 @@ import pytest
 
 from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
+from jaxgrad.models.mlp import Batch
 from jaxgrad.training import run
-from jaxgrad.training.config import Config
+from jaxgrad.training.config import Config, optimizer
+from jaxgrad.training.step import run_steps, start
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,7 @@ def test_the_folder_has_all_that_is_promised(finished):
         "metrics.jsonl",
         "loss.png",
         "checkpoint",
+        "checkpoint.sha256",
         "losses.json",
     }
     assert json.loads((folder / "losses.json").read_text()) == losses._asdict()
@@ -52,6 +55,21 @@ def test_metrics_have_a_line_for_each_window_and_one_for_the_rest(finished):
     # The rate falls to a tenth after half of the steps, and is shown in optax's float32.
     assert [round(line["learning_rate"], 6) for line in lines] == [0.1, 0.01, 0.01]
     assert all(2 < line["loss"] < 4 for line in lines)
+
+
+def test_a_metrics_line_is_the_mean_loss_of_its_window_across_chunks(finished, data, config):
+    init_key, batch_key = jax.random.split(jax.random.key(config.seed))
+    state = start(run.initial_params(config, init_key), optimizer(config))
+    examples = Batch(jax.numpy.asarray(data.train.X), jax.numpy.asarray(data.train.Y))
+    _, losses = run_steps(
+        state, batch_key, examples, gradients=config.gradients, optimizer=optimizer(config), dtype=config.dtype,
+        batch_size=config.batch_size, n_steps=config.steps,
+    )  # fmt: skip
+    # Windows of 100 steps and chunks of 70 meet nowhere but at 0: a window's losses come from two chunks or three.
+    # Chunks do not change a loss by a bit, and both means are float64 sums of the same numbers in the same order.
+    losses = np.asarray(losses, np.float64)
+    lines = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == [losses[a:b].mean() for a, b in ((0, 100), (100, 200), (200, 250))]
 
 
 def test_progress_is_told_after_every_chunk(finished):
@@ -142,3 +160,9 @@ def test_a_checkpoint_that_is_missing_or_damaged_is_named(finished, tmp_path):
     shutil.rmtree(folder / "checkpoint")
     with pytest.raises(JaxgradError, match="there is no checkpoint; was the run stopped"):
         run.load(folder)
+
+
+def test_a_loss_that_the_last_update_spoils_is_named_and_nothing_is_kept(tmp_path, data, config):
+    with pytest.raises(JaxgradError, match="the trained loss is not finite; lower the learning rate"):
+        run.train(dataclasses.replace(config, steps=1, learning_rate=1e38), data, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint").exists()

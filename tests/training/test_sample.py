@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Statistics, init
+from jaxgrad.models.mlp import Params, Statistics, init, predict
 from jaxgrad.training.sample import LONGEST, sample
 
 VOCABULARY = (".", "a", "b", "ß")
@@ -32,8 +32,23 @@ def test_a_word_that_never_ends_is_cut():
     assert {len(word) for word in draw(params=never)} == {LONGEST}
 
 
+def likeliest_word(params: Params) -> str:
+    """The word of the largest logit at every character, by hand."""
+    word, context = "", [0, 0, 0]
+    while len(word) < LONGEST:
+        symbol = int(predict(params, STATISTICS, jnp.array([context])).argmax())
+        if symbol == 0:
+            break
+        word, context = word + VOCABULARY[symbol], [*context[1:], symbol]
+    return word
+
+
 def test_a_low_temperature_draws_the_likeliest_word_only():
-    assert len(set(draw(temperature=1e-6))) == 1 < len(set(draw(temperature=1.0)))
+    # A boundary that is unlikely at first makes a word of several characters, so that contexts matter.
+    params = PARAMS._replace(b2=PARAMS.b2.at[0].add(-0.5))
+    word = likeliest_word(params)
+    assert len(word) > 1
+    assert set(draw(temperature=1e-6, params=params)) == {word} and len(set(draw(params=params))) > 1
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
