@@ -110,6 +110,10 @@ def schedule(config: Config) -> optax.Schedule:
     Raises `JaxgradError` for a name or an argument that optax does not have.
     """
     if config.schedule == SEED_SCHEDULE:
+        if config.schedule_args:
+            raise JaxgradError(
+                f"the schedule {SEED_SCHEDULE!r} takes no arguments; name one of optax's, such as cosine_decay"
+            )
         return optax.piecewise_constant_schedule(config.learning_rate, {max(config.steps // 2, 1): 0.1})
     build = _named(config.schedule, "schedule", ("_schedule", ""))
     accepted = inspect.signature(build).parameters
@@ -132,6 +136,10 @@ def optimizer(config: Config) -> optax.GradientTransformation:
     build = _named(config.optimizer, "optimizer", ("",))
     if "learning_rate" not in inspect.signature(build).parameters:
         raise JaxgradError(f"optax.{config.optimizer} takes no learning rate, so it is no optimizer; try sgd or adam")
+    if "learning_rate" in dict(config.optimizer_args):
+        raise JaxgradError(
+            "learning_rate is not an optimizer argument here; give it as --lr, from which schedules start"
+        )
     return _call(build, {"learning_rate": schedule(config), **dict(config.optimizer_args)})
 
 

@@ -33,6 +33,11 @@ def test_the_defaults_are_the_notebooks_recipe():
         ({"optimizer": "nobody"}, "optax has no optimizer 'nobody'"),
         ({"optimizer": "clip"}, "optax.clip takes no learning rate"),
         ({"schedule": "nobody"}, "optax has no schedule 'nobody'"),
+        ({"schedule_args": (("decay_steps", 5),)}, "the schedule 'seed' takes no arguments"),
+        (
+            {"optimizer_args": (("learning_rate", 3),)},
+            "learning_rate is not an optimizer argument here; give it as --lr",
+        ),
         ({"optimizer_args": (("b9", 1),)}, "optax.sgd: .*b9.*; its arguments are learning_rate, momentum"),
     ],
 )
