@@ -77,7 +77,6 @@ ENGINES: dict[str, Engine] = {
     "torch": torch,
     "torch.nn": torch_module,
 }
-DEFAULT_ENGINES = ("by-node", "fused", "jax.grad", "torch")
 
 
 def roundings(case: Case, wide_sums: float) -> tuple[Gradients, Gradients]:

@@ -26,11 +26,22 @@ class Pulled(NamedTuple):
 
 def is_float(leaf: Any) -> bool:
     """Whether a leaf is a float array or number, which has a cotangent; integers, booleans and keys have none."""
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating) if not _is_key(leaf) else False
+    return not _is_key(leaf) and bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
 
 
 def _is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def floats_of(tree: Any) -> list[Any]:
+    """The float leaves of a tree, in its order."""
+    return [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
+
+
+def with_floats(tree: Any, floats: list[Any]) -> Any:
+    """The tree with `floats` in the places of its float leaves."""
+    given = iter(floats)
+    return jax.tree.map(lambda leaf: next(given) if is_float(leaf) else leaf, tree)
 
 
 def parameter_names(fn: Callable[..., Any], count: int) -> list[str]:
@@ -75,20 +86,16 @@ def pull(
     `wrap` transforms the function together with its taps, which hide from the outside of a transformation.
     Raises `JaxgradError` where nothing can be differentiated or the outputs have not the shapes of `dys`.
     """
-    leaves, structure = jax.tree.flatten(args)
-    places = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
-    if not places:
+    floats = floats_of(args)
+    if not floats:
         raise JaxgradError("no argument is a float array, so there is no gradient to check")
     with_taps, zeros = tapped(fn, *args)
 
     def of_floats(floats: list[Any], taps: dict[str, Any]) -> tuple[list[Any], Any]:
-        full = list(leaves)
-        for place, value in zip(places, floats, strict=True):
-            full[place] = value
-        out = wrap(with_taps)(taps, *jax.tree.unflatten(structure, full))
-        return [leaf for leaf in jax.tree.leaves(out) if is_float(leaf)], out
+        out = wrap(with_taps)(taps, *with_floats(args, floats))
+        return floats_of(out), out
 
-    ys, vjp, out = jax.vjp(of_floats, [leaves[i] for i in places], zeros, has_aux=True)
+    ys, vjp, out = jax.vjp(of_floats, floats, zeros, has_aux=True)
     given, own = [dy.shape for dy in dys], [y.shape for y in ys]
     if own != given:
         raise JaxgradError(

@@ -25,7 +25,19 @@ from jaxgrad.parity.findings import (
     Setting,
     Tensor,
 )
-from jaxgrad.parity.pullback import TRANSFORMS, Pulled, is_float, names, pair, parameter_names, pull, pull_again, under
+from jaxgrad.parity.pullback import (
+    TRANSFORMS,
+    Pulled,
+    floats_of,
+    is_float,
+    names,
+    pair,
+    parameter_names,
+    pull,
+    pull_again,
+    under,
+    with_floats,
+)
 from jaxgrad.parity.rounding import accumulated
 from jaxgrad.parity.taylor import random_direction, remainder_orders
 from jaxgrad.parity.torch_oracle import under_torch
@@ -202,8 +214,7 @@ def _find(
 def _cotangents(fn: Callable[..., Any], args: tuple[Any, ...], setting: Setting) -> tuple[list[Any], list[Any]]:
     """Normal numbers by the seed for the float outputs and for the float inputs, in the setting's type."""
     key = jax.random.fold_in(jax.random.key(setting.seed), 1_000_003)
-    outs = [leaf for leaf in jax.tree.leaves(jax.eval_shape(fn, *args)) if is_float(leaf)]
-    floats = [leaf for leaf in jax.tree.leaves(args) if is_float(leaf)]
+    outs, floats = floats_of(jax.eval_shape(fn, *args)), floats_of(args)
     return _directions(key, outs, setting.dtype), _directions(jax.random.fold_in(key, 1), floats, setting.dtype)
 
 
@@ -284,31 +295,21 @@ def _inner(fn: Callable[..., Any], transform: str, dys: list[Any], directions: l
     """The number whose gradient the pullback is: outputs against their cotangents, or cotangents against directions."""
     if transform == "grad_of_grad":
         return sum(jnp.vdot(v, dx) for v, dx in zip(directions, pull(fn, args, dys).inputs, strict=True))
-    outs = [leaf for leaf in jax.tree.leaves(fn(*args)) if is_float(leaf)]
-    return sum(jnp.vdot(dy, y) for dy, y in zip(dys, outs, strict=True))
+    return sum(jnp.vdot(dy, y) for dy, y in zip(dys, floats_of(fn(*args)), strict=True))
 
 
 def _orders(
     value: Callable[..., Any], args: tuple[Any, ...], gradients: dict[str, list[Any]], seed: int
 ) -> dict[str, list[float]]:
     """By engine, the least order of Taylor's remainder over several directions, for each float input alone."""
-    leaves, structure = jax.tree.flatten(args)
-    places = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
-
-    def of_floats(floats: list[Any]) -> Any:
-        full = list(leaves)
-        for place, leaf in zip(places, floats, strict=True):
-            full[place] = leaf
-        return value(*jax.tree.unflatten(structure, full))
-
-    x = [leaves[i] for i in places]
+    x = floats_of(args)
     directions = []
     for number in range(len(x)):
         for again in range(TAYLOR_DIRECTIONS):
             key = jax.random.fold_in(jax.random.key(seed), TAYLOR_DIRECTIONS * number + again)
             drawn = random_direction(key, x)
             directions.append([v if at == number else jnp.zeros_like(v) for at, v in enumerate(drawn)])
-    found = remainder_orders(of_floats, x, gradients, directions)
+    found = remainder_orders(lambda floats: value(*with_floats(args, floats)), x, gradients, directions)
     return {
         engine: [min(orders[at : at + TAYLOR_DIRECTIONS]) for at in range(0, len(orders), TAYLOR_DIRECTIONS)]
         for engine, orders in found.items()
