@@ -1,0 +1,27 @@
+"""`jaxgrad`: parse, call, print; a file for each group of commands.
+
+Every command imports what it needs when it runs, so that help is instant.
+"""
+
+import sys
+
+from jaxgrad.cli import bench, corpus, parity, training
+from jaxgrad.cli.app import app
+from jaxgrad.errors import JaxgradError
+
+app.command()(parity.parity)
+app.command()(parity.mutate)
+app.command()(training.train)
+app.command("eval")(training.evaluate)
+app.command()(training.sample)
+app.add_typer(corpus.app, name="corpus")
+app.add_typer(bench.app, name="bench")
+
+
+def main() -> None:
+    """Run the command line; an error a person can mend is one sentence on stderr and exit code 2."""
+    try:
+        app(prog_name="jaxgrad")
+    except JaxgradError as error:
+        print(f"jaxgrad: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,43 @@
+"""`jaxgrad corpus`: look at one, or fetch the seed notebook's."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxgrad.cli.app import CorpusOption
+
+app = typer.Typer(no_args_is_help=True, help="Look at a corpus, or fetch the seed notebook's exact one.")
+
+
+@app.command("show")
+def corpus_show(
+    corpus: CorpusOption = None,
+    context: Annotated[int, typer.Option(min=1, help="Characters of context.")] = 3,
+) -> None:
+    """Words, symbols and the sizes of the three splits.
+
+    Example: jaxgrad corpus show --corpus words.txt
+    """
+    from jaxgrad import corpus as corpora
+
+    path = corpora.shipped("names.txt") if corpus is None else corpus
+    data = corpora.load(path, context)
+    print(f"{path}: {len(corpora.read_words(path)):,} words, {len(data.vocabulary)} symbols {''.join(data.vocabulary)}")
+    for name in ("train", "dev", "test"):
+        split = getattr(data, name)
+        print(f"{name:5s} X {split.X.shape} Y {split.Y.shape} {split.X.dtype}")
+
+
+@app.command("fetch")
+def corpus_fetch(
+    target: Annotated[Path, typer.Argument(help="Where to put the file.")] = Path("names.txt"),
+) -> None:
+    """Download the seed notebook's exact corpus, checked by its sha256 before it replaces anything.
+
+    Example: jaxgrad corpus fetch names.txt && export JAXGRAD_CORPUS=$PWD/names.txt
+    """
+    from jaxgrad import corpus as corpora
+
+    corpora.fetch(target)
+    print(f"{target}: the seed's corpus; use it with --corpus {target} or JAXGRAD_CORPUS")

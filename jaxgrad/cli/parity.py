@@ -1,0 +1,99 @@
+"""`jaxgrad parity` and `jaxgrad mutate`: who disagrees with whom, and would the check have noticed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jaxgrad.cli.app import CorpusOption, DType, Platform
+from jaxgrad.errors import JaxgradError
+
+if TYPE_CHECKING:
+    from jaxgrad.parity.cases import Case
+
+
+def parity(
+    seed_case: Annotated[
+        bool, typer.Option("--seed-case", help="Compare on the seed notebook's batch; the default without --batches.")
+    ] = False,
+    batches: Annotated[int, typer.Option(min=0, help="How many random batches of the corpus to compare on.")] = 0,
+    dtype: Annotated[DType, typer.Option(help="Type of every number in every engine.")] = DType.float64,
+    batch_size: Annotated[int, typer.Option(min=2, help="Rows of a random batch.")] = 32,
+    hidden: Annotated[int, typer.Option(min=1, help="Hidden neurons, for random batches.")] = 200,
+    context: Annotated[int, typer.Option(min=1, help="Characters of context, for random batches.")] = 3,
+    embedding: Annotated[int, typer.Option(min=1, help="Numbers per character, for random batches.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random batches.")] = 0,
+    corpus: CorpusOption = None,
+    engines: Annotated[str, typer.Option(help="Two or more of by-node, fused, jax.grad, torch, torch.nn.")] = (
+        "by-node,fused,jax.grad,torch"
+    ),
+    device: Annotated[Platform, typer.Option(help="Where JAX runs.")] = Platform.cpu,
+    torch_device: Annotated[str, typer.Option(help="Where PyTorch runs: cpu, cuda, mps, ...")] = "cpu",
+    json: Annotated[Path | None, typer.Option(help="Write everything as JSON, schema jaxgrad.parity/1.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with graph, table and maps of the errors.")] = None,
+) -> None:
+    """Compare every engine's gradients, node by node; exit 0 only when all agree, 1 when not.
+
+    Example: jaxgrad parity --batches 5 --batch-size 64 --dtype float32
+    """
+    from rich.console import Console
+
+    from jaxgrad import corpus as corpora
+    from jaxgrad import files
+    from jaxgrad.parity import cases, page, report
+    from jaxgrad.parity import verdict as verdicts
+    from jaxgrad.parity.engines import Target, run
+
+    names = tuple(name.strip() for name in engines.split(","))
+    if len(set(names)) < 2:
+        raise JaxgradError(f"--engines is {engines!r}; name at least two different engines, separated by commas")
+    chosen: list[Case] = [cases.seed_case()] if seed_case or not batches else []
+    if batches:
+        data = corpora.load(corpus, context)
+        chosen += [cases.corpus_case(data, seed, step, batch_size, embedding, hidden) for step in range(batches)]
+
+    console = Console(soft_wrap=True)
+    target = Target(dtype.value, device.value, torch_device)
+    found, judged = [], []
+    for case in chosen:
+        gradients = run(names, case, target)
+        verdict = verdicts.verdict(case, target, gradients)
+        found.append(verdict)
+        if html is not None:
+            judged.append(gradients)
+        if len(chosen) == 1 or not verdict.agree:
+            console.print(report.tables(verdict))
+        console.print(report.summary(verdict), highlight=False)
+        if not verdict.agree and target.dtype != "float64":
+            console.print(verdicts.appeal(verdict, gradients), highlight=False)
+    if json is not None:
+        files.write_json(json, report.to_json(found))
+        console.print(f"written: {json}", highlight=False)
+    if html is not None:
+        files.write_bytes(html, page.html(page.of_verdicts(found, judged)).encode())
+        console.print(f"written: {html}", highlight=False)
+    if not all(v.agree for v in found):
+        raise SystemExit(1)
+
+
+def mutate(
+    subject: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODULE:FUNCTION]", help="A function that returns (fn, check, args); without it, our own passes."
+        ),
+    ] = None,
+) -> None:
+    """Make one mistake at a time in a backward pass and see if its check notices; exit 1 if one survives.
+
+    Example: jaxgrad mutate tests/test_norm.py:subject
+    """
+    from jaxgrad.parity import mutate as mutation
+    from jaxgrad.parity import own_score
+
+    if subject is None:
+        raise SystemExit(min(own_score.main(), 1))
+    made = mutation.load(subject)
+    score = mutation.mutation_score(made.fn, made.check, *made.args)
+    print(mutation.describe(score))
+    raise SystemExit(1 if score.survived else 0)

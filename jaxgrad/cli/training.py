@@ -1,0 +1,146 @@
+"""`jaxgrad train`, `eval` and `sample`: runs and what they leave."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jaxgrad.cli.app import CorpusOption, DType
+from jaxgrad.errors import JaxgradError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+    from jaxgrad.corpus import Corpus
+    from jaxgrad.training.config import Config
+    from jaxgrad.training.run import Losses, Progress
+
+
+def train(
+    out: Annotated[Path | None, typer.Option(help="Run folder to make; runs/DATE-TIME if not given.")] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 200_000,
+    batch_size: Annotated[int, typer.Option(min=2, help="Rows of a batch.")] = 32,
+    lr: Annotated[float, typer.Option(help="Learning rate, where the schedule starts; above 0.")] = 0.1,
+    optimizer: Annotated[str, typer.Option(help="Any of optax's: sgd, adam, lion, ...")] = "sgd",
+    optimizer_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for it, as often as needed.")] = None,
+    schedule: Annotated[
+        str, typer.Option(help="seed (a tenth of the rate after half the steps) or optax's: cosine_decay, ...")
+    ] = "seed",
+    schedule_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for it, as often as needed.")] = None,
+    gradients: Annotated[str, typer.Option(help="fused, by-node or jax-grad.")] = "fused",
+    hidden: Annotated[int, typer.Option(min=1, help="Hidden neurons.")] = 200,
+    context: Annotated[int, typer.Option(min=1, help="Characters of context.")] = 3,
+    embedding: Annotated[int, typer.Option(min=1, help="Numbers per character.")] = 10,
+    dtype: Annotated[DType, typer.Option(help="Type of forward and backward.")] = DType.float32,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of parameters and batches.")] = 0,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps per line of metrics.jsonl.")] = 100,
+    corpus: CorpusOption = None,
+) -> None:
+    """Train on hand-written gradients; by default the seed notebook's recipe.
+
+    Example: jaxgrad train --out runs/adam --optimizer adam --lr 0.003 --schedule cosine_decay --steps 50000
+    """
+    import datetime
+
+    from rich.console import Console
+
+    from jaxgrad import corpus as corpora
+    from jaxgrad.training.config import Config, checked, parse_arguments
+    from jaxgrad.training.run import train as run
+
+    path = corpora.shipped("names.txt") if corpus is None else corpus
+    data = corpora.load(path, context)
+    config = checked(
+        Config(
+            steps=steps, batch_size=batch_size, learning_rate=lr, optimizer=optimizer,
+            optimizer_args=parse_arguments(optimizer_arg or []), schedule=schedule,
+            schedule_args=parse_arguments(schedule_arg or []), gradients=gradients, context=context,
+            embedding=embedding, hidden=hidden, dtype=dtype.value, seed=seed, log_every=log_every,
+            corpus=None if corpus is None else str(corpus.absolute()), corpus_sha256=corpora.sha256(path),
+            vocabulary=data.vocabulary,
+        )
+    )  # fmt: skip
+    folder = out or Path("runs") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
+    console = Console()
+    with _progress(config, console) as report:
+        losses = run(config, data, folder, report)
+    _print_losses(console, losses)
+    console.print(f"run: {folder}", highlight=False)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    corpus: Annotated[Path | None, typer.Option(help="Another copy of the run's corpus.")] = None,
+) -> None:
+    """Losses of the three splits, with batch-norm statistics of the training split.
+
+    Example: jaxgrad eval runs/demo
+    """
+    from rich.console import Console
+
+    from jaxgrad.training import run as runs
+
+    config, params, statistics = runs.load(run)
+    with runs.precision(config):
+        losses = runs.split_losses(params, statistics, _corpus_of(config, corpus))
+    _print_losses(Console(), losses)
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many words.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same words.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Above 0: likelier words below 1, wilder above.")] = 1.0,
+) -> None:
+    """New words from a trained model, one a line.
+
+    Example: jaxgrad sample runs/demo -n 20 --seed 42 --temperature 0.8
+    """
+    import jax
+
+    from jaxgrad.training import run as runs
+    from jaxgrad.training import sample as sampling
+
+    config, params, statistics = runs.load(run)
+    with runs.precision(config):
+        key = jax.random.key(seed)
+        print("\n".join(sampling.sample(params, statistics, config.vocabulary, key, n, temperature)))
+
+
+@contextlib.contextmanager
+def _progress(config: "Config", console: "Console") -> "Iterator[Callable[[Progress], None]]":
+    """A bar on a terminal, and nothing elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("step"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"), TimeRemainingColumn()
+    )  # fmt: skip
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("train", total=config.steps, now="compiling")
+
+        def report(progress: "Progress") -> None:
+            now = f"loss {progress.loss:.4f} · {progress.steps_per_second:,.0f} steps/s"
+            bar.update(task, completed=progress.step, now=now)
+
+        yield report
+
+
+def _print_losses(console: "Console", losses: "Losses") -> None:
+    console.print(" · ".join(f"{name} {loss:.4f}" for name, loss in losses._asdict().items()), highlight=False)
+
+
+def _corpus_of(config: "Config", given: Path | None) -> "Corpus":
+    """The corpus that a run was trained on: its path, or another copy, must still have the same bytes."""
+    from jaxgrad import corpus as corpora
+
+    path = given or (corpora.shipped("names.txt") if config.corpus is None else Path(config.corpus))
+    data = corpora.load(path, config.context)
+    if corpora.sha256(path) != config.corpus_sha256:
+        raise JaxgradError(
+            f"{path}: is not the corpus of this run (sha256 {config.corpus_sha256}); give that one with --corpus"
+        )
+    return data
