@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests see what this version compiles, not what another left in the user's cache folder; read when JAX is imported.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
 
 @pytest.fixture(scope="session")
 def seed_corpus() -> Path:

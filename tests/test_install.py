@@ -23,6 +23,10 @@ def test_importing_jaxgrad_is_light():
     assert not heavy & imported_after("import jaxgrad")
 
 
+def test_help_is_shown_without_loading_jax():
+    assert not {"jax", "numpy", "optax", "rich.console"} & imported_after("import jaxgrad.cli")
+
+
 def test_training_and_parity_need_torch_only_when_an_engine_does():
     assert not {"torch", "torchref"} & imported_after("import jaxgrad.training.run, jaxgrad.parity, jaxgrad.cli")
 

@@ -1,9 +1,12 @@
 """The application that commands join, and the options that several of them have."""
 
+import contextlib
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import platformdirs
 import typer
 
 app = typer.Typer(
@@ -12,6 +15,27 @@ app = typer.Typer(
     help="Hand-written gradients in JAX: prove them against jax.grad and PyTorch, then train with them.",
     epilog="Start with: jaxgrad parity · jaxgrad train · jaxgrad sample RUN",
 )
+
+
+@app.callback()
+def options(
+    compile_cache: Annotated[
+        bool,
+        typer.Option(
+            "--compile-cache/--no-compile-cache",
+            help="Keep compiled programs in your cache folder, so that the next start is quicker.",
+        ),
+    ] = True,
+) -> None:
+    """Options of every command. JAX reads them from the environment when it is imported, which no command has yet."""
+    folder = platformdirs.user_cache_path("jaxgrad") / "compiled"
+    if compile_cache:
+        # Where no cache can be kept, JAX would warn of every program that it compiles.
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            # What is set already, a folder or JAX_ENABLE_COMPILATION_CACHE=false, is the user's and stays.
+            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 class DType(StrEnum):

@@ -96,3 +96,19 @@ def test_bfloat16_computes_narrowly_and_keeps_wide_parameters(examples):
     assert not np.array_equal(narrow, wide)
     # Losses of some 2.5 nats in bfloat16 are off by parts of 2^-8; training goes the same way all the same.
     assert abs(narrow[-50:].mean() - wide[-50:].mean()) < 2.5 * 2.0**-5
+
+
+@pytest.mark.parametrize(("batch_size", "hidden"), [(1024, 1024), (8192, 4096)])
+def test_the_closed_forms_keep_less_than_jax_grad(batch_size: int, hidden: int):
+    def temporary_bytes(gradients: str) -> int:
+        transformation = optimizer(Config())
+        state = jax.eval_shape(lambda: start(init(KEY, 27, h_size=hidden), transformation))
+        examples = Batch(jax.ShapeDtypeStruct((200_000, 3), jnp.uint8), jax.ShapeDtypeStruct((200_000,), jnp.uint8))
+        lowered = run_steps.lower(
+            state, KEY, examples, gradients=gradients, optimizer=transformation, dtype="float32",
+            batch_size=batch_size, n_steps=2,
+        )  # fmt: skip
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    # x_hat is kept in place of the input, and neither bn_diff nor its square nor the logits outlive their use.
+    assert temporary_bytes("fused") < temporary_bytes("jax-grad")

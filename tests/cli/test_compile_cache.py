@@ -1,0 +1,47 @@
+"""Compiled programs are kept in the user's cache folder, and change no result."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def train(folder: Path, cache: Path, *options: str) -> str:
+    """Train a little in a process of its own; its stderr."""
+    flags = ("train", "--out", str(folder), "--steps", "20", "--hidden", "8", "--batch-size", "4")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxgrad", *options, *flags],
+        env={**own, "XDG_CACHE_HOME": str(cache), "MPLCONFIGDIR": str(folder.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stderr
+
+
+def programs(cache: Path) -> set[str]:
+    return {path.name for path in cache.rglob("*-cache")}
+
+
+def test_a_second_start_compiles_nothing_and_trains_the_same(tmp_path: Path):
+    cache = tmp_path / "cache"
+    train(tmp_path / "first", cache)
+    kept = programs(cache)
+    assert any("run_steps" in name for name in kept)
+    train(tmp_path / "second", cache)
+    assert programs(cache) == kept
+    first, second = ((tmp_path / run / "metrics.jsonl").read_bytes() for run in ("first", "second"))
+    assert first == second
+
+
+def test_the_flag_turns_it_off(tmp_path: Path):
+    cache = tmp_path / "cache"
+    train(tmp_path / "run", cache, "--no-compile-cache")
+    assert not programs(cache)
+
+
+def test_where_nothing_can_be_kept_training_goes_on_without_a_word(tmp_path: Path):
+    file = tmp_path / "file"
+    file.touch()
+    assert train(tmp_path / "run", file / "cache") == ""
