@@ -34,6 +34,29 @@ def loss_curve(steps: np.ndarray, losses: np.ndarray, learning_rates: np.ndarray
     return figure
 
 
+def sweep_curves(steps: np.ndarray, curves: list[np.ndarray], labels: list[str]) -> "Figure":
+    """Smoothed loss, in nats, over steps: a faint line for every run, and a bold, named one for the first, the best."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    width = max(len(steps) // 100, 1)
+    smooth = [np.convolve(curve, np.ones(width) / width, mode="valid") for curve in curves]
+    ends = steps[width - 1 :]
+    for at, curve in enumerate(smooth[1:]):
+        others = f"{len(curves) - 1} others" if at == 0 else None
+        axes.plot(ends, curve, color="tab:blue", alpha=0.35, linewidth=0.8, label=others)
+    axes.plot(ends, smooth[0], color="tab:red", linewidth=1.8, label=f"best on dev: {labels[0]}")
+    # A run that diverges is off the picture, where it would leave the others no room.
+    low, high = float(np.min(smooth[0])), float(np.max(smooth[0]))
+    axes.set_ylim(low - 0.1 * (high - low) - 0.01, high + 0.5 * (high - low) + 0.01)
+    smoothing = f", mean of {width} lines" if width > 1 else ""
+    axes.set(xlabel="step", ylabel=f"loss (nats per symbol{smoothing})")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper right", reverse=True)
+    return figure
+
+
 def save_loss_curve(folder: Path) -> None:
     """Draw a run folder's metrics.jsonl as loss.png."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

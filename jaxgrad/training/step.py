@@ -1,6 +1,5 @@
 """Parameters, optimizer state and a batch -> the next ones; thousands of steps in one jitted call."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -51,10 +50,7 @@ def start(params: Params, optimizer: optax.GradientTransformation) -> State:
     return State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
-@functools.partial(
-    jax.jit, static_argnames=("gradients", "optimizer", "dtype", "batch_size", "n_steps"), donate_argnames=("state",)
-)
-def run_steps(
+def steps(
     state: State,
     key: PRNGKeyArray,
     examples: Batch,
@@ -68,13 +64,13 @@ def run_steps(
     """`n_steps` steps and the loss of each, before its update, as one program without a host in its loop.
 
     The batch of a step is `indices(key, step, ...)` of `examples`, whatever chunk the step falls in. Losses and
-    gradients are computed in `dtype` and applied in the parameters' own type. `state` is donated: its buffers
-    are reused. Raises `KeyError` for `gradients` that are not in `GRADIENTS`.
+    gradients are computed in `dtype` and applied in the parameters' own type. Raises `KeyError` for `gradients`
+    that are not in `GRADIENTS`.
     """
     loss_and_gradients = GRADIENTS[gradients]
     # Drawn for all steps at once: random bits and rows cost far less in bulk than one step at a time.
-    steps = state.step + jnp.arange(n_steps, dtype=jnp.int32)
-    rows = jax.vmap(lambda step: indices(key, step, batch_size, len(examples.Y)))(steps)
+    numbers = state.step + jnp.arange(n_steps, dtype=jnp.int32)
+    rows = jax.vmap(lambda step: indices(key, step, batch_size, len(examples.Y)))(numbers)
     batches = jax.tree.map(lambda array: array[rows], examples)
 
     def step(state: State, batch: Batch) -> tuple[State, Float[Array, ""]]:
@@ -86,3 +82,9 @@ def run_steps(
         return State(params, opt_state, state.step + 1), loss
 
     return jax.lax.scan(step, state, batches)
+
+
+# A state is donated to its next one: their buffers are the same, and a run holds one copy of its parameters.
+run_steps = jax.jit(
+    steps, static_argnames=("gradients", "optimizer", "dtype", "batch_size", "n_steps"), donate_argnames=("state",)
+)

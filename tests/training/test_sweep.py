@@ -1,0 +1,114 @@
+"""A sweep: each of its runs is the run trained alone, whatever runs beside it."""
+
+import csv
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgrad import corpus
+from jaxgrad.errors import JaxgradError
+from jaxgrad.models.mlp import Batch
+from jaxgrad.training import run, sweep, sweep_folder
+from jaxgrad.training.config import Config, optimizer
+from jaxgrad.training.step import run_steps, start
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def data() -> corpus.Corpus:
+    return corpus.load()
+
+
+def alone(config: Config, data: corpus.Corpus) -> np.ndarray:
+    """The mean loss of every `log_every` steps of a run that `run_steps` trains by itself."""
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+    state = start(run.initial_params(config, init_key), optimizer(config))
+    _, losses = run_steps(
+        state, key, Batch(jnp.asarray(data.train.X), jnp.asarray(data.train.Y)),
+        gradients=config.gradients, optimizer=optimizer(config), dtype=config.dtype,
+        batch_size=config.batch_size, n_steps=config.steps,
+    )  # fmt: skip
+    return np.asarray(losses, np.float64).reshape(-1, config.log_every).mean(1)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_each_run_is_the_run_trained_alone(data, name: str):
+    base = Config(steps=1000, dtype="float64", optimizer=name, chunk=300, vocabulary=data.vocabulary)
+    rate = 0.1 if name == "sgd" else 0.003
+    configs = sweep.grid(base, [0, 5], [rate, rate / 3], [16, 9])
+    swept, _ = sweep.sweep(configs, data, GIB, jax.devices())
+    assert {(s.config.seed, s.config.learning_rate, s.config.hidden) for s in swept} == {
+        (c.seed, c.learning_rate, c.hidden) for c in configs
+    }
+    with jax.enable_x64(True):
+        for one in swept:
+            # Stacked products sum in another order, about 1e-15 a step; 1e-9 after a thousand steps is the promise
+            # that all engines make for a whole run (tests/training/test_step.py).
+            np.testing.assert_allclose(one.curve, alone(one.config, data), rtol=1e-9)
+
+
+def test_float32_runs_start_as_they_do_alone(data):
+    base = Config(steps=50, hidden=16, log_every=1, vocabulary=data.vocabulary)
+    swept, _ = sweep.sweep(sweep.grid(base, [0, 1, 2], [0.1], [16]), data, GIB, jax.devices())
+    for one in swept:
+        # A step's losses differ by some 8 roundings of 2^-24, and each of up to 50 steps before may add as much.
+        np.testing.assert_allclose(one.curve, alone(one.config, data), rtol=8 * 50 * 2.0**-24)
+
+
+def test_the_best_on_dev_comes_first(data):
+    base = Config(steps=300, hidden=8, vocabulary=data.vocabulary)
+    swept, rates = sweep.sweep(sweep.grid(base, [0], [0.001, 0.1, 0.01], [8]), data, GIB, jax.devices())
+    assert [one.config.learning_rate for one in swept] == [0.1, 0.01, 0.001]
+    assert rates.together > 0 and rates.alone > 0
+
+
+def test_a_run_that_diverges_ranks_last_and_harms_no_other(data):
+    base = Config(steps=40, hidden=8, log_every=10, vocabulary=data.vocabulary)
+    (honest,), _ = sweep.sweep(sweep.grid(base, [0], [0.1], [8]), data, GIB, jax.devices())
+    (first, last), _ = sweep.sweep(sweep.grid(base, [0], [1e30, 0.1], [8]), data, GIB, jax.devices())
+    assert last.losses == sweep.DIVERGED and last.config.learning_rate == 1e30
+    np.testing.assert_allclose(first.curve, honest.curve, rtol=8 * 40 * 2.0**-24)
+
+
+def test_little_memory_means_more_groups_and_the_same_runs(data):
+    base = Config(steps=100, hidden=32, log_every=10, dtype="float64", vocabulary=data.vocabulary)
+    configs = sweep.grid(base, list(range(5)), [0.1], [32])
+    told: list[sweep.Progress] = []
+    whole, _ = sweep.sweep(configs, data, GIB, jax.devices(), told.append)
+    launches = len(told)
+    parts, _ = sweep.sweep(configs, data, 1_000_000, jax.devices(), told.append)
+    assert launches == 1 < len(told) - launches
+    assert told[-1].model_steps == told[-1].of == 500
+    for a, b in zip(whole, parts, strict=True):
+        assert a.config == b.config
+        np.testing.assert_allclose(a.curve, b.curve, rtol=1e-12)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_figures(data):
+    configs = sweep.grid(Config(steps=10, vocabulary=data.vocabulary), [0], [0.1], [200])
+    with pytest.raises(
+        JaxgradError, match=r"one model with hidden 200 .* takes \S+ MiB with its data, and .* has 0\.1"
+    ):
+        sweep.sweep(configs, data, 100_000, jax.devices())
+
+
+def test_the_folder_has_table_curves_and_picture(data, tmp_path: Path):
+    base = Config(steps=25, hidden=8, log_every=10, vocabulary=data.vocabulary)
+    swept, rates = sweep.sweep(sweep.grid(base, [0, 1], [0.1, 1e30], [8]), data, GIB, jax.devices())
+    sweep_folder.write(tmp_path, swept, rates)
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4"]
+    assert [float(row["dev"]) for row in rows] == [one.losses.dev for one in swept]
+    with (tmp_path / "curves.csv").open() as file:
+        header, *lines = csv.reader(file)
+    assert header[:2] == ["step", f"seed {swept[0].config.seed} · lr 0.1 · hidden 8"]
+    assert [line[0] for line in lines] == ["10", "20", "25"]
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    kept = json.loads((tmp_path / "sweep.json").read_text())
+    assert kept["schema"] == "jaxgrad.sweep/1" and kept["runs"][-1]["dev"] is None and "seed" not in kept["config"]
