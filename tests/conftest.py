@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+import jax
 import pytest
 
-# Tests see what this version compiles, not what another left in the user's cache folder; read when JAX is imported.
+# Tests see what this version compiles, not what another left in the user's cache folder.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# For the tests of meshes; all others run on the first of them.
+jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgrad.batches import indices
 from jaxgrad.models import mlp_backward
 from jaxgrad.models.mlp import Batch, Params, forward
+from jaxgrad.training.mesh import split_rows
 
 
 class State(NamedTuple):
@@ -60,18 +62,22 @@ def steps(
     dtype: str,
     batch_size: int,
     n_steps: int,
+    mesh: Mesh | None = None,
 ) -> tuple[State, Float[Array, " n_steps"]]:
     """`n_steps` steps and the loss of each, before its update, as one program without a host in its loop.
 
     The batch of a step is `indices(key, step, ...)` of `examples`, whatever chunk the step falls in. Losses and
-    gradients are computed in `dtype` and applied in the parameters' own type. Raises `KeyError` for `gradients`
-    that are not in `GRADIENTS`.
+    gradients are computed in `dtype` and applied in the parameters' own type. Over a `mesh`, of `training.mesh`, a
+    step's batch is split over its axis `data`; how the parameters are split is how `state` lies there. Raises
+    `KeyError` for `gradients` that are not in `GRADIENTS`.
     """
     loss_and_gradients = GRADIENTS[gradients]
     # Drawn for all steps at once: random bits and rows cost far less in bulk than one step at a time.
     numbers = state.step + jnp.arange(n_steps, dtype=jnp.int32)
     rows = jax.vmap(lambda step: indices(key, step, batch_size, len(examples.Y)))(numbers)
     batches = jax.tree.map(lambda array: array[rows], examples)
+    if mesh is not None:
+        batches = split_rows(mesh, batches)
 
     def step(state: State, batch: Batch) -> tuple[State, Float[Array, ""]]:
         narrow = jax.tree.map(lambda p: p.astype(dtype), state.params)
@@ -86,5 +92,7 @@ def steps(
 
 # A state is donated to its next one: their buffers are the same, and a run holds one copy of its parameters.
 run_steps = jax.jit(
-    steps, static_argnames=("gradients", "optimizer", "dtype", "batch_size", "n_steps"), donate_argnames=("state",)
+    steps,
+    static_argnames=("gradients", "optimizer", "dtype", "batch_size", "n_steps", "mesh"),
+    donate_argnames=("state",),
 )

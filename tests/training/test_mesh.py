@@ -1,0 +1,128 @@
+"""A step over a mesh is the step on one device: same gradients, same run, statistics of the whole batch."""
+
+import collections
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgrad import corpus
+from jaxgrad.errors import JaxgradError
+from jaxgrad.models.mlp import Batch, Params, init
+from jaxgrad.parity import engines
+from jaxgrad.training import mesh as meshes
+from jaxgrad.training.config import Config, optimizer
+from jaxgrad.training.step import GRADIENTS, State, run_steps, start
+
+KEY = jax.random.key(11)
+HIDDEN = 40
+MESHES = ("data=8", "data=4,model=2", "data=2,model=4", "model=8")
+
+
+def built(text: str, batch_size: int = 32, hidden: int = HIDDEN) -> jax.sharding.Mesh:
+    return meshes.build(meshes.parse(text), jax.devices(), batch_size, hidden)
+
+
+@pytest.mark.parametrize("text", MESHES)
+@pytest.mark.parametrize("gradients", GRADIENTS)
+def test_gradients_over_a_mesh_are_those_of_one_device_and_of_pytorch(seeded_case, text: str, gradients: str):
+    case = seeded_case(h_size=HIDDEN)
+    mesh = built(text)
+    alone = engines.run(("by-node", "torch"), case, engines.Target("float64"))
+    with jax.enable_x64(True):
+        params = jax.device_put(jax.tree.map(jnp.asarray, case.params), meshes.of_params(mesh))
+        rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+        batch = jax.device_put(jax.tree.map(jnp.asarray, case.batch), rows)
+        assert len(batch.X.sharding.device_set) == 8
+        loss, grads = jax.tree.map(np.asarray, jax.jit(GRADIENTS[gradients])(params, batch))
+    for name, other in alone.items():
+        np.testing.assert_allclose(loss, other.loss, rtol=1e-12, err_msg=name)
+        for tensor, a, b in zip(Params._fields, grads, other.params, strict=True):
+            # 1e-12 of the tensor's norm is the promise of all engines in float64 (tests/parity/test_engines.py).
+            assert np.linalg.norm(a - b) <= 1e-12 * np.linalg.norm(b), (tensor, name)
+
+
+@pytest.fixture(scope="module")
+def examples() -> Batch:
+    train = corpus.load().train
+    return Batch(jnp.asarray(train.X), jnp.asarray(train.Y))
+
+
+def run(examples: Batch, name: str, mesh: jax.sharding.Mesh | None) -> tuple[State, np.ndarray]:
+    """Two hundred steps in float64."""
+    transformation = optimizer(Config(optimizer=name))
+    state = start(init(KEY, 27, h_size=HIDDEN, dtype=jnp.float64), transformation)
+    key = KEY
+    if mesh is not None:
+        state = jax.device_put(state, meshes.of_state(mesh, transformation, state))
+        key, examples = jax.device_put((key, examples), meshes.replicated(mesh))
+    state, losses = run_steps(
+        state, key, examples,
+        gradients="fused", optimizer=transformation, dtype="float64", batch_size=32, n_steps=200, mesh=mesh,
+    )  # fmt: skip
+    return state, np.asarray(losses)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("text", MESHES)
+def test_a_run_over_a_mesh_is_the_run_on_one_device(examples, text: str, name: str):
+    with jax.enable_x64(True):
+        alone, losses = run(examples, name, None)
+        state, over_mesh = run(examples, name, built(text))
+    np.testing.assert_allclose(over_mesh, losses, rtol=1e-12)
+    for a, b in zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in (state, alone)), strict=True):
+        # Two hundred steps, each some 1e-16 apart.
+        assert np.linalg.norm(a - b) <= 1e-12 * np.linalg.norm(b)
+    # The state that comes out lies where the one that went in did, Adam's moments included.
+    expected = meshes.of_state(built(text), optimizer(Config(optimizer=name)), state)
+    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+
+
+def all_reduces(gradients: str, text: str) -> int:
+    """How many collectives the compiled step has, all of which are all-reduces."""
+    mesh, transformation = built(text), optimizer(Config())
+    state = jax.eval_shape(lambda: start(init(KEY, 27, h_size=HIDDEN), transformation))
+    batch = Batch(jax.ShapeDtypeStruct((999, 3), jnp.uint8), jax.ShapeDtypeStruct((999,), jnp.uint8))
+
+    def lying(tree, shardings):
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+    state = lying(state, meshes.of_state(mesh, transformation, state))
+    everywhere = meshes.replicated(mesh)
+    lowered = run_steps.lower(
+        state, jax.device_put(KEY, everywhere), lying(batch, Batch(everywhere, everywhere)),
+        gradients=gradients, optimizer=transformation, dtype="float32", batch_size=32, n_steps=3, mesh=mesh,
+    )  # fmt: skip
+    found = re.findall(r"= .*? ([a-z-]+)\(", lowered.compile().as_text())
+    kinds = collections.Counter(op.removesuffix("-start") for op in found)
+    collectives = {"all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute"}
+    assert set(kinds) & collectives == {"all-reduce"}
+    return kinds["all-reduce"]
+
+
+def test_the_compiler_sums_over_the_batch_and_over_hidden_neurons_and_nothing_else():
+    # Mean and variance of batch norm; sums of its backward, two at once; all gradients and the loss, at once.
+    assert all_reduces("fused", "data=8") == 4
+    # The second layer's logits and the first one's embcat cotangent.
+    assert all_reduces("fused", "model=8") == 2
+    assert all_reduces("fused", "data=4,model=2") == 4 + 2
+    # By node, the sums of batch norm's backward are those of bn_var_inv and of bnmean, which wait for each other.
+    assert all_reduces("by-node", "data=8") == 5
+
+
+@pytest.mark.parametrize("text", ["", "data", "data=0", "data=-1", "rows=2", "data=2;model=2", "data=two"])
+def test_other_text_is_no_mesh(text: str):
+    with pytest.raises(JaxgradError, match="give data=N, model=N or both"):
+        meshes.parse(text)
+
+
+def test_what_does_not_divide_or_is_not_there_is_refused_with_the_figures():
+    with pytest.raises(JaxgradError, match="16 devices and JAX 8"):
+        built("data=16")
+    with pytest.raises(JaxgradError, match="a batch of 30 does not divide by data=4"):
+        built("data=4", batch_size=30)
+    with pytest.raises(JaxgradError, match="a hidden layer of 9 does not divide by model=2"):
+        built("model=2", hidden=9)
