@@ -4,6 +4,7 @@ torch is imported where an engine that needs it is called, so that all others do
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -42,6 +43,14 @@ def fused(case: Case, target: Target) -> Gradients:
     return _in_jax(mlp_backward.fused, case, target)
 
 
+def kernel(case: Case, target: Target) -> Gradients:
+    """The one-kernel step's gradients; its kernel is interpreted on the CPU, which compiles none."""
+    from jaxgrad.kernels import launch
+
+    platform = launch.INTERPRET if target.jax_device == "cpu" else target.jax_device
+    return _in_jax(functools.partial(launch.gradients, platform=platform), case, target)
+
+
 def jax_grad(case: Case, target: Target) -> Gradients:
     """`jax.grad` with respect to the parameters and to a zero added at each node."""
     return _in_jax(_jax_grad, case, target)
@@ -73,6 +82,7 @@ def torch_module(case: Case, target: Target) -> Gradients:
 ENGINES: dict[str, Engine] = {
     "by-node": by_node,
     "fused": fused,
+    "kernel": kernel,
     "jax.grad": jax_grad,
     "torch": torch,
     "torch.nn": torch_module,

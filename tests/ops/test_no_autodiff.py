@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BY_HAND = [*sorted((ROOT / "jaxgrad/ops").glob("*.py")), ROOT / "jaxgrad/models/mlp_backward.py"]
+BY_HAND = [
+    *sorted((ROOT / "jaxgrad/ops").glob("*.py")),
+    *sorted((ROOT / "jaxgrad/kernels").glob("*.py")),
+    ROOT / "jaxgrad/models/mlp_backward.py",
+]
 
 AUTODIFF = {
     "grad", "value_and_grad", "vjp", "jvp", "vjp3", "linearize", "linear_transpose", "linear_call", "jacobian",

@@ -102,7 +102,8 @@ def test_a_batch_that_no_engine_should_be_given_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("engines", "target", "message"),
     [
-        (("nobody",), Target(), "no engine 'nobody'; choose from by-node, fused, jax.grad, torch, torch.nn"),
+        (("nobody",), Target(), "no engine 'nobody'; choose from by-node, fused, kernel, jax.grad, torch, torch.nn"),
+        (("kernel",), Target(jax_device="nowhere"), "JAX has no device 'nowhere' here"),
         (("fused",), Target("float16"), "dtype is 'float16'; choose from float64, float32, bfloat16"),
         (("fused",), Target(jax_device="nowhere"), "JAX has no device 'nowhere' here"),
         (("torch",), Target(torch_device="nowhere"), "PyTorch has no device 'nowhere' here"),

@@ -1,0 +1,1 @@
+"""Pallas: training steps of the model in one kernel, and what they cost."""
