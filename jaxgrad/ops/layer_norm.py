@@ -1,0 +1,62 @@
+"""Layer normalisation over the last axis."""
+
+import functools
+from typing import TypeAlias
+
+import jax
+from jaxtyping import Array, Float
+
+from jaxgrad.ops.precision import accumulation_dtype
+
+Residuals: TypeAlias = tuple[Float[Array, "*batch d"], Float[Array, "*batch 1"], Float[Array, " d"]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(
+    x: Float[Array, "*batch d"], gain: Float[Array, " d"], bias: Float[Array, " d"], eps: float = 1e-5
+) -> Float[Array, "*batch d"]:
+    r"""`gain * (x - mean) / sqrt(var + eps) + bias` with the statistics of each row.
+
+    With $\mu = \frac1d\sum_j x_j$, $r = \bigl(\frac1d\sum_j (x_j-\mu)^2 + \varepsilon\bigr)^{-1/2}$,
+    $\hat x = r\,(x-\mu)$ and $d\hat x = dy \odot g$,
+    $$dx = r\,\Bigl(d\hat x - \tfrac1d\sum_j d\hat x_j - \hat x\,\tfrac1d\sum_j d\hat x_j\,\hat x_j\Bigr), \qquad
+      dg = \sum_{batch} dy \odot \hat x, \qquad db = \sum_{batch} dy,$$
+    because $\partial r/\partial x_j = -r^3 (x_j-\mu)/d$, whose path through $\hat x$ leaves the last term, and
+    because $\sum_j \hat x_j = 0$ leaves the mean's path with the second. Gain and bias were spread over the batch, so
+    their cotangents are summed over it.
+
+    The variance divides by d, as layer norms do, and not by d - 1. Sums are in float32 at least. `eps` is static.
+    Residuals: `x_hat`, `r`, `gain`; the input itself is not kept.
+    Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 4; derivation ours.
+    """
+    return layer_norm_fwd(x, gain, bias, eps)[0]
+
+
+def layer_norm_fwd(
+    x: Float[Array, "*batch d"], gain: Float[Array, " d"], bias: Float[Array, " d"], eps: float = 1e-5
+) -> tuple[Float[Array, "*batch d"], Residuals]:
+    """The output and the residuals `(x_hat, r, gain)`."""
+    wide = x.astype(accumulation_dtype(x))
+    diff = wide - wide.mean(-1, keepdims=True)
+    var_inv = jax.lax.rsqrt((diff * diff).mean(-1, keepdims=True) + eps)
+    x_hat = (diff * var_inv).astype(x.dtype)
+    return gain * x_hat + bias, (x_hat, var_inv, gain)
+
+
+def layer_norm_bwd(
+    eps: float, residuals: Residuals, dy: Float[Array, "*batch d"]
+) -> tuple[Float[Array, "*batch d"], Float[Array, " d"], Float[Array, " d"]]:
+    """Cotangents of `x`, `gain` and `bias`; `eps` is already inside the residual `r`."""
+    x_hat, var_inv, gain = residuals
+    batch, d = tuple(range(dy.ndim - 1)), dy.shape[-1]
+    wide = dy.astype(accumulation_dtype(dy))
+    dgain = (wide * x_hat).sum(batch)
+    dbias = wide.sum(batch)
+    dx_hat = wide * gain
+    along_ones = dx_hat.sum(-1, keepdims=True) / d
+    along_x_hat = (dx_hat * x_hat).sum(-1, keepdims=True) / d
+    dx = var_inv * (dx_hat - along_ones - x_hat * along_x_hat)
+    return dx.astype(x_hat.dtype), dgain.astype(gain.dtype), dbias.astype(gain.dtype)
+
+
+layer_norm.defvjp(layer_norm_fwd, layer_norm_bwd)
