@@ -24,13 +24,17 @@ def parity(
     embedding: Annotated[int, typer.Option(min=1, help="Numbers per character, for random batches.")] = 10,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random batches.")] = 0,
     corpus: CorpusOption = None,
-    engines: Annotated[str, typer.Option(help="Two or more of by-node, fused, jax.grad, torch, torch.nn.")] = (
+    engines: Annotated[str, typer.Option(help="Two or more of by-node, fused, kernel, jax.grad, torch, torch.nn.")] = (
         "by-node,fused,jax.grad,torch"
     ),
     device: Annotated[Platform, typer.Option(help="Where JAX runs.")] = Platform.cpu,
     torch_device: Annotated[str, typer.Option(help="Where PyTorch runs: cpu, cuda, mps, ...")] = "cpu",
     json: Annotated[Path | None, typer.Option(help="Write everything as JSON, schema jaxgrad.parity/1.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with graph, table and maps of the errors.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Compare on the batch and parameters of a step of this run.")
+    ] = None,
+    step: Annotated[int, typer.Option(min=0, help="The step to replay, the first being 0.")] = 0,
 ) -> None:
     """Compare every engine's gradients, node by node; exit 0 only when all agree, 1 when not.
 
@@ -48,6 +52,8 @@ def parity(
     if len(set(names)) < 2:
         raise JaxgradError(f"--engines is {engines!r}; name at least two different engines, separated by commas")
     chosen: list[Case] = [cases.seed_case()] if seed_case or not batches else []
+    if replay is not None:
+        chosen = [_replayed(replay, step, corpus)]
     if batches:
         data = corpora.load(corpus, context)
         chosen += [cases.corpus_case(data, seed, step, batch_size, embedding, hidden) for step in range(batches)]
@@ -74,6 +80,16 @@ def parity(
         console.print(f"written: {html}", highlight=False)
     if not all(v.agree for v in found):
         raise SystemExit(1)
+
+
+def _replayed(run: Path, step: int, corpus: Path | None) -> "Case":
+    from jaxgrad.cli.training import corpus_of
+    from jaxgrad.parity.cases import Case
+    from jaxgrad.training import replay
+    from jaxgrad.training.folder import load_config
+
+    params, batch = replay.step(run, step, corpus_of(load_config(run), corpus))
+    return Case(f"{run}, step {step}", params, batch)
 
 
 def mutate(

@@ -1,6 +1,7 @@
 """`jaxgrad train`, `eval` and `sample`: runs and what they leave."""
 
 import contextlib
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
     from jaxgrad.training.run import Losses, Progress
 
 
+BestOption = Annotated[bool, typer.Option("--best", help="The kept checkpoint of the lowest dev loss, not the last.")]
+
+
 def train(
+    context_of_call: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; runs/DATE-TIME if not given.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with this run; its config.json decides all else.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1)] = 200_000,
     batch_size: Annotated[int, typer.Option(min=2, help="Rows of a batch.")] = 32,
     lr: Annotated[float, typer.Option(help="Learning rate, where the schedule starts; above 0.")] = 0.1,
@@ -37,20 +45,36 @@ def train(
     dtype: Annotated[DType, typer.Option(help="Type of forward and backward.")] = DType.float32,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of parameters and batches.")] = 0,
     log_every: Annotated[int, typer.Option(min=1, help="Steps per line of metrics.jsonl.")] = 100,
+    chunk: Annotated[int, typer.Option(min=1, help="Steps per jitted call, after which a signal is obeyed.")] = 5_000,
+    save_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between checkpoints, at ends of chunks; 25,000 or four epochs if not given."),
+    ] = None,
+    keep: Annotated[int, typer.Option(min=1, help="How many of the last checkpoints stay, beside the best.")] = 3,
     corpus: CorpusOption = None,
 ) -> None:
     """Train on hand-written gradients; by default the seed notebook's recipe.
 
+    Ctrl-C or SIGTERM: the run is saved after its chunk, and goes on with --resume as if it had never been stopped.
     Example: jaxgrad train --out runs/adam --optimizer adam --lr 0.003 --schedule cosine_decay --steps 50000
     """
     import datetime
 
-    from rich.console import Console
-
     from jaxgrad import corpus as corpora
+    from jaxgrad.training import run as runs
     from jaxgrad.training.config import Config, checked, parse_arguments
-    from jaxgrad.training.run import train as run
+    from jaxgrad.training.folder import load_config
 
+    if resume is not None:
+        given = sorted(_given(context_of_call) - {"resume", "corpus"})
+        if given:
+            flags = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise JaxgradError(f"--resume takes everything from {resume}/config.json; leave out {flags}")
+        config, folder = load_config(resume), resume
+        # A corpus in the environment is for new runs: this one has its own.
+        data = corpus_of(config, corpus if "corpus" in _given(context_of_call) else None)
+        _run(config, folder, lambda report, stop: runs.resume(folder, data, report, stop))
+        return
     path = corpora.shipped("names.txt") if corpus is None else corpus
     data = corpora.load(path, context)
     config = checked(
@@ -58,22 +82,19 @@ def train(
             steps=steps, batch_size=batch_size, learning_rate=lr, optimizer=optimizer,
             optimizer_args=parse_arguments(optimizer_arg or []), schedule=schedule,
             schedule_args=parse_arguments(schedule_arg or []), gradients=gradients, context=context,
-            embedding=embedding, hidden=hidden, dtype=dtype.value, seed=seed, log_every=log_every,
-            corpus=None if corpus is None else str(corpus.absolute()), corpus_sha256=corpora.sha256(path),
-            vocabulary=data.vocabulary,
+            embedding=embedding, hidden=hidden, dtype=dtype.value, seed=seed, log_every=log_every, chunk=chunk,
+            save_every=save_every, keep=keep, corpus=None if corpus is None else str(corpus.absolute()),
+            corpus_sha256=corpora.sha256(path), vocabulary=data.vocabulary,
         )
     )  # fmt: skip
     folder = out or Path("runs") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
-    console = Console()
-    with _progress(config, console) as report:
-        losses = run(config, data, folder, report)
-    _print_losses(console, losses)
-    console.print(f"run: {folder}", highlight=False)
+    _run(config, folder, lambda report, stop: runs.train(config, data, folder, report, stop))
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     corpus: Annotated[Path | None, typer.Option(help="Another copy of the run's corpus.")] = None,
+    best: BestOption = False,
 ) -> None:
     """Losses of the three splits, with batch-norm statistics of the training split.
 
@@ -83,17 +104,19 @@ def evaluate(
 
     from jaxgrad.training import run as runs
 
-    config, params, statistics = runs.load(run)
+    with _warnings_shown():
+        config, params, statistics = runs.load(run, best)
     with runs.precision(config):
-        losses = runs.split_losses(params, statistics, _corpus_of(config, corpus))
+        losses = runs.split_losses(params, statistics, corpus_of(config, corpus))
     _print_losses(Console(), losses)
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many words.")] = 20,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same words.")] = 0,
     temperature: Annotated[float, typer.Option(help="Above 0: likelier words below 1, wilder above.")] = 1.0,
+    best: BestOption = False,
 ) -> None:
     """New words from a trained model, one a line.
 
@@ -104,10 +127,63 @@ def sample(
     from jaxgrad.training import run as runs
     from jaxgrad.training import sample as sampling
 
-    config, params, statistics = runs.load(run)
+    with _warnings_shown():
+        config, params, statistics = runs.load(run, best)
     with runs.precision(config):
         key = jax.random.key(seed)
         print("\n".join(sampling.sample(params, statistics, config.vocabulary, key, n, temperature)))
+
+
+def _run(
+    config: "Config",
+    folder: Path,
+    begin: "Callable[[Callable[[Progress], None], Callable[[], bool]], Losses]",
+) -> None:
+    """A run under a progress bar and signal handlers; one that was asked to stop exits with 128 + the signal."""
+    from rich.console import Console
+
+    from jaxgrad.training.run import Stopped
+    from jaxgrad.training.stopping import stopping
+
+    console = Console(soft_wrap=True)
+    with stopping() as stopped_by, _warnings_shown():
+        try:
+            with _progress(config, console) as report:
+                losses = begin(report, lambda: stopped_by() is not None)
+            _print_losses(console, losses)
+            console.print(f"run: {folder}", highlight=False)
+        except Stopped as stopped:
+            console.print(
+                f"stopped at step {stopped.step:,} of {config.steps:,}, saved as {stopped.checkpoint};"
+                f" go on with: jaxgrad train --resume {shlex.quote(str(folder))}",
+                highlight=False,
+            )
+        number = stopped_by()
+    if number is not None:
+        raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _warnings_shown() -> "Iterator[None]":
+    """What the library warns of, as sentences on stderr."""
+    import logging
+
+    handler, logger = logging.StreamHandler(), logging.getLogger("jaxgrad")
+    handler.setFormatter(logging.Formatter("jaxgrad: %(message)s"))
+    logger.addHandler(handler)
+    # Others, when imported, give the root logger handlers in a format of their own.
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = True
+        logger.removeHandler(handler)
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The names of options that the command line itself gave."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 @contextlib.contextmanager
@@ -133,7 +209,7 @@ def _print_losses(console: "Console", losses: "Losses") -> None:
     console.print(" · ".join(f"{name} {loss:.4f}" for name, loss in losses._asdict().items()), highlight=False)
 
 
-def _corpus_of(config: "Config", given: Path | None) -> "Corpus":
+def corpus_of(config: "Config", given: Path | None) -> "Corpus":
     """The corpus that a run was trained on: its path, or another copy, must still have the same bytes."""
     from jaxgrad import corpus as corpora
 

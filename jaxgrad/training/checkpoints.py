@@ -1,11 +1,19 @@
-"""A run's arrays on disk, through Orbax: parameters, optimizer state, step, random key, batch-norm statistics."""
+"""Checkpoints on disk, arrays through Orbax: each a folder that appears under its name only when it is whole.
+
+`checkpoints/STEP/` holds `arrays/`, `notes.json` and `sha256`, the hash of all the others: Orbax reads numbers that
+were altered without a word. Nothing is pickled, and reading one runs no code of it.
+"""
 
 import hashlib
+import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import Array, UInt32
 
@@ -13,6 +21,8 @@ from jaxgrad import files
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Statistics
 from jaxgrad.training.step import State
+
+SEAL = "sha256"
 
 
 class Checkpoint(NamedTuple):
@@ -23,54 +33,163 @@ class Checkpoint(NamedTuple):
     statistics: Statistics
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint as `folder`, which appears only when it is whole, and its sha256 beside it.
+class Notes(NamedTuple):
+    """What a run must know beside its arrays to go on: `dev_loss` is None where it is not finite.
 
-    Raises `JaxgradError` where it cannot be written.
+    `waiting` are the losses, by step, that no metrics line holds yet; the metrics file had `metrics_bytes` bytes
+    of hash `metrics_sha256`; `corpus_sha256` is the hash of the examples.
     """
+
+    dev_loss: float | None
+    waiting: tuple[float, ...]
+    metrics_bytes: int
+    metrics_sha256: str
+    corpus_sha256: str
+
+
+def begin(folder: Path, checkpoint: Checkpoint, notes: Notes) -> Callable[[], None]:
+    """Start to write a checkpoint; the function that is returned waits until it is whole, from any thread.
+
+    The arrays may be donated or changed as soon as this returns. Both raise `JaxgradError` where the checkpoint
+    exists already or cannot be written; what is then left has a dot before its name.
+    """
+    if folder.exists():
+        raise JaxgradError(f"{folder}: the checkpoint exists already; remove it first")
+    unfinished = folder.with_name(f".{folder.name}.unfinished").absolute()
+    # Compressed arrays and a dozen small files beside them, in blocks of the disk.
+    files.check_room(unfinished, sum(leaf.nbytes for leaf in jax.tree.leaves(checkpoint)) * 5 // 4 + 2**18)
+    # A folder made later and in the background, which fails, would keep the process alive for minutes.
+    checkpointer = ocp.StandardCheckpointer(async_options=ocp.AsyncOptions(create_directories_asynchronously=False))
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder.absolute(), checkpoint)
+        checkpointer.save(unfinished / "arrays", jax.tree.map(_plain, checkpoint))
     except (OSError, ValueError) as error:
-        raise JaxgradError(f"{folder}: the checkpoint cannot be written ({error})") from None
-    files.write_bytes(_seal(folder), _sha256(folder).encode())
+        raise _unwritable(folder, error) from None
+
+    def finish() -> None:
+        try:
+            checkpointer.wait_until_finished()
+            checkpointer.close()
+        except (OSError, ValueError) as error:
+            raise _unwritable(folder, error) from None
+        files.write_json(unfinished / "notes.json", notes._asdict())
+        files.write_bytes(unfinished / SEAL, _sha256(unfinished).encode())
+        try:
+            unfinished.rename(folder)
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+
+    return finish
 
 
 def restore(folder: Path, like: Checkpoint) -> Checkpoint:
-    """Read a checkpoint into the structure, shapes and types of `like`, which may hold `jax.ShapeDtypeStruct`.
+    """Read a checkpoint into the structure, shapes, types and shardings of `like`, of arrays or `ShapeDtypeStruct`s.
 
-    Raises `JaxgradError` for a checkpoint that is missing, damaged, or of another shape.
+    A leaf of `like` without a sharding goes to the first device. Raises `JaxgradError` for a checkpoint that is
+    missing, damaged, or of another shape.
     """
     if not folder.is_dir():
-        raise JaxgradError(f"{folder}: there is no checkpoint; was the run stopped before its end? Train it again")
-    # Orbax reads numbers that were altered without a word, and fails at others in ways that no caller can quiet.
-    if not _seal(folder).is_file() or _seal(folder).read_text(encoding="ascii", errors="replace") != _sha256(folder):
-        raise JaxgradError(
-            f"{folder}: the checkpoint is damaged: it has not the sha256 in {_seal(folder)}; train again"
-        )
+        raise JaxgradError(f"{folder}: there is no checkpoint; train the run again")
+    if not is_whole(folder):
+        raise JaxgradError(f"{folder}: the checkpoint is damaged: its files do not have the sha256 in {SEAL}")
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like)
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device),
+        jax.tree.map(lambda x: jax.eval_shape(_plain, x) if _is_key(x) else x, like),
+    )
     wanted = _described(jax.tree_util.tree_leaves_with_path(target))
+    arrays = folder.absolute() / "arrays"
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             # Compared before arrays are read: a restore that fails half-way leaves tasks that complain at exit.
-            held = checkpointer.metadata(folder.absolute()).item_metadata.tree
+            held = checkpointer.metadata(arrays).item_metadata.tree
             apart = set(wanted) ^ set(_described(jax.tree_util.tree_leaves_with_path(held)))
             if not apart:
-                return checkpointer.restore(folder.absolute(), target)
+                read = checkpointer.restore(arrays, target)
+                return jax.tree.map(lambda x, to: jax.random.wrap_key_data(x) if _is_key(to) else x, read, like)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise JaxgradError(f"{folder}: the checkpoint cannot be read ({str(error)[:200]})") from None
     raise JaxgradError(f"{folder}: the checkpoint is of another model: it and the config differ in {min(apart)}")
 
 
-def _seal(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.sha256")
+def notes(folder: Path) -> Notes:
+    """The notes of a checkpoint; raises `JaxgradError` where they cannot be read."""
+    try:
+        values = json.loads((folder / "notes.json").read_text(encoding="utf-8"))
+        return Notes(**{**values, "waiting": tuple(values["waiting"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise JaxgradError(f"{folder}: the checkpoint is damaged: notes.json cannot be read ({error})") from None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file of the checkpoint is as it was written."""
+    seal = folder / SEAL
+    try:
+        return seal.read_text(encoding="ascii", errors="replace") == _sha256(folder)
+    except OSError:
+        return False
+
+
+def saved(run: Path) -> list[Path]:
+    """The checkpoints of a run folder, whole or not, oldest first."""
+    found = [path for path in (run / "checkpoints").glob("*") if re.fullmatch("[0-9]+", path.name)]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def newest_whole(paths: list[Path]) -> tuple[Path | None, list[Path]]:
+    """The last of these checkpoints that is whole, if one is, and the damaged ones after it."""
+    damaged: list[Path] = []
+    for path in reversed(paths):
+        if is_whole(path):
+            return path, damaged
+        damaged.append(path)
+    return None, damaged
+
+
+def best(paths: list[Path]) -> Path | None:
+    """The checkpoint of the lowest dev loss, the earliest of equals; None where none has one."""
+    losses = {path: loss for path in paths if (loss := notes(path).dev_loss) is not None}
+    return min(losses, key=lambda path: losses[path], default=None)
+
+
+def tidy(run: Path, keep: int) -> None:
+    """Remove all checkpoints of a run but the last `keep` and the best."""
+    paths = saved(run)
+    for path in set(paths[:-keep]) - {best(paths)}:
+        # Half-removed under its own name it would pass for one that was damaged.
+        shutil.rmtree(path.rename(path.with_name(f".{path.name}.removed")))
+
+
+def sweep_up(run: Path) -> None:
+    """Remove what a killed process was writing or removing."""
+    for path in (*run.glob("checkpoints/.*.unfinished"), *run.glob("checkpoints/.*.removed")):
+        shutil.rmtree(path)
+    for path in run.glob(".*.tmp"):
+        path.unlink()
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint, so that a whole one can have its name; returns the new path."""
+    names = (folder.with_name(f"{folder.name}.damaged{n or ''}") for n in range(1000))
+    return folder.rename(next(path for path in names if not path.exists()))
+
+
+def _is_key(leaf: Any) -> bool:
+    """Whether a leaf is a random key, which some of optax's states hold: of a type that no file format has."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _unwritable(folder: Path, error: Exception) -> JaxgradError:
+    return JaxgradError(f"{folder}: the checkpoint cannot be written ({str(error)[:200]}); is the disk full?")
 
 
 def _sha256(folder: Path) -> str:
-    """Of the names and bytes of all files below the folder."""
+    """Of the names and bytes of all files below the folder but the seal."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SEAL):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

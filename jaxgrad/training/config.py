@@ -10,7 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from jaxgrad.corpus import BOUNDARY
 from jaxgrad.errors import JaxgradError
+from jaxgrad.training.step import GRADIENTS
 
 SEED_SCHEDULE = "seed"
 Arguments = tuple[tuple[str, Any], ...]
@@ -21,7 +23,8 @@ class Config:
     """A run, decided. The defaults are the seed notebook's recipe; `corpus` None is the corpus that ships.
 
     `dtype` bfloat16 computes forward and backward in bfloat16 with float32 sums, and keeps float32 parameters.
-    `log_every` and `chunk` are in steps: one metrics line, one jitted call. Build one with `checked`.
+    `log_every`, `chunk` and `save_every` are in steps: one metrics line, one jitted call, one checkpoint; without
+    `save_every` the run picks it. Of the checkpoints the last `keep` stay, and the best. Build one with `checked`.
     """
 
     steps: int = 200_000
@@ -39,6 +42,8 @@ class Config:
     seed: int = 0
     log_every: int = 100
     chunk: int = 5_000
+    save_every: int | None = None
+    keep: int = 3
     corpus: str | None = None
     corpus_sha256: str = ""
     vocabulary: tuple[str, ...] = ()
@@ -55,19 +60,32 @@ def checked(config: Config) -> Config:
         "seed": 0,
         "log_every": 1,
         "chunk": 1,
+        "keep": 1,
+        **({} if config.save_every is None else {"save_every": 1}),
     }
     for name, low in least.items():
         value = getattr(config, name)
-        if type(value) is not int or not low <= value < 2**32:
-            raise JaxgradError(f"{name} is {value!r}; it must be a whole number of at least {low}, below 2^32")
-    if not (math.isfinite(config.learning_rate) and config.learning_rate > 0):
+        # Steps and rows are counted in int32 on the device; a seed fills 32 bits.
+        bits = 32 if name == "seed" else 31
+        if type(value) is not int or not low <= value < 2**bits:
+            raise JaxgradError(f"{name} is {value!r}; it must be a whole number of at least {low}, below 2^{bits}")
+    if type(config.learning_rate) not in (int, float) or not 0 < config.learning_rate < math.inf:
         raise JaxgradError(f"learning rate is {config.learning_rate}; it must be a finite number above 0")
-    choices = {"gradients": ("fused", "by-node", "jax-grad"), "dtype": ("float32", "float64", "bfloat16")}
+    choices = {"gradients": tuple(GRADIENTS), "dtype": ("float32", "float64", "bfloat16")}
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             raise JaxgradError(f"{name} is {getattr(config, name)!r}; choose from {', '.join(allowed)}")
+    _check_vocabulary(config.vocabulary)
     _tried(config)
     return config
+
+
+def _check_vocabulary(vocabulary: tuple[str, ...]) -> None:
+    symbols = all(isinstance(symbol, str) and len(symbol) == 1 for symbol in vocabulary)
+    if not symbols or len(set(vocabulary)) < len(vocabulary) or vocabulary[:1] not in ((), (BOUNDARY,)):
+        raise JaxgradError(
+            f"vocabulary is {str(vocabulary)[:80]}; it must be single characters, each once, {BOUNDARY!r} the first"
+        )
 
 
 def _tried(config: Config) -> None:

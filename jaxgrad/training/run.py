@@ -1,23 +1,30 @@
-"""A whole run: chunks of steps, metrics, evaluation, and the folder that it leaves."""
+"""A whole run: chunks of steps, metrics, checkpoints, evaluation, and the folder that it leaves."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import json
+import logging
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jaxtyping import Float64, PRNGKeyArray
 
 from jaxgrad import files
-from jaxgrad.corpus import Corpus
+from jaxgrad.corpus import Corpus, Split
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Batch, Params, Statistics, init
-from jaxgrad.training import checkpoints, evaluate, plot
-from jaxgrad.training.checkpoints import Checkpoint
+from jaxgrad.training import checkpoints, evaluate, not_finite, plot
+from jaxgrad.training import folder as folders
+from jaxgrad.training.checkpoints import Checkpoint, Notes
 from jaxgrad.training.config import Config, checked, optimizer, schedule
 from jaxgrad.training.step import State, run_steps, start
 
@@ -25,6 +32,8 @@ from jaxgrad.training.step import State, run_steps, start
 ROWS_PER_CHUNK = 4_000_000
 
 SPLITS = ("train", "dev", "test")
+
+logger = logging.getLogger(__name__)
 
 
 class Progress(NamedTuple):
@@ -43,68 +52,104 @@ class Losses(NamedTuple):
     test: float
 
 
+class Stopped(Exception):
+    """A run was asked to stop, and has: `checkpoint` is where it can be resumed from, after `step` steps."""
+
+    def __init__(self, checkpoint: Path, step: int):
+        super().__init__(f"stopped at step {step}, saved as {checkpoint}")
+        self.checkpoint, self.step = checkpoint, step
+
+
+class Standing(NamedTuple):
+    """All that decides the rest of a run; `waiting` are the losses that no metrics line holds yet."""
+
+    state: State
+    key: PRNGKeyArray
+    waiting: Float64[np.ndarray, " losses"]
+
+
+class Run(NamedTuple):
+    """What does not change while a run goes on."""
+
+    config: Config
+    corpus: Corpus
+    folder: Path
+    examples: Batch
+    optimizer: optax.GradientTransformation
+    rate: optax.Schedule
+    corpus_sha256: str
+
+
+Report = Callable[[Progress], None]
+Stop = Callable[[], bool]
+
+
 def train(
-    config: Config, corpus: Corpus, folder: Path, report: Callable[[Progress], None] = lambda progress: None
+    config: Config,
+    corpus: Corpus,
+    folder: Path,
+    report: Report = lambda progress: None,
+    stop: Stop = lambda: False,
 ) -> Losses:
-    """Train, evaluate, and leave a run folder; `report` is called between jitted calls.
+    """Train, evaluate, and leave a run folder; `report` and `stop` are called between jitted calls.
 
     The folder gets config.json, metrics.jsonl (a line of step, mean loss and learning rate every `log_every`
-    steps), loss.png, checkpoint/ and, last, losses.json. Raises `JaxgradError` for a value out of range, a folder
-    that exists and is not empty or cannot be written, a corpus other than the config's, and a loss that is not
-    finite.
+    steps), checkpoints/STEP/, loss.png and, last, losses.json. Raises `Stopped` after `stop` has returned true, and
+    `JaxgradError` for a value out of range, a folder that exists and is not empty, is in use or cannot be written,
+    a corpus that is not the config's, and numbers that are not finite.
     """
     checked(config)
-    _claim(folder)
-    files.write_json(folder / "config.json", dataclasses.asdict(config))
+    check_corpus(config, corpus)
+    folders.claim(folder)
+    with folders.locked(folder), precision(config):
+        # Between the first look and the lock another process may have begun a run here.
+        folders.claim(folder)
+        files.write_json(folder / "config.json", dataclasses.asdict(config))
+        return _go_on(_prepared(config, corpus, folder), _fresh(config), report, stop)
+
+
+def resume(folder: Path, corpus: Corpus, report: Report = lambda progress: None, stop: Stop = lambda: False) -> Losses:
+    """Go on with a run that was stopped or killed, from its newest whole checkpoint, and end as if it never had been.
+
+    Parameters and metrics.jsonl become those of an undisturbed run, bit for bit. A run that is finished only has
+    its losses returned. A damaged checkpoint is set aside, and logged. Raises as `train` does, and `JaxgradError`
+    for a folder that is no run, has no whole checkpoint among damaged ones, or whose files were altered.
+    """
+    config = folders.load_config(folder)
+    check_corpus(config, corpus)
+    with folders.locked(folder), precision(config):
+        finished = _finished(folder)
+        if finished is not None:
+            return finished
+        run = _prepared(config, corpus, folder)
+        return _go_on(run, _rewound(run), report, stop)
+
+
+def load(folder: Path, best: bool = False) -> tuple[Config, Params, Statistics]:
+    """The config, parameters and statistics of a run's newest whole checkpoint, or of that of the lowest dev loss.
+
+    What was passed over because it is damaged, and a run that is not finished, are logged as warnings.
+    Raises `JaxgradError` for a folder that is no run, a run without a whole checkpoint, and files that were altered.
+    """
+    config = folders.load_config(folder)
+    path = _newest(folder, checkpoints.saved(folder))
+    if path is None:
+        raise JaxgradError(
+            f"{folder}: there is no checkpoint; was the run stopped before its first? Go on with --resume {folder}"
+        )
+    if best:
+        path = checkpoints.best(checkpoints.saved(folder)) or path
+    elif int(path.name) < config.steps:
+        logger.warning("%s: is after %s of %d steps; finish it with --resume", folder, path.name, config.steps)
     with precision(config):
-        key = jax.random.key(config.seed)
-        init_key, batch_key = jax.random.split(key)
-        state = start(initial_params(config, init_key), optimizer(config))
-        state = _steps(config, state, batch_key, corpus, folder, report)
-        statistics = evaluate.calibrate(state.params, jnp.asarray(corpus.train.X))
-        losses = split_losses(state.params, statistics, corpus)
-        # A step's loss is that before its update, so what the last update spoiled shows only here.
-        if not np.isfinite(losses).all():
-            raise JaxgradError(
-                f"the trained loss is not finite; lower the learning rate, which is {config.learning_rate}"
-            )
-        checkpoints.save(folder / "checkpoint", Checkpoint(state, jax.random.key_data(batch_key), statistics))
-    plot.save_loss_curve(folder)
-    files.write_json(folder / "losses.json", losses._asdict())
-    return losses
+        checkpoint = checkpoints.restore(path, shapes(config))
+    return config, checkpoint.state.params, checkpoint.statistics
 
 
 def initial_params(config: Config, key: jax.Array) -> Params:
     """The parameters that a run starts from; float64 runs keep float64 parameters, all others float32."""
     dtype = jnp.float64 if config.dtype == "float64" else jnp.float32
     return init(key, len(config.vocabulary), config.context, config.embedding, config.hidden, dtype)
-
-
-def load(folder: Path) -> tuple[Config, Params, Statistics]:
-    """The config, final parameters and calibrated statistics of a finished run.
-
-    Raises `JaxgradError` for a folder that is no run, a run without a checkpoint, and files that were altered.
-    """
-    config = load_config(folder)
-    with precision(config):
-        like = jax.eval_shape(lambda: _empty_checkpoint(config))
-        checkpoint = checkpoints.restore(folder / "checkpoint", like)
-    return config, checkpoint.state.params, checkpoint.statistics
-
-
-def load_config(folder: Path) -> Config:
-    """The config of a run folder; raises `JaxgradError` where it is missing or not one that jaxgrad wrote."""
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        fixed = {
-            name: tuple((key, value) for key, value in values[name]) for name in ("optimizer_args", "schedule_args")
-        }
-        return checked(Config(**{**values, **fixed, "vocabulary": tuple(values["vocabulary"])}))
-    except OSError as error:
-        raise JaxgradError(f"{path}: cannot be read ({error.strerror}); give the folder of a run") from None
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise JaxgradError(f"{path}: is not a config that jaxgrad wrote ({error})") from None
 
 
 def split_losses(params: Params, statistics: Statistics, corpus: Corpus) -> Losses:
@@ -117,58 +162,241 @@ def precision(config: Config) -> contextlib.AbstractContextManager:
     return jax.enable_x64(config.dtype == "float64")
 
 
-def _steps(
-    config: Config, state: State, key: jax.Array, corpus: Corpus, folder: Path, report: Callable[[Progress], None]
-) -> State:
+def check_corpus(config: Config, corpus: Corpus) -> None:
+    """Raise `JaxgradError` for a corpus that a run of this config cannot take, before anything is compiled.
+
+    Inside jit a symbol out of range would make a loss NaN, and a row's number beyond int32 another row's.
+    """
+    if corpus.vocabulary != config.vocabulary:
+        raise JaxgradError("the corpus has another vocabulary than the config; build the config from this corpus")
+    for name, least in {"train": 2, "dev": 1, "test": 1}.items():
+        _check_split(name, getattr(corpus, name), least, config)
+
+
+def _check_split(name: str, split: Split, least: int, config: Config) -> None:
+    n, symbols = len(split.Y), len(config.vocabulary)
+    if not least <= n < 2**31:
+        raise JaxgradError(f"the {name} split has {n} examples; it must have at least {least}, fewer than 2^31")
+    if split.X.shape != (n, config.context):
+        raise JaxgradError(f"{name}.X has the shape {split.X.shape}; the config needs {(n, config.context)}")
+    for array_name, array in split._asdict().items():
+        if array.min() < 0 or array.max() >= symbols:
+            raise JaxgradError(
+                f"{name}.{array_name} has symbols from {array.min()} to {array.max()};"
+                f" they must lie in 0..{symbols - 1}, the vocabulary"
+            )
+
+
+def state_before(config: Config, folder: Path, examples: Batch, step: int) -> tuple[State, PRNGKeyArray]:
+    """The state of a run before a step, and its key, bit for bit: from the last whole checkpoint that is early enough.
+
+    Raises `JaxgradError` where that checkpoint cannot be read.
+    """
+    path, _ = checkpoints.newest_whole([path for path in checkpoints.saved(folder) if int(path.name) <= step])
+    if path is None:
+        state, key, _ = _fresh(config)
+    else:
+        checkpoint = checkpoints.restore(path, shapes(config))
+        state, key = checkpoint.state, jax.random.wrap_key_data(checkpoint.key)
+    transformation, longest = optimizer(config), _longest_chunk(config)
+    while (done := int(state.step)) < step:
+        state, _ = run_steps(
+            state, key, examples, gradients=config.gradients, optimizer=transformation, dtype=config.dtype,
+            batch_size=config.batch_size, n_steps=min(longest, step - done),
+        )  # fmt: skip
+    return state, key
+
+
+def _prepared(config: Config, corpus: Corpus, folder: Path) -> Run:
     examples = Batch(jnp.asarray(corpus.train.X), jnp.asarray(corpus.train.Y))
-    transformation, rate = optimizer(config), schedule(config)
-    longest = max(1, min(config.chunk, ROWS_PER_CHUNK // config.batch_size))
-    began, waiting = time.monotonic(), np.empty(0)
-    done = 0
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
-        while done < config.steps:
-            n_steps = min(longest, config.steps - done)
-            state, losses = run_steps(
-                state, key, examples,
-                gradients=config.gradients, optimizer=transformation, dtype=config.dtype,
-                batch_size=config.batch_size, n_steps=n_steps,
-            )  # fmt: skip
-            # Losses that do not fill a metrics line wait for the next chunk, or for the end of the run.
-            waiting = np.append(waiting, np.asarray(losses, np.float64))
-            first = done + n_steps - len(waiting)
-            done += n_steps
-            whole = len(waiting) if done == config.steps else len(waiting) - len(waiting) % config.log_every
-            lines = []
-            for at in range(0, whole, config.log_every):
-                line = waiting[at : min(at + config.log_every, whole)]
-                step = first + at + len(line)
-                lines.append({"step": step, "loss": float(line.mean()), "learning_rate": float(rate(step - 1))})
-            waiting = waiting[whole:]
-            if not np.isfinite([line["loss"] for line in lines]).all():
-                bad = next(line["step"] for line in lines if not np.isfinite(line["loss"]))
-                raise JaxgradError(
-                    f"the loss is not finite within the {config.log_every} steps before step {bad};"
-                    f" lower the learning rate, which is {config.learning_rate}"
-                )
-            metrics.write("".join(json.dumps(line) + "\n" for line in lines))
-            metrics.flush()
-            latest = lines[-1]["loss"] if lines else float(waiting.mean())
-            report(Progress(done, latest, done / (time.monotonic() - began)))
-    return state
+    return Run(config, corpus, folder, examples, optimizer(config), schedule(config), _sha256(corpus))
 
 
-def _claim(folder: Path) -> None:
+def _fresh(config: Config) -> Standing:
+    init_key, batch_key = jax.random.split(jax.random.key(config.seed))
+    return Standing(start(initial_params(config, init_key), optimizer(config)), batch_key, np.empty(0))
+
+
+def _rewound(run: Run) -> Standing:
+    """The standing of the newest whole checkpoint, with damaged ones after it set aside and metrics cut to it."""
+    saved = checkpoints.saved(run.folder)
+    path = _newest(run.folder, saved)
+    if path is None:
+        folders.rewind_metrics(run.folder, 0, hashlib.sha256().hexdigest())
+        checkpoints.sweep_up(run.folder)
+        logger.warning("%s: was stopped before its first checkpoint, so it starts anew", run.folder)
+        return _fresh(run.config)
+    notes = checkpoints.notes(path)
+    if notes.corpus_sha256 != run.corpus_sha256:
+        raise JaxgradError(f"{run.folder}: was trained on another corpus; give that one with --corpus")
+    checkpoint = checkpoints.restore(path, shapes(run.config))
+    folders.rewind_metrics(run.folder, notes.metrics_bytes, notes.metrics_sha256)
+    checkpoints.sweep_up(run.folder)
+    for damaged in saved[saved.index(path) + 1 :]:
+        checkpoints.set_aside(damaged)
+    return Standing(checkpoint.state, jax.random.wrap_key_data(checkpoint.key), np.array(notes.waiting))
+
+
+def _newest(folder: Path, saved: list[Path]) -> Path | None:
+    """The newest whole checkpoint; None where there is none at all."""
+    path, damaged = checkpoints.newest_whole(saved)
+    if path is None and damaged:
+        names = ", ".join(path.name for path in damaged)
+        raise JaxgradError(f"{folder}: all checkpoints are damaged: steps {names}; train the run again")
+    for bad in damaged:
+        logger.warning("%s: the checkpoint is damaged, so %s is used", bad, path)
+    return path
+
+
+def _finished(folder: Path) -> Losses | None:
+    path = folder / "losses.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        taken = any(folder.iterdir())
-    except OSError as error:
-        raise JaxgradError(f"{folder}: cannot be a run folder ({error.strerror}); give another --out") from None
-    if taken:
-        raise JaxgradError(f"{folder}: exists and is not empty; give another --out, or remove it first")
+        return Losses(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise JaxgradError(f"{path}: cannot be read ({error}); remove it to have it made again") from None
 
 
-def _empty_checkpoint(config: Config) -> Checkpoint:
-    key = jax.random.key(config.seed)
-    params = initial_params(config, key)
-    row = jnp.zeros_like(params.bn_gain)
-    return Checkpoint(start(params, optimizer(config)), jax.random.key_data(key), Statistics(row, row))
+def _go_on(run: Run, standing: Standing, report: Report, stop: Stop) -> Losses:
+    """The chunks that are left, a checkpoint being written beside the next ones, and the end of the run."""
+    config = run.config
+    every, longest = _save_every(config, len(run.examples.Y)), _longest_chunk(config)
+    began, first = time.monotonic(), int(standing.state.step)
+    done, wanted = first, False
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        writing = pool.submit(lambda: None)
+        while done < config.steps and not wanted:
+            n_steps = min(longest, config.steps - done)
+            standing, lines = _chunk(run, standing, n_steps, pool)
+            if lines is None:
+                writing.result()
+                raise _not_finite(run, done, n_steps)
+            folders.append_metrics(run.folder, lines)
+            done += n_steps
+            latest = lines[-1]["loss"] if lines else float(standing.waiting.mean())
+            report(Progress(done, latest, (done - first) / (time.monotonic() - began)))
+            wanted = stop()
+            if done < config.steps and (wanted or done // every > (done - n_steps) // every):
+                writing.result()
+                statistics = evaluate.calibrate(standing.state.params, run.examples.X)
+                dev_loss = evaluate.mean_loss(standing.state.params, statistics, run.corpus.dev)
+                writing = pool.submit(_save(run, standing, statistics, dev_loss))
+        writing.result()
+    if done < config.steps:
+        raise Stopped(_path(run.folder, done), done)
+    return _end(run, standing)
+
+
+def _chunk(
+    run: Run, standing: Standing, n_steps: int, pool: concurrent.futures.Executor
+) -> tuple[Standing, list[dict[str, Any]] | None]:
+    """`n_steps` more steps and the metrics lines that they fill; None for lines if a number is not finite."""
+    config = run.config
+    state, losses = run_steps(
+        standing.state, standing.key, run.examples, gradients=config.gradients, optimizer=run.optimizer,
+        dtype=config.dtype, batch_size=config.batch_size, n_steps=n_steps,
+    )  # fmt: skip
+    sound = not_finite.all_finite((state, losses))
+    # Python hears of signals between its own instructions only: not inside of XLA, where a chunk may take long.
+    pool.submit(jax.block_until_ready, sound).result()
+    done = int(state.step)
+    waiting = np.append(standing.waiting, np.asarray(losses, np.float64))
+    # Losses that do not fill a line wait for the next chunk, or for the end of the run.
+    whole = len(waiting) if done == config.steps else len(waiting) - len(waiting) % config.log_every
+    now = Standing(state, standing.key, waiting[whole:])
+    return now, _lines(run, done - len(waiting), waiting[:whole]) if sound else None
+
+
+def _lines(run: Run, first: int, losses: Float64[np.ndarray, " losses"]) -> list[dict[str, Any]]:
+    lines = []
+    for at in range(0, len(losses), run.config.log_every):
+        line = losses[at : at + run.config.log_every]
+        step = first + at + len(line)
+        lines.append({"step": step, "loss": float(line.mean()), "learning_rate": float(run.rate(step - 1))})
+    return lines
+
+
+def _save(run: Run, standing: Standing, statistics: Statistics, dev_loss: float) -> Callable[[], None]:
+    """Start to write a checkpoint; the function that is returned ends it and removes those that need not stay."""
+    notes = Notes(
+        dev_loss if np.isfinite(dev_loss) else None,
+        tuple(standing.waiting.tolist()),
+        *folders.metrics_mark(run.folder),
+        run.corpus_sha256,
+    )
+    arrays = Checkpoint(standing.state, jax.random.key_data(standing.key), statistics)
+    finish = checkpoints.begin(_path(run.folder, int(standing.state.step)), arrays, notes)
+
+    def write() -> None:
+        finish()
+        checkpoints.tidy(run.folder, run.config.keep)
+
+    return write
+
+
+def _end(run: Run, standing: Standing) -> Losses:
+    statistics = evaluate.calibrate(standing.state.params, run.examples.X)
+    losses = split_losses(standing.state.params, statistics, run.corpus)
+    # A step's loss is that before its update, so what the last update spoiled shows only here.
+    if not np.isfinite(losses).all():
+        raise JaxgradError(
+            f"the trained loss is not finite; lower the learning rate, which is {run.config.learning_rate}"
+        )
+    if not _path(run.folder, run.config.steps).exists():
+        _save(run, standing, statistics, losses.dev)()
+    plot.save_loss_curve(run.folder)
+    files.write_json(run.folder / "losses.json", losses._asdict())
+    return losses
+
+
+def _not_finite(run: Run, done: int, n_steps: int) -> JaxgradError:
+    """What went wrong in the chunk after `done` steps; nothing of it was kept."""
+    config = run.config
+    state, key = state_before(config, run.folder, run.examples, done)
+    found = not_finite.find(config, run.optimizer, state, key, run.examples, n_steps)
+    if found is None:
+        return JaxgradError(
+            f"steps {done} to {done + n_steps} were not finite, and are when run again: a broken device?"
+        )
+    good, _ = checkpoints.newest_whole(checkpoints.saved(run.folder))
+    kept = "there is no checkpoint before it" if good is None else f"the last good checkpoint is {good}"
+    return JaxgradError(
+        f"step {found.step} is not finite: {found.what}; its batch is that of seed {config.seed} and this step,"
+        f" and {kept}; lower the learning rate, which is {config.learning_rate}, or look at the step with:"
+        f" jaxgrad parity --replay {shlex.quote(str(run.folder))} --step {found.step} --dtype {config.dtype}"
+    )
+
+
+def _save_every(config: Config, n_examples: int) -> int:
+    """A checkpoint calibrates on all examples: as rare as this, that costs some hundredths of the steps between."""
+    return config.save_every or max(25_000, 4 * n_examples // config.batch_size)
+
+
+def _longest_chunk(config: Config) -> int:
+    return max(1, min(config.chunk, config.save_every or config.chunk, ROWS_PER_CHUNK // config.batch_size))
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / "checkpoints" / str(step)
+
+
+def _sha256(corpus: Corpus) -> str:
+    digest = hashlib.sha256("".join(corpus.vocabulary).encode())
+    for array in jax.tree.leaves((corpus.train, corpus.dev, corpus.test)):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def shapes(config: Config) -> Checkpoint:
+    """Shapes and types of the config's checkpoints."""
+
+    def empty() -> Checkpoint:
+        key = jax.random.key(config.seed)
+        params = initial_params(config, key)
+        return Checkpoint(
+            start(params, optimizer(config)), jax.random.key_data(key), Statistics(params.bn_gain, params.bn_gain)
+        )
+
+    return jax.eval_shape(empty)

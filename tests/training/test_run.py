@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from jaxgrad import corpus
+from jaxgrad.corpus import Split
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Batch
-from jaxgrad.training import run
+from jaxgrad.training import checkpoints, evaluate, run
 from jaxgrad.training.config import Config, optimizer
 from jaxgrad.training.step import run_steps, start
 
@@ -41,8 +42,8 @@ def test_the_folder_has_all_that_is_promised(finished):
         "config.json",
         "metrics.jsonl",
         "loss.png",
-        "checkpoint",
-        "checkpoint.sha256",
+        "checkpoints",
+        ".lock",
         "losses.json",
     }
     assert json.loads((folder / "losses.json").read_text()) == losses._asdict()
@@ -116,11 +117,6 @@ def test_a_folder_that_is_a_file_is_named(tmp_path, data, config):
         run.train(config, data, tmp_path / "file")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(tmp_path, data, config):
-    with pytest.raises(JaxgradError, match=r"loss is not finite within the 100 steps before step 100; lower the"):
-        run.train(dataclasses.replace(config, learning_rate=1e30), data, tmp_path / "run")
-
-
 def damaged(finished, tmp_path: Path) -> Path:
     shutil.copytree(finished[0], tmp_path / "run")
     return tmp_path / "run"
@@ -145,19 +141,20 @@ def test_a_config_of_another_shape_does_not_read_the_checkpoint(finished, tmp_pa
     (folder / "config.json").write_text(json.dumps({**values, "hidden": 9}))
     with pytest.raises(
         JaxgradError,
-        match=r"checkpoint is of another model: it and the config differ in state\.params\.W1 \(30, [89]\) float32",
+        match=r"checkpoints/250: the checkpoint is of another model: it and the config differ in"
+        r" state\.params\.W1 \(30, [89]\) float32",
     ):
         run.load(folder)
 
 
 def test_a_checkpoint_that_is_missing_or_damaged_is_named(finished, tmp_path):
     folder = damaged(finished, tmp_path)
-    for path in (folder / "checkpoint").rglob("*"):
+    for path in (folder / "checkpoints").rglob("*"):
         if path.is_file() and path.stat().st_size > 100:
             path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(JaxgradError, match="the checkpoint is damaged"):
+    with pytest.raises(JaxgradError, match="all checkpoints are damaged: steps 250"):
         run.load(folder)
-    shutil.rmtree(folder / "checkpoint")
+    shutil.rmtree(folder / "checkpoints")
     with pytest.raises(JaxgradError, match="there is no checkpoint; was the run stopped"):
         run.load(folder)
 
@@ -165,4 +162,51 @@ def test_a_checkpoint_that_is_missing_or_damaged_is_named(finished, tmp_path):
 def test_a_loss_that_the_last_update_spoils_is_named_and_nothing_is_kept(tmp_path, data, config):
     with pytest.raises(JaxgradError, match="the trained loss is not finite; lower the learning rate"):
         run.train(dataclasses.replace(config, steps=1, learning_rate=1e38), data, tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoint").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.fixture(scope="module")
+def saved_often(tmp_path_factory, data, config) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "saved often"
+    # The rate grows until it makes the model worse, so that the best is not the last.
+    wild = dataclasses.replace(
+        config, steps=400, chunk=30, save_every=50, keep=2, schedule="linear", schedule_args=(("end_value", 100.0),)
+    )
+    run.train(wild, data, folder)
+    return folder
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(saved_often):
+    saved = checkpoints.saved(saved_often)
+    # A chunk of 30 is the first to end after 350 steps at 360; the end of a run is always saved.
+    assert [path.name for path in saved[-2:]] == ["360", "400"] and len(saved) == 3
+    assert checkpoints.best(saved) == saved[0], "a case in which the best is no other than one of the last"
+
+
+def test_the_best_checkpoint_can_be_loaded_and_has_the_dev_loss_that_it_was_chosen_for(saved_often, data):
+    _, params, statistics = run.load(saved_often, best=True)
+    best = checkpoints.best(checkpoints.saved(saved_often))
+    assert evaluate.mean_loss(params, statistics, data.dev) == checkpoints.notes(best).dev_loss
+
+
+def a_split(n: int, context: int = 3, symbol: int = 0) -> Split:
+    return Split(np.full((n, context), symbol), np.zeros(n, int))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocabulary": (".", "a")}, "the corpus has another vocabulary than the config"),
+        ({"train": a_split(1)}, "the train split has 1 examples; it must have at least 2"),
+        ({"dev": a_split(0)}, "the dev split has 0 examples; it must have at least 1"),
+        ({"test": a_split(0)}, "the test split has 0 examples"),
+        ({"train": a_split(5, context=2)}, r"train\.X has the shape \(5, 2\); the config needs \(5, 3\)"),
+        ({"train": a_split(5, symbol=27)}, r"train\.X has symbols from 27 to 27; they must lie in 0\.\.26"),
+        ({"dev": a_split(5)._replace(Y=np.array([0, 1, -1, 2, 3]))}, r"dev\.Y has symbols from -1 to 3"),
+        ({"test": Split(*(np.broadcast_to(a, (2**31, *a.shape[1:])) for a in a_split(1)))}, "2147483648 examples"),
+    ],
+)
+def test_examples_that_a_run_cannot_take_are_refused_before_anything_is_made(tmp_path, data, config, change, message):
+    with pytest.raises(JaxgradError, match=message):
+        run.train(config, data._replace(**change), tmp_path / "run")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,295 @@
+"""Full disks, folders that cannot be written, damaged files, a folder in use: a sentence, and nothing is lost."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from jaxgrad import corpus, files
+from jaxgrad.errors import JaxgradError
+from jaxgrad.training import checkpoints, run
+from jaxgrad.training import folder as folders
+from jaxgrad.training.config import Config
+from jaxgrad.training.run import Stopped
+
+
+@pytest.fixture(scope="module")
+def data() -> corpus.Corpus:
+    return corpus.load()
+
+
+@pytest.fixture(scope="module")
+def config(data) -> Config:
+    return Config(steps=120, hidden=8, log_every=20, chunk=20, save_every=20, vocabulary=data.vocabulary)
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory, data, config) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    asked = iter([False, False, True])
+    with pytest.raises(Stopped):
+        run.train(config, data, folder, stop=lambda: next(asked))
+    assert [path.name for path in checkpoints.saved(folder)] == ["20", "40", "60"]
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path) -> Path:
+    """A run after 60 of its 120 steps, with checkpoints at 20, 40 and 60."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "run"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if name != folders.LOCK}
+
+
+def jaxgrad(*arguments: str | Path) -> subprocess.CompletedProcess:
+    # A process of its own, because how fast it ends, and what it says when it does, is part of the promise.
+    return subprocess.run(
+        [sys.executable, "-m", "jaxgrad", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def assert_one_sentence(done: subprocess.CompletedProcess, *parts: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("jaxgrad: ") and done.stderr.count("\n") == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def alter(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+@pytest.mark.parametrize("harm", [cut, alter, Path.unlink], ids=["cut", "altered", "gone"])
+def test_the_newest_whole_checkpoint_is_used_and_it_is_said(stopped, data, harm, caplog):
+    newest = stopped / "checkpoints" / "60"
+    largest = max(files_of(newest), key=lambda path: path.stat().st_size)
+    harm(largest)
+    harmed = contents(newest)
+    run.load(stopped)
+    assert f"{newest}: the checkpoint is damaged, so {stopped / 'checkpoints' / '40'} is used" in caplog.text
+    losses = run.resume(stopped, data)
+    assert caplog.text.count("60: the checkpoint is damaged, so") == 2
+    assert contents(stopped / "checkpoints" / "60.damaged") == harmed
+    assert run.load(stopped)[0].steps == 120 and checkpoints.saved(stopped)[-1].name == "120"
+    assert losses.dev == checkpoints.notes(stopped / "checkpoints" / "120").dev_loss
+
+
+def test_no_file_of_a_checkpoint_can_be_altered_unseen(stopped):
+    for path in files_of(stopped / "checkpoints" / "60"):
+        whole = path.read_bytes()
+        alter(path)
+        assert not checkpoints.is_whole(stopped / "checkpoints" / "60"), path
+        path.write_bytes(whole)
+    assert checkpoints.is_whole(stopped / "checkpoints" / "60")
+
+
+def test_checkpoints_that_are_all_damaged_are_refused_and_left_as_they_are(stopped, data):
+    for checkpoint in checkpoints.saved(stopped):
+        cut(checkpoint / "notes.json")
+    before = contents(stopped)
+    with pytest.raises(JaxgradError, match="all checkpoints are damaged: steps 60, 40, 20; train the run again"):
+        run.resume(stopped, data)
+    assert contents(stopped) == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"hidden": 8', '"hidden": 9', r"of another model: it and the config differ in state\.params\.W1 \(30, [89]\)"),
+        ('"optimizer": "sgd"', '"optimizer": "adam"', r"of another model: .* differ in state\.opt_state"),
+        ('"context": 3', '"context": 4', r"train\.X has the shape \(\d+, 3\); the config needs \(\d+, 4\)"),
+        ('"steps": 120', '"steps": 0', "steps is 0; it must be a whole number of at least 1"),
+        ('"steps": 120', '"steps"', "is not a config that jaxgrad wrote"),
+    ],
+)
+def test_a_config_of_another_model_is_refused_and_nothing_is_touched(stopped, data, before, after, message):
+    path = stopped / "config.json"
+    path.write_text(path.read_text().replace(before, after))
+    all_before = contents(stopped)
+    with pytest.raises(JaxgradError, match=message):
+        run.resume(stopped, data)
+    assert contents(stopped) == all_before
+
+
+def test_another_corpus_is_refused_and_nothing_is_touched(stopped, data):
+    other = data._replace(train=data.train._replace(Y=data.train.Y[::-1]))
+    before = contents(stopped)
+    with pytest.raises(JaxgradError, match="was trained on another corpus; give that one with --corpus"):
+        run.resume(stopped, other)
+    assert contents(stopped) == before
+
+
+@pytest.mark.parametrize("text", ["", '{"step": 20, "loss": 1.0, "learning_rate": 0.1}\n'])
+def test_metrics_that_were_altered_are_refused_and_left_as_they_are(stopped, data, text):
+    (stopped / "metrics.jsonl").write_text(text)
+    with pytest.raises(JaxgradError, match=r"metrics\.jsonl: is not as the checkpoint knew it"):
+        run.resume(stopped, data)
+    assert (stopped / "metrics.jsonl").read_text() == text
+
+
+def test_a_folder_in_use_names_the_process_and_is_left_alone(stopped, data, config):
+    before = contents(stopped)
+    with folders.locked(stopped):
+        with pytest.raises(JaxgradError, match=f"run: is in use by process {os.getpid()}; wait until it ends"):
+            run.resume(stopped, data)
+        with pytest.raises(JaxgradError, match="exists and is not empty"):
+            run.train(config, data, stopped)
+    assert contents(stopped) == before
+
+
+def test_of_two_runs_that_begin_in_one_folder_one_is_refused(tmp_path, data, config):
+    at_once = threading.Barrier(2)
+    ends: list[str] = []
+
+    def begin() -> None:
+        at_once.wait()
+        with contextlib.suppress(JaxgradError):
+            run.train(config, data, tmp_path / "run")
+            ends.append("trained")
+
+    both = [threading.Thread(target=begin) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert ends == ["trained"] and run.load(tmp_path / "run")[0] == config
+
+
+def test_the_lock_of_a_process_that_is_gone_holds_nobody(stopped, data):
+    (stopped / folders.LOCK).write_text("1\n")
+    run.resume(stopped, data)
+
+
+def test_a_disk_that_fills_up_while_training_stops_the_run_and_keeps_what_was_saved(stopped, data, monkeypatch):
+    saves, room = [], files.check_room
+
+    def fills_up(folder: Path, n_bytes: int) -> None:
+        saves.append(folder)
+        if len(saves) == 2:
+            raise JaxgradError(f"{folder}: cannot be written (No space left on device)")
+        room(folder, n_bytes)
+
+    monkeypatch.setattr(files, "check_room", fills_up)
+    with pytest.raises(JaxgradError, match="No space left on device"):
+        run.resume(stopped, data)
+    assert checkpoints.saved(stopped)[-1].name == "80"
+    run.resume(stopped, data)
+    assert len(folders.read_metrics(stopped)) == 6
+
+
+def test_a_metrics_line_that_has_no_room_is_absent_as_a_whole(tmp_path, monkeypatch):
+    folders.append_metrics(tmp_path, [{"step": 1}])
+    # A disk with room for some bytes of what is written next: Linux then writes these and says how many.
+    code = (
+        "import resource, sys; from pathlib import Path; from jaxgrad.training.folder import append_metrics;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20)); append_metrics(Path(sys.argv[1]), [{'step': 2}] * 5)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "metrics.jsonl: cannot be written" in done.stderr and "go on with --resume" in done.stderr
+    assert folders.read_metrics(tmp_path) == [{"step": 1}]
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A disk of 400 KiB, where mounting one is allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here: this takes root's rights")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_real_disk_that_is_full_is_a_sentence_and_loses_nothing(small_disk, data, config):
+    folder = small_disk / "run"
+    done = jaxgrad("train", "--steps", 400, "--hidden", 8, "--chunk", 20, "--save-every", 20, "--log-every", 20,
+                   "--keep", 20, "--out", folder)  # fmt: skip
+    assert_one_sentence(done, "No space left on device")
+    kept = checkpoints.saved(folder)
+    assert kept and all(checkpoints.is_whole(path) for path in kept)
+    assert len(folders.read_metrics(folder)) >= int(kept[-1].name) // 20
+    for path in kept[:-1]:
+        shutil.rmtree(path)
+    # With room again the run goes on from what was kept, if it need not keep as many.
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace('"keep": 20', '"keep": 1'))
+    again = jaxgrad("train", "--resume", folder)
+    assert again.returncode == 0 and len(folders.read_metrics(folder)) == 20, again.stderr
+
+
+def test_an_arrays_file_that_cannot_be_written_after_all_is_a_sentence_and_ends_at_once(tmp_path):
+    # The look for room was passed, and then the disk was full: what Orbax makes of it, in the background.
+    code = """
+import resource, sys
+from pathlib import Path
+import jax, jax.numpy as jnp
+from jaxgrad import files
+from jaxgrad.errors import JaxgradError
+from jaxgrad.training import checkpoints
+files.check_room = lambda folder, n_bytes: folder.mkdir(parents=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+arrays = checkpoints.Checkpoint(jax.random.normal(jax.random.key(0), (500, 100)), jnp.zeros(2), jnp.zeros(2))
+try:
+    checkpoints.begin(Path(sys.argv[1]) / "5", arrays, checkpoints.Notes(None, (), 0, "", ""))()
+except JaxgradError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "5: the checkpoint cannot be written" in done.stdout, done.stderr
+    assert not checkpoints.saved(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["/proc/jaxgrad", "/proc/1"])
+def test_a_folder_that_cannot_be_written_is_a_sentence_and_ends_at_once(folder: str):
+    # /proc takes no new files from anybody, root included, whom the modes of ordinary folders do not keep out.
+    if not Path("/proc/1").is_dir():
+        pytest.skip("this system has no /proc")
+    assert_one_sentence(jaxgrad("train", "--steps", 20, "--hidden", 4, "--out", folder), folder)
+
+
+@pytest.fixture
+def read_only(stopped: Path):
+    """The stopped run on a disk that is mounted so that nothing can be written, where mounting is allowed."""
+    if subprocess.run(["mount", "--bind", str(stopped), str(stopped)], capture_output=True, check=False).returncode:
+        pytest.skip("a folder cannot be mounted read-only here: this takes root's rights")
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(stopped)], check=True)
+    yield stopped
+    subprocess.run(["umount", str(stopped)], check=True)
+
+
+def test_a_read_only_run_can_be_looked_at_but_not_resumed(read_only, data):
+    before = contents(read_only)
+    config, _, _ = run.load(read_only)
+    assert config.steps == 120
+    with pytest.raises(JaxgradError, match="run: cannot be written \\(Read-only file system\\); make it writable"):
+        run.resume(read_only, data)
+    assert contents(read_only) == before
+
+
+def test_resume_takes_no_other_flags_and_only_a_run(tmp_path):
+    assert_one_sentence(jaxgrad("train", "--resume", tmp_path), "config.json: cannot be read")
+    done = jaxgrad("train", "--resume", tmp_path, "--lr", 0.1, "--batch-size", 8, "--out", tmp_path)
+    assert_one_sentence(done, f"takes everything from {tmp_path}/config.json; leave out --batch-size, --lr, --out")
