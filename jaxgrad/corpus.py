@@ -63,12 +63,7 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
     accepted. Raises `CorpusError` for a file that is missing, unreadable or empty, for invalid UTF-8, and for a
     word that contains the boundary `.`, white space or a control character.
     """
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise CorpusError(f"{path}: no such file; give a text file of one word a line") from None
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror}); give a text file of one word a line") from None
+    data = _bytes(Path(path))
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -77,25 +72,45 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
             f"{path}, line {line}: not valid UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8"
         ) from None
     lines = [line.strip() for line in text.split("\n")]
-    for number, word in enumerate(lines, start=1):
-        if BOUNDARY in word:
-            raise CorpusError(
-                f"{path}, line {number}: {word[:40]!r} contains {BOUNDARY!r}, which marks the ends of words; remove it"
-            )
-        if _NOT_IN_A_WORD.search(word):
-            raise CorpusError(
-                f"{path}, line {number}: {word[:40]!r} contains white space or a control character;"
-                " put one word on a line"
-            )
-    words = [word for word in lines if word]
+    words = [line for line in lines if line]
+    joined = "".join(words)
+    if BOUNDARY in joined or _NOT_IN_A_WORD.search(joined):
+        raise _bad_word(path, lines)
     if not words:
         raise CorpusError(f"{path}: contains no words; give a text file of one word a line")
     return words
 
 
+def _bytes(path: Path) -> bytes:
+    try:
+        # A pipe could be read once only, and a run reads its corpus again; a device might never end.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CorpusError(f"{path}: is a pipe or a device; save the words as a file, which can be read again")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CorpusError(f"{path}: no such file; give a text file of one word a line") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        raise CorpusError(f"{str(path)!r}: cannot be read ({reason}); give a text file of one word a line") from None
+
+
+def _bad_word(path: str | os.PathLike[str], lines: list[str]) -> CorpusError:
+    """The error that names the first line whose word is none."""
+    for number, word in enumerate(lines, start=1):
+        if BOUNDARY in word:
+            return CorpusError(
+                f"{path}, line {number}: {word[:40]!r} contains {BOUNDARY!r}, which marks the ends of words; remove it"
+            )
+        if _NOT_IN_A_WORD.search(word):
+            break
+    return CorpusError(
+        f"{path}, line {number}: {word[:40]!r} contains white space or a control character; put one word on a line"
+    )
+
+
 def build_vocabulary(words: list[str]) -> tuple[str, ...]:
     """The boundary, as symbol 0, then the characters of `words` in code-point order."""
-    return (BOUNDARY, *sorted(set().union(*words)))
+    return (BOUNDARY, *sorted(set("".join(words))))
 
 
 def build_dataset(words: list[str], vocabulary: tuple[str, ...], n: int = 3) -> Split:
@@ -120,13 +135,13 @@ def build_dataset(words: list[str], vocabulary: tuple[str, ...], n: int = 3) -> 
         raise ValueError(f"character {text[int(unknown.argmax())]!r} is not in the vocabulary {''.join(vocabulary)!r}")
     Y = symbols.astype(np.min_scalar_type(len(vocabulary) - 1))
 
-    lengths = np.fromiter((len(word) + 1 for word in words), dtype=np.int64, count=len(words))
-    starts = np.cumsum(lengths) - lengths
-    in_word = np.arange(len(Y)) - np.repeat(starts, lengths)
     X = np.zeros((len(Y), n), dtype=Y.dtype)
-    for back in range(1, min(n, int(lengths.max(initial=0))) + 1):
-        inside = in_word[back:] >= back
-        X[back:, n - back] = np.where(inside, Y[:-back], 0)
+    # Whether the symbols between, and so the context that far back, are of the same word.
+    inside = np.ones(len(Y), dtype=bool)
+    for back in range(1, min(n, len(Y) - 1) + 1):
+        inside[back:] &= ~is_boundary[:-back]
+        inside[:back] = False
+        X[back:, n - back] = np.where(inside[back:], Y[:-back], 0)
     return Split(X, Y)
 
 
@@ -176,7 +191,7 @@ def fetch(target: Path, url: str = SEED_CORPUS_URL, expected_sha256: str = SEED_
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
             data = response.read()
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise CorpusError(f"{url}: cannot be fetched ({error}); download it by hand and give it as --corpus") from None
     found = hashlib.sha256(data).hexdigest()
     if found != expected_sha256:

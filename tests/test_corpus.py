@@ -1,6 +1,7 @@
 """The corpus is the notebook's, bad files are named with their lines, and a download replaces nothing by halves."""
 
 import http.server
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -147,6 +148,26 @@ def test_missing_files_and_folders_are_named(tmp_path: Path):
         corpus.read_words(tmp_path)
 
 
+def test_what_cannot_be_read_again_is_refused_without_waiting_for_it(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(CorpusError, match="is a pipe or a device; save the words as a file"):
+            corpus.load(path)
+
+
+def test_a_path_that_no_file_can_have_is_named():
+    with pytest.raises(CorpusError, match=r"'a\\x00b': cannot be read \(embedded null byte\)"):
+        corpus.load("a\0b")
+
+
+def test_a_large_binary_file_is_refused_by_its_first_bad_byte(tmp_path: Path):
+    path = tmp_path / "binary"
+    path.write_bytes(b"ann\n\xff\xfe" + bytes(200_000_000))
+    with pytest.raises(CorpusError, match=r"binary, line 2: not valid UTF-8 \(byte 0xff\)"):
+        corpus.load(path)
+
+
 def test_a_corpus_too_small_to_split_says_so(tmp_path: Path):
     path = tmp_path / "words.txt"
     path.write_text("ann\nbob\ncy\n")
@@ -209,6 +230,11 @@ def test_a_bad_download_leaves_the_old_file_and_nothing_else(tmp_path: Path, ser
     with pytest.raises(CorpusError, match=message):
         corpus.fetch(target, f"{server}/{path}", corpus.sha256(source))
     assert [p.name for p in target.parent.iterdir()] == ["names.txt"] and target.read_text() == "old"
+
+
+def test_an_address_that_is_none_is_named(tmp_path: Path):
+    with pytest.raises(CorpusError, match="foo: cannot be fetched"):
+        corpus.fetch(tmp_path / "names.txt", "foo")
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path: Path):
