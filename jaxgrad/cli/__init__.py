@@ -5,7 +5,7 @@ Every command imports what it needs when it runs, so that help is instant.
 
 import sys
 
-from jaxgrad.cli import bench, corpus, parity, training
+from jaxgrad.cli import bench, corpus, parity, sweep, training
 from jaxgrad.cli.app import app
 from jaxgrad.errors import JaxgradError
 
@@ -14,6 +14,7 @@ app.command()(parity.mutate)
 app.command()(training.train)
 app.command("eval")(training.evaluate)
 app.command()(training.sample)
+app.command()(sweep.sweep)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(bench.app, name="bench")
 
@@ -23,5 +24,6 @@ def main() -> None:
     try:
         app(prog_name="jaxgrad")
     except JaxgradError as error:
-        print(f"jaxgrad: {error}", file=sys.stderr)
+        # What a message quotes may hold ends of lines; a sentence has none.
+        print("jaxgrad:", *str(error).splitlines(), file=sys.stderr)
         raise SystemExit(2) from None
