@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu
 
 from jaxgrad import batches, corpus
 from jaxgrad.errors import JaxgradError
@@ -162,6 +163,16 @@ def test_more_room_and_other_blocks_change_nothing_but_rounding(monkeypatch, blo
     limit = 10 * 64 * 2.0**-52
     assert all(relative(a, b) <= limit for a, b in zip(other, usual, strict=True))
     assert relative(losses, usual_losses) <= limit
+
+
+def test_nothing_is_read_that_nobody_wrote(monkeypatch):
+    # The interpreter of TPU kernels copies blocks as a TPU does, and can start all memory as NaN.
+    params, batch, speeds = random_models(2, 6)
+    usual = run(params, batch, speeds)
+    call, interpreter = launch.pl.pallas_call, tpu.InterpretParams(uninitialized_memory="nan")
+    monkeypatch.setattr(launch.pl, "pallas_call", lambda *args, **kw: call(*args, **{**kw, "interpret": interpreter}))
+    careful = jax.jit(functools.partial(run_models.__wrapped__, platform=INTERPRET))(params, batch, speeds)
+    assert same(careful, usual)
 
 
 def test_gradients_and_a_step_are_of_one_mind():
