@@ -70,11 +70,13 @@ def in_type(config: Config, params: Params) -> Params:
 
 def _first(config: Config, params: Params, batch: Batch, after: State, losses: Array) -> str:
     """Forward, then backward, then the optimizer: what of a step that is not finite was so first."""
-    nodes = jax.jit(forward)(params, batch)
-    if not all_finite(losses):
-        node = _first_not_finite(Nodes._fields, nodes) or "loss"
-        return f"in its forward pass the node {node} was the first that was not finite"
-    gradients = _with_nodes(config.gradients)(params, batch)
+    sound = bool(all_finite(losses))
+    # Closed forms pass by nodes of the notebook's forward, and are finite where these are not.
+    if not sound or config.gradients in WITH_NODES:
+        node = _first_not_finite(Nodes._fields, jax.jit(forward)(params, batch))
+        if node or not sound:
+            return f"in its forward pass the node {node or 'loss'} was the first that was not finite"
+    gradients = WITH_NODES.get(config.gradients, _fused)(params, batch)
     cotangents = {**gradients.nodes._asdict(), **gradients.params._asdict()}
     name = _first_not_finite(BACKWARD_ORDER, cotangents) or _first_not_finite(
         Params._fields, jax.jit(GRADIENTS[config.gradients])(params, batch)[1]
@@ -91,9 +93,9 @@ def _first_not_finite(names: tuple[str, ...], arrays: Any) -> str | None:
     return next((name for name in names if by_name[name] is not None and not all_finite(by_name[name])), None)
 
 
-def _with_nodes(gradients: str) -> Any:
-    """The engine of that name with the cotangents of nodes; of another name, the closed forms."""
-    return {"by-node": _by_node, "jax-grad": _jax_grad}.get(gradients, jax.jit(mlp_backward.fused))
+@jax.jit
+def _fused(params: Params, batch: Batch) -> Gradients:
+    return mlp_backward.fused(params, batch)
 
 
 @jax.jit
@@ -108,3 +110,7 @@ def _jax_grad(params: Params, batch: Batch) -> Gradients:
 
     value, (dparams, dnodes) = jax.value_and_grad(loss, argnums=(0, 1))(params, zero_taps(params, batch))
     return Gradients(value, dparams, dnodes)
+
+
+# Engines that have a cotangent for every node of the notebook; those of any other are told of by the closed forms.
+WITH_NODES = {"by-node": _by_node, "jax-grad": _jax_grad}
