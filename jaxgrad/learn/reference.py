@@ -1,0 +1,93 @@
+"""What a reader's derivative is held against: the right ones of a batch, and those with a known mistake."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.models import mlp_backward
+from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward
+from jaxgrad.parity.cases import Case
+from jaxgrad.parity.compare import Scale, scale
+from jaxgrad.parity.engines import roundings
+from jaxgrad.parity.mutants import Program, results, used_steps
+from jaxgrad.parity.mutate import Mutant, mutants_of, trace
+
+NAMES = (*Nodes._fields, *Params._fields)
+
+
+class Answers(NamedTuple):
+    """One batch, in float64, by the names of its 20 nodes and 6 parameters.
+
+    `right` are the derivatives by `jax.grad`, `scales` what a difference from them is measured against, `ours` the
+    hand-written ones, and `primals` the values themselves. `program` is our backward pass, to make mistakes in.
+    """
+
+    right: dict[str, np.ndarray]
+    scales: dict[str, Scale]
+    ours: dict[str, np.ndarray]
+    primals: dict[str, np.ndarray]
+    program: Program
+    inputs: tuple[Any, ...]
+
+
+def answers(case: Case) -> Answers:
+    """The answers for a case: every cotangent by `jax.grad` and by hand. Raises what `parity.engines.run` raises."""
+    right, variance = (_by_name(tree) for tree in roundings(case, wide_sums=1.0))
+    scales = {name: scale(right[name], variance[name]) for name in NAMES}
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        params, batch = jax.tree.map(jnp.asarray, (case.params, case.batch))
+        program = trace(_by_node, params, batch, starts=lambda place: place.file == mlp_backward.__file__).program
+        inputs = tuple(jax.tree.leaves((params, batch)))
+        ours = _by_name(jax.jit(_by_node)(params, batch))
+        primals = {**jax.jit(forward)(params, batch)._asdict(), **params._asdict()}
+    return Answers(right, scales, ours, {name: np.asarray(x) for name, x in primals.items()}, program, inputs)
+
+
+def mistakes(known: Answers, name: str) -> Iterator[tuple[Mutant, np.ndarray]]:
+    """What comes out for `name` with each mistake that can be made in deriving it from the right cotangents above."""
+    program = known.program
+    own = _own_steps(program)[name]
+    alone = program._replace(outputs={name: _slots(program)[name]})
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        for mutant in mutants_of(program):
+            if mutant.at in own:
+                steps = (*alone.steps[: mutant.at], mutant.step, *alone.steps[mutant.at + 1 :])
+                wrong = alone._replace(steps=steps)
+                used = used_steps(wrong)
+                pruned = wrong._replace(steps=tuple(step for at, step in enumerate(steps) if at in used))
+                yield mutant, np.asarray(results(pruned, known.inputs)[name])
+
+
+def is_sum_of_uses(known: Answers, name: str, mutant: Mutant) -> bool:
+    """Whether the mutant's step is the one that adds up the cotangents of the uses of `name`."""
+    return mutant.operator == "an addend dropped" and _slots(known.program)[name] in mutant.step.results
+
+
+def _own_steps(program: Program) -> dict[str, set[int]]:
+    """For every name the steps between it and the cotangents made before it."""
+    slots, claimed = _slots(program), set[int]()
+    maker = {slot: at for at, step in enumerate(program.steps) for slot in step.results}
+    own = {}
+    for name in sorted(slots, key=lambda name: maker.get(slots[name], -1)):
+        own[name] = used_steps(program._replace(outputs={name: slots[name]})) - claimed
+        claimed |= own[name]
+    return own
+
+
+def _slots(program: Program) -> dict[str, int]:
+    """Where the program keeps the cotangent of each name; its outputs are the paths of a `Gradients`."""
+    paths = {path.rpartition(".")[2]: slot for path, slot in program.outputs.items() if path != ".loss"}
+    return {name: paths[name] for name in NAMES}
+
+
+def _by_node(params: Params, batch: Batch) -> Gradients:
+    return mlp_backward.by_node(params, batch, forward(params, batch))
+
+
+def _by_name(gradients: Gradients) -> dict[str, np.ndarray]:
+    return {
+        name: np.asarray(x) for name, x in (*gradients.nodes._asdict().items(), *gradients.params._asdict().items())
+    }

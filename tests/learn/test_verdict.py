@@ -1,0 +1,131 @@
+"""The checker knows a right derivative from a wrong one, and says what the wrong one looks like."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgrad.errors import JaxgradError
+from jaxgrad.learn import answers, check, or_answer
+from jaxgrad.learn.reference import NAMES, mistakes
+from jaxgrad.parity import cases
+
+EPS = 1e-5
+
+
+@pytest.fixture(scope="module")
+def known():
+    return answers(cases.seed_case())
+
+
+@pytest.fixture(scope="module")
+def names(known):
+    """What a reader of the notebook has in scope: the values, the right derivatives, and n."""
+    derivatives = {f"d{name}": array for name, array in known.right.items()}
+    return types.SimpleNamespace(**known.primals, **derivatives, n=len(known.primals["logits"]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_right_derivative_is_right_in_every_type(known, name: str):
+    assert repr(check(name, known.right[name], known)) == f"d{name}: right, to the last bit."
+    assert check(name, known.ours[name], known)
+    assert check(name, known.ours[name].astype(np.float32), known)
+    assert check(name, jnp.asarray(known.ours[name], jnp.bfloat16), known)
+
+
+def test_without_a_case_it_is_the_notebooks(known):
+    assert check("bn_var", known.ours["bn_var"])
+    assert np.array_equal(or_answer("bn_var", ...), known.ours["bn_var"])
+
+
+@pytest.fixture(scope="module")
+def diagnosed(known):
+    """Of every mutant of our own derivation of a node: the name, the mutant, and the verdict on its result."""
+    return [(name, mutant, check(name, wrong, known)) for name in NAMES for mutant, wrong in mistakes(known, name)]
+
+
+def test_no_mutant_is_taken_for_right_but_those_that_change_rounding_alone(diagnosed):
+    right = [(name, mutant.words) for name, mutant, verdict in diagnosed if verdict.right]
+    # The twelve that parity.own_score counts as equivalent, for the same reasons.
+    assert {name for name, _ in right} == {"logit_maxes", "logits", "h", "W2", "b2", "bnmean"}
+    assert len(right) == 12 < len(diagnosed) / 10
+
+
+def test_every_wrong_mutant_has_a_diagnosis(diagnosed):
+    assert [(name, mutant.words) for name, mutant, verdict in diagnosed if verdict.kind == "unknown"] == []
+
+
+def test_a_third_are_told_by_their_looks_alone_where_no_derivation_like_ours_is_at_hand(known, monkeypatch):
+    every = [(name, wrong) for name in NAMES for _, wrong in mistakes(known, name)]
+    monkeypatch.setattr("jaxgrad.learn.verdict.mistakes", lambda known, name: iter(()))
+    verdicts = [check(name, wrong, known) for name, wrong in every]
+    wrong = [verdict for verdict in verdicts if not verdict.right]
+    # Nearly half of all mutants take a wrong variable, which only the derivation itself can tell.
+    assert sum(verdict.kind not in ("unknown", "partly right") for verdict in wrong) > len(wrong) * 0.3
+
+
+CLASSIC = [
+    ("b2", lambda v: v.dlogits, "missing sum", "the sum over axis 0 (the batch) is missing"),
+    ("bn_gain", lambda v: v.bn_raw * v.dh_norm, "missing sum", "Forward spread bn_gain there"),
+    ("bn_gain", lambda v: (v.bn_raw * v.dh_norm).sum(0), "shape", "keepdims=True"),
+    ("bn_bias", lambda v: v.dh_norm.mean(0, keepdims=True), "mean for sum", "n = 32 times too small"),
+    ("bnmean", lambda v: -v.dbn_diff, "missing sum", "axis 0"),
+    ("bnmean", lambda v: v.dbn_diff.sum(0, keepdims=True), "sign", "wrong sign"),
+    ("bnmean", lambda v: v.dbn_diff, "missing sum", "and the sign is wrong"),
+    ("counts_sum_inv", lambda v: v.counts * v.dprobs, "missing sum", "axis 1 (the symbols)"),
+    ("W2", lambda v: v.dlogits.T @ v.h, "transposed", "it is transposed"),
+    ("W1", lambda v: np.einsum("nk,nh->nkh", v.embcat, v.dh_prenorm), "missing sum", "axis 0 (the batch)"),
+    ("bn_diff_sq", lambda v: v.dbn_var / (v.n - 1), "not spread", "each for several entries"),
+    ("bn_diff_sq", lambda v: np.ones((v.n, 1)) * v.dbn_var / v.n, "n and n - 1", "1/n where 1/(n - 1) should be"),
+    ("bn_diff_sq", lambda v: np.ones((v.n, 1)) * v.dbn_var, "missing n - 1", "1/(n - 1) of the variance is missing"),
+    ("bn_diff", lambda v: v.bn_var_inv * v.dbn_raw, "second use", "bn_diff is used twice"),
+    ("bn_diff", lambda v: 2 * v.bn_diff * v.dbn_diff_sq, "second use", "bn_diff is used twice"),
+    ("bn_diff", lambda v: v.bn_var_inv * v.dbn_raw + v.bn_diff * v.dbn_diff_sq, "missing factor", "first factor, 2"),
+    ("counts", lambda v: v.counts_sum_inv * v.dprobs, "second use", "counts is used twice"),
+    ("h_prenorm", lambda v: v.dbn_diff, "second use", "h_prenorm is used twice"),
+    ("bn_var", lambda v: (v.bn_var + EPS) ** -1.5 * v.dbn_var_inv, "factor", "and the sign is wrong"),
+    ("bn_var", lambda v: -0.5 * (v.bn_var + EPS) ** -0.5 * v.dbn_var_inv, "power", "-0.5 instead of -1.5"),
+    ("bn_raw", lambda v: v.dh_norm, "another variable", "is the derivative of h_norm"),
+    ("h_norm", lambda v: v.dh * (1 - v.h_norm**2), "before or after", "before the tanh"),
+    ("h_norm", lambda v: 1 - v.h**2, "missing factor", "`dh`, is dropped"),
+    ("h", lambda v: v.h, "another variable", "is the value of h, no derivative"),
+    ("log_probs", lambda v: v.n * v.dlog_probs, "sum for mean", "the 1/n of a mean is missing"),
+    ("probs", lambda v: v.dlog_probs * v.probs, "inverse", "multiplies by probs where it should divide"),
+    ("logits", lambda v: v.probs / v.n, "partly right", "of its entries"),
+    ("logits", lambda v: v.probs + v.n * v.dlog_probs, "sum for mean", "the 1/n of a mean is missing"),
+    ("emb", lambda v: v.dembcat, "shape", "reshape it"),
+    ("C", lambda v: np.zeros_like(v.C), "zero", "no path"),
+    ("loss", lambda v: -1.0, "sign", "wrong sign"),
+    ("loss", lambda v: v.loss, "another variable", "the value of loss"),
+    ("h", lambda v: v.dh * 1.7, "factor", "1.7 times"),
+    ("h", lambda v: np.where(v.dh > 0, v.dh, np.nan), "not finite", "is not finite"),
+    ("bn_var_inv", lambda v: np.cos(v.dbn_var_inv), "unknown", "no mistake that the checker knows"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "kind", "words"), CLASSIC)
+def test_a_classic_mistake_is_told(known, names, name: str, wrong, kind: str, words: str):
+    verdict = check(name, wrong(names), known)
+    assert (verdict.right, verdict.kind) == (False, kind), verdict
+    assert words in repr(verdict)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [(..., "write your answer first"), (None, "write your answer first"), (abs, "is a function"), ("x", "an array")],
+)
+def test_what_is_no_answer_is_told(known, given, words: str):
+    verdict = check("h", given, known)
+    assert (verdict.right, verdict.kind) == (False, "no answer") and words in verdict.sentence
+
+
+def test_a_name_that_the_model_does_not_have_is_refused():
+    with pytest.raises(JaxgradError, match=r"no node or parameter 'dh'; choose from emb"):
+        check("dh", ...)
+
+
+def test_a_right_answer_is_kept_and_a_wrong_one_replaced(known):
+    mine = known.ours["h"] * (1 + 1e-15)
+    assert np.array_equal(or_answer("h", mine, known), mine)
+    assert np.array_equal(or_answer("h", -mine, known), known.ours["h"])
