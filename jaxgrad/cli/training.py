@@ -48,7 +48,7 @@ def train(
     chunk: Annotated[int, typer.Option(min=1, help="Steps per jitted call, after which a signal is obeyed.")] = 5_000,
     save_every: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps between checkpoints, at ends of chunks; 25,000 or four epochs if not given."),
+        typer.Option(min=1, help="Steps between checkpoints, at ends of chunks; 50,000 or eight epochs if not given."),
     ] = None,
     keep: Annotated[int, typer.Option(min=1, help="How many of the last checkpoints stay, beside the best.")] = 3,
     corpus: CorpusOption = None,

@@ -369,8 +369,8 @@ def _not_finite(run: Run, done: int, n_steps: int) -> JaxgradError:
 
 
 def _save_every(config: Config, n_examples: int) -> int:
-    """A checkpoint calibrates on all examples: as rare as this, that costs some hundredths of the steps between."""
-    return config.save_every or max(25_000, 4 * n_examples // config.batch_size)
+    """A checkpoint calibrates on all examples: as rare as this, it costs about a hundredth of the steps between."""
+    return config.save_every or max(50_000, 8 * n_examples // config.batch_size)
 
 
 def _longest_chunk(config: Config) -> int:
