@@ -1,10 +1,121 @@
-"""`jaxgrad bench`: alternatives timed side by side."""
+"""`jaxgrad bench`: competitors timed side by side, and two such runs compared."""
 
-from typing import Annotated
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Time alternatives side by side on this machine.")
+from jaxgrad.cli.app import CorpusOption, Platform
+from jaxgrad.errors import JaxgradError
+
+if TYPE_CHECKING:
+    from jaxgrad.bench.task import Size
+
+app = typer.Typer(help="Time alternatives side by side on this machine.")
+
+
+@app.callback(invoke_without_command=True)
+def bench(
+    context: typer.Context,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="seed (batch 32, hidden 200), middle (1024, 1024) or large (8192, 4096); may be repeated."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=2, help="Rows of a batch, for a size of your own.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="Hidden neurons, for a size of your own.")] = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Interleaved rounds; their median and quartiles are shown.")] = 9,
+    seconds: Annotated[float, typer.Option(min=0.001, help="How long a round of one competitor lasts, about.")] = 0.1,
+    check_steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Steps after which losses must agree; 100, or fewer where they take long."),
+    ] = None,
+    peers: Annotated[
+        str | None, typer.Option(help="Some competitors, by their names in the table, separated by commas.")
+    ] = None,
+    device: Annotated[Platform, typer.Option(help="Where JAX runs.")] = Platform.cpu,
+    torch_device: Annotated[str, typer.Option(help="Where PyTorch runs: cpu, cuda, mps, ...")] = "cpu",
+    compile_limit: Annotated[float, typer.Option(min=1, help="Seconds that torch.compile may take.")] = 300.0,
+    corpus: CorpusOption = None,
+    json: Annotated[Path | None, typer.Option(help="Write everything as JSON, schema jaxgrad.bench/1.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the times.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="BEFORE AFTER", help="Compare two JSON files; exit 1 on a slowdown beyond the spread."),
+    ] = None,
+) -> None:
+    """Time a training step of every competitor: hand-written gradients, jax.grad, PyTorch, Flax, Equinox.
+
+    Sizes are seed and middle if none is given. One competitor whose losses are not those of the others is not timed.
+    Example: jaxgrad bench --size seed --json a.json --png a.png · jaxgrad bench --compare a.json b.json
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if compare is not None:
+        _compare(*compare)
+        return
+    # Compile times are shown, so none may come from a cache; read when JAX and PyTorch's compiler are imported.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+
+    from rich.console import Console
+
+    from jaxgrad import corpus as corpora
+    from jaxgrad import files
+    from jaxgrad.bench import measure, plot, report, task
+    from jaxgrad.bench import peers as competitors
+
+    sizes = _sizes(size or [], batch, hidden)
+    some = competitors.chosen(peers)
+    place = competitors.Place(device.value, torch_device, compile_limit)
+    data = corpora.load(corpora.shipped("names.txt") if corpus is None else corpus)
+    # Where nobody looks, nothing need be shortened to fit.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    with console.status("the fastest product") as status:
+        peaks = measure.peaks(place)
+        results = [
+            measure.measure(task.task(s, data), some, place, rounds, seconds, check_steps, status.update) for s in sizes
+        ]
+    run = report.to_json(results, peaks, place, rounds)
+    if json is not None:
+        files.write_json(json, run)
+    if png is not None:
+        plot.save(run, png)
+    console.print(report.tables(run))
+
+
+def _sizes(names: list[str], batch: int | None, hidden: int | None) -> "list[Size]":
+    from jaxgrad.bench.task import SIZES, Size
+
+    for name in names:
+        if name not in SIZES:
+            raise JaxgradError(
+                f"there is no size {name!r}; choose from {', '.join(SIZES)}, or give --batch and --hidden"
+            )
+    if (batch is None) != (hidden is None):
+        raise JaxgradError(f"--batch is {batch} and --hidden {hidden}; a size of your own needs both")
+    chosen = [SIZES[name] for name in dict.fromkeys(names)]
+    if batch is not None and hidden is not None:
+        chosen.append(Size("own", batch, hidden))
+    return chosen or [SIZES["seed"], SIZES["middle"]]
+
+
+def _compare(before: Path, after: Path) -> None:
+    from rich.console import Console
+
+    from jaxgrad.bench import compare
+
+    a, b = compare.load(before), compare.load(after)
+    found = compare.changes(a, b)
+    console = Console()
+    console.print(compare.table(found))
+    for line in compare.differences(a, b):
+        console.print(line, highlight=False)
+    slower = [c for c in found if c.verdict == "regression"]
+    if slower:
+        console.print(f"{len(slower)} of {len(found)} are slower beyond the spread of their rounds", highlight=False)
+        raise typer.Exit(1)
 
 
 @app.command("embedding")

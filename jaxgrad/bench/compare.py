@@ -1,0 +1,90 @@
+"""Two runs of the benchmark: the ratio of each competitor's times, and whether it lies beyond their spread."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.table import Table
+
+from jaxgrad.bench.report import SCHEMA
+from jaxgrad.errors import JaxgradError
+
+# What a time cannot be compared across.
+MACHINE = ("cpu", "cores", "machine", "jax_device_kind", "torch_device_kind", "torch_threads")
+
+
+class Change(NamedTuple):
+    """A competitor's median seconds per step in two runs. `verdict` is "regression" where the quartiles of the second
+    lie wholly above those of the first, "faster" where they lie wholly below, else "same".
+    """
+
+    size: str
+    peer: str
+    before: float
+    after: float
+    ratio: float
+    verdict: str
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A run as `report.to_json` wrote it; raises `JaxgradError` for a file that is none."""
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise JaxgradError(f"{path}: cannot be read as JSON ({error}); give a file written by --json") from None
+    found = run.get("schema") if isinstance(run, dict) else None
+    if found != SCHEMA:
+        raise JaxgradError(f"{path}: has the schema {found!r}; give a file of the schema {SCHEMA!r}, written by --json")
+    return run
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
+    """One change for each competitor that was timed in both runs at one size; sizes are told apart by their numbers.
+
+    Raises `JaxgradError` where there is none.
+    """
+    first, second = _timed(before), _timed(after)
+    found = [_change(*key, first[key], second[key]) for key in first if key in second]
+    if not found:
+        raise JaxgradError("the two runs have no competitor at one size in common; compare runs of the same sizes")
+    return found
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """In what the machines and versions of two runs differ, a line each; machines first."""
+    a, b = before["environment"], after["environment"]
+    names = [*MACHINE, *(name for name in a if name not in (*MACHINE, "date"))]
+    return [f"{name}: {a.get(name)} before, {b.get(name)} after" for name in names if a.get(name) != b.get(name)]
+
+
+def table(found: list[Change]) -> Table:
+    """The changes, the regressions in red."""
+    shown = Table("size", "competitor", box=box.SIMPLE_HEAD, show_edge=False)
+    for heading in ("µs/step before", "after", "ratio"):
+        shown.add_column(heading, justify="right")
+    shown.add_column("")
+    styles = {"regression": "bold red", "faster": "green", "same": None}
+    for c in found:
+        verdict = "" if c.verdict == "same" else c.verdict
+        cells = (f"{1e6 * c.before:,.1f}", f"{1e6 * c.after:,.1f}", f"{c.ratio:.2f}", verdict)
+        shown.add_row(c.size, c.peer, *cells, style=styles[c.verdict])
+    return shown
+
+
+def _timed(run: dict[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
+    return {
+        (f"{size['batch']} x {size['hidden']}", peer["name"]): peer["seconds_per_step"]
+        for size in run["sizes"]
+        for peer in size["peers"]
+        if peer["reason"] is None
+    }
+
+
+def _change(size: str, peer: str, before: dict[str, float], after: dict[str, float]) -> Change:
+    verdict = "same"
+    if after["low"] > before["high"]:
+        verdict = "regression"
+    elif after["high"] < before["low"]:
+        verdict = "faster"
+    return Change(size, peer, before["median"], after["median"], after["median"] / before["median"], verdict)
