@@ -47,6 +47,8 @@ def shapes(spec: str, **sizes: int) -> Picture:
     for axis in before | after:
         if axis not in sizes:
             raise JaxgradError(f"axis {axis!r} of {spec!r} has no size; give it as {axis}=...")
+    if any(len(array.axes) > 3 for array in (*arrays, result)):
+        raise JaxgradError(f"{spec!r} has an array of more than three axes; join some of them, as in n·emb_size")
     summed, spread = before - after, after - before
     return Picture(_drawn((*terms, "=", result), summed, spread, sizes))
 
@@ -85,8 +87,10 @@ def _drawn(terms: tuple[_Array | str, ...], summed: set[str], spread: set[str], 
                 marked = spread if number == len(terms) - 1 else summed
                 at = _rectangle(axes, term, at, marked, SPREAD if marked is spread else SUMMED, sizes)
             else:
-                axes.text(at, 0, "×" if term == "*" else term, ha="center", va="center", fontsize=15, color=INK)
-                at += GAP / 2
+                room = 0.1 * (len(term) - 1)
+                told = {"*": "×", "-": "−"}.get(term, term)
+                axes.text(at + room / 2, 0, told, ha="center", va="center", fontsize=15, color=INK)
+                at += GAP / 2 + room
         low = -tallest / 2 - 0.5
         for line, (words, colour) in enumerate(notes):
             axes.text(0.12, low - 0.3 * line, words, ha="left", va="center", fontsize=9, color=colour)
@@ -127,7 +131,8 @@ def _rectangle(axes: "Axes", array: _Array, at: float, marked: set[str], colour:
     *outer, rows, columns = ("1", "1", *array.axes)
     width, height = _length(columns, sizes), _length(rows, sizes)
     whole, tall = _box(array, sizes)
-    at += 0.18 if len(array.axes) > 1 else 0.0
+    named = 0.095 * len(array.name)
+    at += max((named - whole) / 2, 0.18 if len(array.axes) > 1 else 0.0)
     hatch = {(True, True): "++", (True, False): "||", (False, True): "--"}.get((rows in marked, columns in marked), "")
     depth = SHEETS if len(array.axes) == 3 else 1
     deep = outer[-1] if depth > 1 else "1"
@@ -148,4 +153,4 @@ def _rectangle(axes: "Axes", array: _Array, at: float, marked: set[str], colour:
             shade = colour if _parts((axis,)) <= marked else INK
             axes.text(x, y, told, ha=side, va="center", rotation=turn, fontsize=8.5, color=shade)
     room = 0.07 * len(f"{deep} {_size(deep, sizes)}") if deep != "1" else 0.0
-    return at + max(whole, 0.085 * len(array.name)) + room + GAP / 2
+    return at + max(whole + room, (named + whole) / 2) + GAP / 2

@@ -12,7 +12,7 @@ from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward
 from jaxgrad.parity.cases import Case
 from jaxgrad.parity.compare import Scale, scale
 from jaxgrad.parity.engines import roundings
-from jaxgrad.parity.mutants import Program, results, used_steps
+from jaxgrad.parity.mutants import Place, Program, results, used_steps
 from jaxgrad.parity.mutate import Mutant, mutants_of, trace
 
 NAMES = (*Nodes._fields, *Params._fields)
@@ -22,14 +22,15 @@ class Answers(NamedTuple):
     """One batch, in float64, by the names of its 20 nodes and 6 parameters.
 
     `right` are the derivatives by `jax.grad`, `scales` what a difference from them is measured against, `ours` the
-    hand-written ones, and `primals` the values themselves. `program` is our backward pass, to make mistakes in.
+    hand-written ones, and `primals` the values themselves. `programs` are our backward passes, node by node and in
+    closed forms, to make mistakes in.
     """
 
     right: dict[str, np.ndarray]
     scales: dict[str, Scale]
     ours: dict[str, np.ndarray]
     primals: dict[str, np.ndarray]
-    program: Program
+    programs: tuple[Program, ...]
     inputs: tuple[Any, ...]
 
 
@@ -39,31 +40,43 @@ def answers(case: Case) -> Answers:
     scales = {name: scale(right[name], variance[name]) for name in NAMES}
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         params, batch = jax.tree.map(jnp.asarray, (case.params, case.batch))
-        program = trace(_by_node, params, batch, starts=lambda place: place.file == mlp_backward.__file__).program
+        programs = (
+            trace(_by_node, params, batch, starts=lambda place: place.file == mlp_backward.__file__).program,
+            trace(mlp_backward.fused, params, batch, starts=_in_rule).program,
+        )
         inputs = tuple(jax.tree.leaves((params, batch)))
         ours = _by_name(jax.jit(_by_node)(params, batch))
         primals = {**jax.jit(forward)(params, batch)._asdict(), **params._asdict()}
-    return Answers(right, scales, ours, {name: np.asarray(x) for name, x in primals.items()}, program, inputs)
+    return Answers(right, scales, ours, {name: np.asarray(x) for name, x in primals.items()}, programs, inputs)
 
 
 def mistakes(known: Answers, name: str) -> Iterator[tuple[Mutant, np.ndarray]]:
     """What comes out for `name` with each mistake that can be made in deriving it from the right cotangents above."""
-    program = known.program
-    own = _own_steps(program)[name]
-    alone = program._replace(outputs={name: _slots(program)[name]})
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        for mutant in mutants_of(program):
-            if mutant.at in own:
-                steps = (*alone.steps[: mutant.at], mutant.step, *alone.steps[mutant.at + 1 :])
-                wrong = alone._replace(steps=steps)
-                used = used_steps(wrong)
-                pruned = wrong._replace(steps=tuple(step for at, step in enumerate(steps) if at in used))
-                yield mutant, np.asarray(results(pruned, known.inputs)[name])
+        for program in known.programs:
+            slot = _slots(program).get(name)
+            if slot is not None:
+                yield from _wrong_values(program, slot, _own_steps(program)[name], known.inputs)
+
+
+def _wrong_values(
+    program: Program, slot: int, own: set[int], inputs: tuple[Any, ...]
+) -> Iterator[tuple[Mutant, np.ndarray]]:
+    """The value in a slot with each mistake in its own steps; only what it depends on is run."""
+    for mutant in mutants_of(program):
+        if mutant.at in own:
+            steps = (*program.steps[: mutant.at], mutant.step, *program.steps[mutant.at + 1 :])
+            wrong = program._replace(steps=steps, outputs={"": slot})
+            used = used_steps(wrong)
+            pruned = wrong._replace(steps=tuple(step for at, step in enumerate(steps) if at in used))
+            yield mutant, np.asarray(results(pruned, inputs)[""])
 
 
 def is_sum_of_uses(known: Answers, name: str, mutant: Mutant) -> bool:
     """Whether the mutant's step is the one that adds up the cotangents of the uses of `name`."""
-    return mutant.operator == "an addend dropped" and _slots(known.program)[name] in mutant.step.results
+    node_by_node, _ = known.programs
+    here = mutant.place.file == mlp_backward.__file__
+    return here and mutant.operator == "an addend dropped" and _slots(node_by_node)[name] in mutant.step.results
 
 
 def _own_steps(program: Program) -> dict[str, set[int]]:
@@ -79,8 +92,12 @@ def _own_steps(program: Program) -> dict[str, set[int]]:
 
 def _slots(program: Program) -> dict[str, int]:
     """Where the program keeps the cotangent of each name; its outputs are the paths of a `Gradients`."""
-    paths = {path.rpartition(".")[2]: slot for path, slot in program.outputs.items() if path != ".loss"}
-    return {name: paths[name] for name in NAMES}
+    return {path.rpartition(".")[2]: slot for path, slot in program.outputs.items() if path != ".loss"}
+
+
+def _in_rule(place: Place) -> bool:
+    """Whether a step is in the backward half of an operation."""
+    return any(function.endswith("_bwd") for function in place.functions)
 
 
 def _by_node(params: Params, batch: Batch) -> Gradients:

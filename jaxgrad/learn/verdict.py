@@ -60,7 +60,7 @@ def check(name: str, derivative: Any, known: Answers | None = None) -> Verdict:
     try:
         given = np.asarray(derivative)
         wide = np.asarray(given, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         return _wrong(name, "no answer", f"is of the type {type(derivative).__name__}; give an array of numbers")
     right = known.right[name]
     if wide.shape != right.shape:
@@ -164,6 +164,7 @@ def _guesses(
     yield _Guess(alike(wide, -right), "sign", "has the wrong sign everywhere")
     # Before the constant factors: where two uses differ by a constant, one alone looks like a wrong factor.
     found = [(mutant, wrong) for mutant, wrong in mistakes(known, name) if alike(wide, wrong)]
+    found.sort(key=lambda one: one[0].operator == "a stale operand")  # what is missing explains more
     for mutant, _ in found:
         yield _Guess(
             is_sum_of_uses(known, name, mutant) and len(mutant.step.operands) == 2,

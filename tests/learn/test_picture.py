@@ -44,6 +44,7 @@ def test_the_same_spec_gives_the_same_drawing():
         ("a[k]", "is not of the form"),
         ("a[k] -> b", "is not of the form"),
         ("a[k] -> b[k] c[k]", "is not of the form"),
+        ("a[k, k, k, k] -> b[]", "more than three axes"),
         ("a[j] -> b[]", r"axis 'j' of .* has no size; give it as j="),
     ],
 )

@@ -65,6 +65,11 @@ def test_a_third_are_told_by_their_looks_alone_where_no_derivation_like_ours_is_
     assert sum(verdict.kind not in ("unknown", "partly right") for verdict in wrong) > len(wrong) * 0.3
 
 
+def closed_form(v, last_divisor: int):
+    inside = v.dh_norm - v.dbn_bias / v.n - v.bn_raw * v.dbn_gain / last_divisor
+    return v.bn_gain * v.bn_var_inv * inside
+
+
 CLASSIC = [
     ("b2", lambda v: v.dlogits, "missing sum", "the sum over axis 0 (the batch) is missing"),
     ("bn_gain", lambda v: v.bn_raw * v.dh_norm, "missing sum", "Forward spread bn_gain there"),
@@ -92,8 +97,11 @@ CLASSIC = [
     ("h", lambda v: v.h, "another variable", "is the value of h, no derivative"),
     ("log_probs", lambda v: v.n * v.dlog_probs, "sum for mean", "the 1/n of a mean is missing"),
     ("probs", lambda v: v.dlog_probs * v.probs, "inverse", "multiplies by probs where it should divide"),
-    ("logits", lambda v: v.probs / v.n, "partly right", "of its entries"),
+    ("logits", lambda v: v.probs / v.n, "missing term", "`one_hot`, is dropped"),
+    ("logits", lambda v: v.dlogits * (np.arange(v.n) != 3)[:, None], "partly right", "is right in 97% of its entries"),
     ("logits", lambda v: v.probs + v.n * v.dlog_probs, "sum for mean", "the 1/n of a mean is missing"),
+    ("h_prenorm", lambda v: closed_form(v, v.n), "n and n - 1", "n for n - 1, that is 32 for 31"),
+    ("h_prenorm", lambda v: closed_form(v, v.n - 1) / v.bn_gain, "missing factor", "lacks the factor bn_gain"),
     ("emb", lambda v: v.dembcat, "shape", "reshape it"),
     ("C", lambda v: np.zeros_like(v.C), "zero", "no path"),
     ("loss", lambda v: -1.0, "sign", "wrong sign"),
