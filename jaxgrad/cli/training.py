@@ -1,7 +1,12 @@
 """`jaxgrad train`, `eval` and `sample`: runs and what they leave."""
 
 import contextlib
+import math
+import os
 import shlex
+import signal
+import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +18,16 @@ from jaxgrad.errors import JaxgradError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from jax.sharding import Mesh
     from rich.console import Console
 
     from jaxgrad.corpus import Corpus
     from jaxgrad.training.config import Config
     from jaxgrad.training.run import Losses, Progress
 
+
+# What a resumed run may be given beside its folder: where its corpus is now, and where it goes on.
+_ANEW = {"resume", "corpus", "mesh", "distributed", "coordinator", "processes", "process_id"}
 
 BestOption = Annotated[bool, typer.Option("--best", help="The kept checkpoint of the lowest dev loss, not the last.")]
 
@@ -52,6 +61,17 @@ def train(
     ] = None,
     keep: Annotated[int, typer.Option(min=1, help="How many of the last checkpoints stay, beside the best.")] = 3,
     corpus: CorpusOption = None,
+    mesh: Annotated[
+        str | None, typer.Option(help="data=N splits the batch, model=N the hidden layer: data=4,model=2.")
+    ] = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Be one process of several, over all of whose devices the mesh goes.")
+    ] = False,
+    coordinator: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Process 0's; on a cluster that JAX knows, not needed.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many there are; as above.")] = None,
+    process_id: Annotated[int | None, typer.Option(min=0, help="Which one this is; as above.")] = None,
 ) -> None:
     """Train on hand-written gradients; by default the seed notebook's recipe.
 
@@ -63,17 +83,23 @@ def train(
     from jaxgrad import corpus as corpora
     from jaxgrad.training import run as runs
     from jaxgrad.training.config import Config, checked, parse_arguments
+    from jaxgrad.training.distributed import join
     from jaxgrad.training.folder import load_config
 
+    if distributed:
+        join(coordinator, processes, process_id)
+    elif {coordinator, processes, process_id} != {None}:
+        raise JaxgradError("--coordinator, --processes and --process-id are for several processes; add --distributed")
     if resume is not None:
-        given = sorted(_given(context_of_call) - {"resume", "corpus"})
+        given = sorted(_given(context_of_call) - _ANEW)
         if given:
             flags = ", ".join("--" + name.replace("_", "-") for name in given)
             raise JaxgradError(f"--resume takes everything from {resume}/config.json; leave out {flags}")
         config, folder = load_config(resume), resume
         # A corpus in the environment is for new runs: this one has its own.
         data = corpus_of(config, corpus if "corpus" in _given(context_of_call) else None)
-        _run(config, folder, lambda report, stop: runs.resume(folder, data, report, stop))
+        over = _mesh(mesh, distributed, config)
+        _run(config, folder, lambda report, stop: runs.resume(folder, data, report, stop, over))
         return
     path = corpora.shipped("names.txt") if corpus is None else corpus
     data = corpora.load(path, context)
@@ -88,7 +114,8 @@ def train(
         )
     )  # fmt: skip
     folder = out or Path("runs") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
-    _run(config, folder, lambda report, stop: runs.train(config, data, folder, report, stop))
+    over = _mesh(mesh, distributed, config)
+    _run(config, folder, lambda report, stop: runs.train(config, data, folder, report, stop, over))
 
 
 def evaluate(
@@ -134,6 +161,21 @@ def sample(
         print("\n".join(sampling.sample(params, statistics, config.vocabulary, key, n, temperature)))
 
 
+def _mesh(text: str | None, distributed: bool, config: "Config") -> "Mesh | None":
+    """The mesh that was asked for; over several processes it has all of their devices."""
+    import jax
+
+    from jaxgrad.training import mesh as meshes
+
+    if text is None and not distributed:
+        return None
+    devices = jax.devices()
+    sizes = meshes.parse(text or f"data={len(devices)}")
+    if distributed and math.prod(sizes.values()) != len(devices):
+        raise JaxgradError(f"--mesh {text} must have all {len(devices)} devices of all processes; leave none without")
+    return meshes.build(sizes, devices, config.batch_size, config.hidden)
+
+
 def _run(
     config: "Config",
     folder: Path,
@@ -142,25 +184,50 @@ def _run(
     """A run under a progress bar and signal handlers; one that was asked to stop exits with 128 + the signal."""
     from rich.console import Console
 
+    from jaxgrad.training.distributed import leads
     from jaxgrad.training.run import Stopped
     from jaxgrad.training.stopping import stopping
 
-    console = Console(soft_wrap=True)
-    with stopping() as stopped_by, _warnings_shown():
+    console = Console(soft_wrap=True, quiet=not leads())
+    number: int | None = None
+    with stopping() as stopped_by, _warnings_shown(), _together():
         try:
             with _progress(config, console) as report:
                 losses = begin(report, lambda: stopped_by() is not None)
             _print_losses(console, losses)
             console.print(f"run: {folder}", highlight=False)
+            number = stopped_by()
         except Stopped as stopped:
             console.print(
                 f"stopped at step {stopped.step:,} of {config.steps:,}, saved as {stopped.checkpoint};"
                 f" go on with: jaxgrad train --resume {shlex.quote(str(folder))}",
                 highlight=False,
             )
-        number = stopped_by()
+            # Of several processes only one may have been sent the signal that stopped them all.
+            number = stopped_by() or signal.SIGTERM
     if number is not None:
         raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _together() -> "Iterator[None]":
+    """Where several processes are one run, one that fails ends at once: at its exit JAX would wait for the others."""
+    import jax
+
+    from jaxgrad.training.distributed import lost
+
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        if isinstance(error, JaxgradError):
+            print("jaxgrad:", *str(error).splitlines(), file=sys.stderr, flush=True)
+        elif (sentence := lost(error)) is not None:
+            print("jaxgrad:", sentence, file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
+        os._exit(2)
 
 
 @contextlib.contextmanager

@@ -59,9 +59,11 @@ def begin(folder: Path, checkpoint: Checkpoint, notes: Notes) -> Callable[[], No
     # Compressed arrays and a dozen small files beside them, in blocks of the disk.
     files.check_room(unfinished, sum(leaf.nbytes for leaf in jax.tree.leaves(checkpoint)) * 5 // 4 + 2**18)
     # A folder made later and in the background, which fails, would keep the process alive for minutes.
-    checkpointer = ocp.StandardCheckpointer(async_options=ocp.AsyncOptions(create_directories_asynchronously=False))
+    checkpointer = _checkpointer(async_options=ocp.AsyncOptions(create_directories_asynchronously=False))
     try:
-        checkpointer.save(unfinished / "arrays", jax.tree.map(_plain, checkpoint))
+        plain = jax.tree.map(_plain, checkpoint)
+        # Of several processes' arrays Orbax would take one on this process's device for a part of a whole.
+        checkpointer.save(unfinished / "arrays", plain if jax.process_count() == 1 else jax.device_get(plain))
     except (OSError, ValueError) as error:
         raise _unwritable(folder, error) from None
 
@@ -99,7 +101,7 @@ def restore(folder: Path, like: Checkpoint) -> Checkpoint:
     wanted = _described(jax.tree_util.tree_leaves_with_path(target))
     arrays = folder.absolute() / "arrays"
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             # Compared before arrays are read: a restore that fails half-way leaves tasks that complain at exit.
             held = checkpointer.metadata(arrays).item_metadata.tree
             apart = set(wanted) ^ set(_described(jax.tree_util.tree_leaves_with_path(held)))
@@ -180,6 +182,15 @@ def _is_key(leaf: Any) -> bool:
 
 def _plain(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _checkpointer(**options: Any) -> ocp.StandardCheckpointer:
+    """Orbax's, of this process alone: of several that are one run, only one reads and writes, and waits for none."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone, **options)
 
 
 def _unwritable(folder: Path, error: Exception) -> JaxgradError:

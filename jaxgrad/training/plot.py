@@ -1,13 +1,13 @@
 """Pictures of a run."""
 
 import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxgrad import files
+from jaxgrad.training.folder import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +59,7 @@ def sweep_curves(steps: np.ndarray, curves: list[np.ndarray], labels: list[str])
 
 def save_loss_curve(folder: Path) -> None:
     """Draw a run folder's metrics.jsonl as loss.png."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_metrics(folder)
     columns = (np.array([line[name] for line in lines]) for name in ("step", "loss", "learning_rate"))
     image = io.BytesIO()
     loss_curve(*columns).savefig(image, format="png", dpi=120)

@@ -16,14 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Float64, PRNGKeyArray
 
 from jaxgrad import files
 from jaxgrad.corpus import Corpus, Split
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Batch, Params, Statistics, init
-from jaxgrad.training import checkpoints, evaluate, not_finite, plot
+from jaxgrad.training import checkpoints, distributed, evaluate, not_finite, plot
 from jaxgrad.training import folder as folders
+from jaxgrad.training import mesh as meshes
 from jaxgrad.training.checkpoints import Checkpoint, Notes
 from jaxgrad.training.config import Config, checked, optimizer, schedule
 from jaxgrad.training.step import State, run_steps, start
@@ -78,6 +80,7 @@ class Run(NamedTuple):
     optimizer: optax.GradientTransformation
     rate: optax.Schedule
     corpus_sha256: str
+    mesh: Mesh | None
 
 
 Report = Callable[[Progress], None]
@@ -90,39 +93,59 @@ def train(
     folder: Path,
     report: Report = lambda progress: None,
     stop: Stop = lambda: False,
+    mesh: Mesh | None = None,
 ) -> Losses:
     """Train, evaluate, and leave a run folder; `report` and `stop` are called between jitted calls.
 
     The folder gets config.json, metrics.jsonl (a line of step, mean loss and learning rate every `log_every`
-    steps), checkpoints/STEP/, loss.png and, last, losses.json. Raises `Stopped` after `stop` has returned true, and
-    `JaxgradError` for a value out of range, a folder that exists and is not empty, is in use or cannot be written,
-    a corpus that is not the config's, and numbers that are not finite.
+    steps), checkpoints/STEP/, loss.png and, last, losses.json. Over a `mesh` of `training.mesh` each step is split;
+    the mesh may span processes, which then all call this, and the folder is process 0's. Raises `Stopped` after
+    `stop` has returned true, and `JaxgradError` for a value out of range, a folder that exists and is not empty, is
+    in use or cannot be written, a corpus that is not the config's, and numbers that are not finite.
     """
     checked(config)
     check_corpus(config, corpus)
-    folders.claim(folder)
-    with folders.locked(folder), precision(config):
+
+    def begin() -> Standing:
+        folders.claim(folder)
+        held.enter_context(folders.locked(folder))
         # Between the first look and the lock another process may have begun a run here.
         folders.claim(folder)
         files.write_json(folder / "config.json", dataclasses.asdict(config))
-        return _go_on(_prepared(config, corpus, folder), _fresh(config), report, stop)
+        return _fresh(config)
+
+    with contextlib.ExitStack() as held, precision(config):
+        run = _prepared(config, corpus, folder, mesh)
+        return _go_on(run, _placed(run, begin), report, stop)
 
 
-def resume(folder: Path, corpus: Corpus, report: Report = lambda progress: None, stop: Stop = lambda: False) -> Losses:
+def resume(
+    folder: Path,
+    corpus: Corpus,
+    report: Report = lambda progress: None,
+    stop: Stop = lambda: False,
+    mesh: Mesh | None = None,
+) -> Losses:
     """Go on with a run that was stopped or killed, from its newest whole checkpoint, and end as if it never had been.
 
-    Parameters and metrics.jsonl become those of an undisturbed run, bit for bit. A run that is finished only has
+    Parameters and metrics.jsonl become those of an undisturbed run, bit for bit where the mesh is the same, and up
+    to rounding under another: sums over the batch are then taken in other parts. A run that is finished only has
     its losses returned. A damaged checkpoint is set aside, and logged. Raises as `train` does, and `JaxgradError`
     for a folder that is no run, has no whole checkpoint among damaged ones, or whose files were altered.
     """
     config = folders.load_config(folder)
     check_corpus(config, corpus)
-    with folders.locked(folder), precision(config):
-        finished = _finished(folder)
-        if finished is not None:
-            return finished
-        run = _prepared(config, corpus, folder)
-        return _go_on(run, _rewound(run), report, stop)
+    finished = _finished(folder)
+    if finished is not None:
+        return finished
+
+    def begin() -> Standing:
+        held.enter_context(folders.locked(folder))
+        return _rewound(run)
+
+    with contextlib.ExitStack() as held, precision(config):
+        run = _prepared(config, corpus, folder, mesh)
+        return _go_on(run, _placed(run, begin), report, stop)
 
 
 def load(folder: Path, best: bool = False) -> tuple[Config, Params, Statistics]:
@@ -207,9 +230,39 @@ def state_before(config: Config, folder: Path, examples: Batch, step: int) -> tu
     return state, key
 
 
-def _prepared(config: Config, corpus: Corpus, folder: Path) -> Run:
+def _prepared(config: Config, corpus: Corpus, folder: Path, mesh: Mesh | None) -> Run:
     examples = Batch(jnp.asarray(corpus.train.X), jnp.asarray(corpus.train.Y))
-    return Run(config, corpus, folder, examples, optimizer(config), schedule(config), _sha256(corpus))
+    if mesh is not None:
+        examples = jax.device_put(jax.tree.map(np.asarray, examples), meshes.replicated(mesh))
+    return Run(config, corpus, folder, examples, optimizer(config), schedule(config), _sha256(corpus), mesh)
+
+
+def _placed(run: Run, begin: Callable[[], Standing]) -> Standing:
+    """The standing that `begin` returns, which only process 0 calls, on the devices of the mesh."""
+    if run.mesh is None:
+        return begin()
+    like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes(run.config))
+    waiting: list[Float64[np.ndarray, " losses"]] = []
+
+    def arrays() -> tuple[State, Any]:
+        standing = begin()
+        waiting.append(standing.waiting)
+        return standing.state, jax.random.key_data(standing.key)
+
+    state, key = distributed.from_leader(arrays, (like.state, like.key))
+    state = jax.device_put(jax.device_get(state), meshes.of_state(run.mesh, run.optimizer, state))
+    # A key itself cannot be put on devices of other processes; its data can.
+    key = jax.random.wrap_key_data(jax.device_put(np.asarray(key), meshes.replicated(run.mesh)))
+    # Losses that wait for their metrics line are the leader's, as the line will be.
+    return Standing(state, key, waiting[0] if waiting else np.empty(0))
+
+
+def _whole(run: Run, standing: Standing) -> Standing:
+    """The standing with its arrays on one device, or on the host if they were split."""
+    if run.mesh is None:
+        return standing
+    state, key = distributed.whole((standing.state, jax.random.key_data(standing.key)))
+    return standing._replace(state=state, key=jax.random.wrap_key_data(key))
 
 
 def _fresh(config: Config) -> Standing:
@@ -272,20 +325,23 @@ def _go_on(run: Run, standing: Standing, report: Report, stop: Stop) -> Losses:
             if lines is None:
                 writing.result()
                 raise _not_finite(run, done, n_steps)
-            folders.append_metrics(run.folder, lines)
+            if distributed.leads():
+                folders.append_metrics(run.folder, lines)
             done += n_steps
             latest = lines[-1]["loss"] if lines else float(standing.waiting.mean())
             report(Progress(done, latest, (done - first) / (time.monotonic() - began)))
-            wanted = stop()
+            wanted = distributed.any_of_us(stop())
             if done < config.steps and (wanted or done // every > (done - n_steps) // every):
                 writing.result()
-                statistics = evaluate.calibrate(standing.state.params, run.examples.X)
-                dev_loss = evaluate.mean_loss(standing.state.params, statistics, run.corpus.dev)
-                writing = pool.submit(_save(run, standing, statistics, dev_loss))
+                whole = _whole(run, standing)
+                if distributed.leads():
+                    statistics = evaluate.calibrate(whole.state.params, jnp.asarray(run.corpus.train.X))
+                    dev_loss = evaluate.mean_loss(whole.state.params, statistics, run.corpus.dev)
+                    writing = pool.submit(_save(run, whole, statistics, dev_loss))
         writing.result()
     if done < config.steps:
         raise Stopped(_path(run.folder, done), done)
-    return _end(run, standing)
+    return _end(run, _whole(run, standing))
 
 
 def _chunk(
@@ -295,7 +351,7 @@ def _chunk(
     config = run.config
     state, losses = run_steps(
         standing.state, standing.key, run.examples, gradients=config.gradients, optimizer=run.optimizer,
-        dtype=config.dtype, batch_size=config.batch_size, n_steps=n_steps,
+        dtype=config.dtype, batch_size=config.batch_size, n_steps=n_steps, mesh=run.mesh,
     )  # fmt: skip
     sound = not_finite.all_finite((state, losses))
     # Python hears of signals between its own instructions only: not inside of XLA, where a chunk may take long.
@@ -336,25 +392,33 @@ def _save(run: Run, standing: Standing, statistics: Statistics, dev_loss: float)
 
 
 def _end(run: Run, standing: Standing) -> Losses:
-    statistics = evaluate.calibrate(standing.state.params, run.examples.X)
-    losses = split_losses(standing.state.params, statistics, run.corpus)
-    # A step's loss is that before its update, so what the last update spoiled shows only here.
-    if not np.isfinite(losses).all():
-        raise JaxgradError(
-            f"the trained loss is not finite; lower the learning rate, which is {run.config.learning_rate}"
-        )
-    if not _path(run.folder, run.config.steps).exists():
-        _save(run, standing, statistics, losses.dev)()
-    plot.save_loss_curve(run.folder)
-    files.write_json(run.folder / "losses.json", losses._asdict())
-    return losses
+    def write() -> Float64[np.ndarray, "3"]:
+        statistics = evaluate.calibrate(standing.state.params, jnp.asarray(run.corpus.train.X))
+        losses = split_losses(standing.state.params, statistics, run.corpus)
+        # A step's loss is that before its update, so what the last update spoiled shows only here.
+        if not np.isfinite(losses).all():
+            raise JaxgradError(
+                f"the trained loss is not finite; lower the learning rate, which is {run.config.learning_rate}"
+            )
+        if not _path(run.folder, run.config.steps).exists():
+            _save(run, standing, statistics, losses.dev)()
+        plot.save_loss_curve(run.folder)
+        files.write_json(run.folder / "losses.json", losses._asdict())
+        return np.array(losses)
+
+    # All processes wait for it: a run has ended when it is on the disk.
+    return Losses(*map(float, distributed.from_leader(write, np.zeros(3))))
 
 
 def _not_finite(run: Run, done: int, n_steps: int) -> JaxgradError:
     """What went wrong in the chunk after `done` steps; nothing of it was kept."""
     config = run.config
-    state, key = state_before(config, run.folder, run.examples, done)
-    found = not_finite.find(config, run.optimizer, state, key, run.examples, n_steps)
+    if not distributed.leads():
+        return JaxgradError(f"steps {done} to {done + n_steps} are not finite; process 0 says what was so first")
+    # On one device, whatever the mesh: the folder's checkpoints say all that is needed.
+    examples = Batch(jnp.asarray(run.corpus.train.X), jnp.asarray(run.corpus.train.Y))
+    state, key = state_before(config, run.folder, examples, done)
+    found = not_finite.find(config, run.optimizer, state, key, examples, n_steps)
     if found is None:
         return JaxgradError(
             f"steps {done} to {done + n_steps} were not finite, and are when run again: a broken device?"

@@ -13,6 +13,7 @@ from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Batch, Params, init
 from jaxgrad.parity import engines
 from jaxgrad.training import mesh as meshes
+from jaxgrad.training import run as runs
 from jaxgrad.training.config import Config, optimizer
 from jaxgrad.training.step import GRADIENTS, State, run_steps, start
 
@@ -126,3 +127,23 @@ def test_what_does_not_divide_or_is_not_there_is_refused_with_the_figures():
         built("data=4", batch_size=30)
     with pytest.raises(JaxgradError, match="a hidden layer of 9 does not divide by model=2"):
         built("model=2", hidden=9)
+
+
+@pytest.mark.parametrize(("first", "then"), [("data=8", None), (None, "data=4,model=2"), ("model=8", "data=2")])
+def test_a_run_saved_under_one_mesh_goes_on_under_another(tmp_path, first: str | None, then: str | None):
+    data = corpus.load()
+    config = Config(
+        steps=120, hidden=HIDDEN, optimizer="adam", learning_rate=0.01, dtype="float64", chunk=30, log_every=20,
+        vocabulary=data.vocabulary, corpus_sha256="0",
+    )  # fmt: skip
+    whole = runs.train(config, data, tmp_path / "whole")
+    over = [None if text is None else built(text) for text in (first, then)]
+    with pytest.raises(runs.Stopped) as stopped:
+        runs.train(config, data, tmp_path / "run", stop=lambda: True, mesh=over[0])
+    assert stopped.value.step == 30
+    losses = runs.resume(tmp_path / "run", data, mesh=over[1])
+    # A hundred and twenty steps in float64, each some 1e-16 apart.
+    np.testing.assert_allclose(losses, whole, rtol=1e-12)
+    for a, b in zip(runs.load(tmp_path / "run")[1], runs.load(tmp_path / "whole")[1], strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert np.linalg.norm(a - b) <= 1e-12 * np.linalg.norm(b)
