@@ -2,7 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +13,10 @@ from jaxgrad.bench import agreement, jax_peers, peak
 from jaxgrad.bench.agreement import Judged
 from jaxgrad.bench.peak import Peak
 from jaxgrad.bench.peers import Peer, Place, Ready
-from jaxgrad.bench.task import Task
+from jaxgrad.bench.task import Size, Task
+from jaxgrad.bench.task import task as task_of
 from jaxgrad.bench.timing import rounds_of
+from jaxgrad.corpus import Corpus
 from jaxgrad.errors import JaxgradError
 
 # A check of all steps that would take a competitor longer than so many seconds is cut down to fit, but not below
@@ -22,6 +25,10 @@ CHECK_STEPS, CHECK_SECONDS, LEAST_CHECK_STEPS = 100, 15.0, 10
 # After a round, threads of a library that wait for more work by spinning do so for some milliseconds.
 PAUSE = 0.02
 MOST_STEPS = 10_000
+# n for n - 1 in one term of a gradient moves losses by more than rounding does on batches up to this one, where it
+# is 1 part in 32; on 1,024 rows it no longer does. Runs without such a batch are preceded by a trial.
+TELLING_BATCH = 32
+TRIAL = Size("trial", 8, 16)
 
 
 class Row(NamedTuple):
@@ -59,6 +66,31 @@ def peaks(place: Place) -> list[Peak]:
     return found
 
 
+def run(
+    sizes: list[Size],
+    data: Corpus,
+    peers: tuple[Peer, ...],
+    place: Place,
+    rounds: int,
+    seconds: float,
+    check_steps: int | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Result]:
+    """Check and time the peers at each size, from the smallest batch to the largest, as `measure` does.
+
+    Who is wrong on a small batch is timed on none: where no batch is small, a trial is held first.
+    """
+    results: list[Result] = []
+    ordered = sorted(sizes, key=lambda size: size.batch)
+    with _on(place):
+        wrong = {} if ordered[0].batch <= TELLING_BATCH else _trial(task_of(TRIAL, data), peers, place, progress)
+        for size in ordered:
+            results.append(measure(task_of(size, data), peers, place, rounds, seconds, check_steps, progress, wrong))
+            found = {row.peer.name: row for row in results[-1].rows if row.judged is not None and row.judged.worst > 1}
+            wrong |= {name: f"at size {size.name} {row.reason}" for name, row in found.items()}
+    return results
+
+
 def measure(
     task: Task,
     peers: tuple[Peer, ...],
@@ -67,8 +99,9 @@ def measure(
     seconds: float,
     check_steps: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
+    known_wrong: Mapping[str, str] = MappingProxyType({}),
 ) -> Result:
-    """Check and time the peers on a task.
+    """Check and time the peers on a task, but for those that are known to be wrong, by name with the reason.
 
     A round is as many steps for each competitor as `jax.grad`, one step at a time, does in `seconds`. Without
     `check_steps`, 100 are checked, or fewer where that takes too long. `progress` is told what comes next. A peer
@@ -83,18 +116,9 @@ def measure(
         steps = check_steps or max(LEAST_CHECK_STEPS, min(CHECK_STEPS, int(CHECK_SECONDS / estimate)))
         progress(f"{name}: what rounding explains")
         limits = agreement.tolerances(task, steps)
-        running: dict[str, tuple[Ready, Any]] = {}
-        losses: dict[str, np.ndarray] = {}
-        reasons: dict[str, str] = {}
-        for peer in peers:
-            progress(f"{name}: {peer.name}: compiling, {steps} steps to check")
-            try:
-                running[peer.name], losses[peer.name] = _checked(peer, task, place, n_steps, steps)
-            except JaxgradError as error:
-                reasons[peer.name] = str(error)
-        judged = agreement.judge(losses, limits) if losses else {}
-        wrong = {name: _wrong(j, limits, len(losses)) for name, j in judged.items() if j.worst > 1}
-        calls = {name: _caller(*ready) for name, ready in running.items() if name not in wrong}
+        unknown = tuple(peer for peer in peers if peer.name not in known_wrong)
+        running, judged, reasons = _held_together(unknown, task, place, n_steps, limits, progress)
+        calls = {name: _caller(*ready) for name, ready in running.items() if name not in reasons}
         progress(f"{name}: {rounds} rounds of {n_steps} steps")
         taken = rounds_of(calls, rounds, PAUSE) if calls else {}
     table = []
@@ -104,8 +128,37 @@ def measure(
             ready, per_step = running[peer.name][0], [s / n_steps for s in taken[peer.name]]
             table.append(Row(peer, per_step, None, of_peer, ready.compile_seconds, ready.temp_bytes))
         else:
-            table.append(Row(peer, None, reasons.get(peer.name) or wrong[peer.name], of_peer, None, None))
+            table.append(Row(peer, None, (reasons | dict(known_wrong))[peer.name], of_peer, None, None))
     return Result(task, n_steps, steps, float(limits[-1]), table)
+
+
+def _trial(task: Task, peers: tuple[Peer, ...], place: Place, progress: Callable[[str], None]) -> dict[str, str]:
+    """Who is wrong on a small batch, and why; those that cannot run say so again at every size."""
+    limits = agreement.tolerances(task, CHECK_STEPS)
+    _, judged, reasons = _held_together(peers, task, place, CHECK_STEPS, limits, progress)
+    return {name: f"on batches of {task.size.batch} {reasons[name]}" for name, j in judged.items() if j.worst > 1}
+
+
+def _held_together(
+    peers: tuple[Peer, ...],
+    task: Task,
+    place: Place,
+    n_steps: int,
+    limits: np.ndarray,
+    progress: Callable[[str], None],
+) -> tuple[dict[str, tuple[Ready, Any]], dict[str, Judged], dict[str, str]]:
+    """Peers that run, ready with their state; how their losses compare; and the reasons of those not to be timed."""
+    running: dict[str, tuple[Ready, Any]] = {}
+    losses: dict[str, np.ndarray] = {}
+    reasons: dict[str, str] = {}
+    for peer in peers:
+        progress(f"{task.size.name}: {peer.name}: compiling, {len(limits) - 1} steps to check")
+        try:
+            running[peer.name], losses[peer.name] = _checked(peer, task, place, n_steps, len(limits) - 1)
+        except JaxgradError as error:
+            reasons[peer.name] = str(error)
+    judged = agreement.judge(losses, limits) if losses else {}
+    return running, judged, reasons | {n: _wrong(j, limits, len(losses)) for n, j in judged.items() if j.worst > 1}
 
 
 def _checked(peer: Peer, task: Task, place: Place, n_steps: int, steps: int) -> tuple[tuple[Ready, Any], np.ndarray]:

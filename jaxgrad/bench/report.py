@@ -70,7 +70,7 @@ def environment(place: Place) -> dict[str, Any]:
 
 def tables(run: dict[str, Any]) -> Group:
     """One table for each size of a run in the form of `to_json`, and below it who was not timed and why."""
-    parts = (part for size in run["sizes"] for part in (_table(size), Text(_untimed(size)), Text("")))
+    parts = (part for size in run["sizes"] for part in (_table(size), Text(_untimed(size))))
     return Group(*parts, Text(_footer(run)))
 
 
@@ -173,7 +173,7 @@ def _torch_environment(place: Place) -> dict[str, Any]:
 def _table(size: dict[str, Any]) -> Table:
     title = (
         f"{size['name']}: batch {size['batch']:,}, hidden {size['hidden']:,}, vocabulary {size['vocab']};"
-        f" {size['flops_per_step'] / 1e9:.3g} GFLOP a step"
+        f" {_figures(size['flops_per_step'] / 1e6)} MFLOP a step"
     )
     caption = (
         f"{size['rounds']} rounds of {size['steps_per_round']:,} steps;"
@@ -200,13 +200,12 @@ def _cells(peer: dict[str, Any]) -> Iterable[str]:
     for ratio in (peer["to_jax_grad"], peer["to_torch"]):
         yield "-" if ratio is None else _ratio_cell(ratio)
     yield "-" if compile_seconds is None else f"{compile_seconds:.1f}"
-    yield "-" if temp is None else f"{temp / 2**20:.2g}"
+    yield "-" if temp is None else _figures(temp / 2**20)
     yield "-" if peak is None else f"{100 * peak:.2g}%"
 
 
 def _ratio_cell(ratio: dict[str, float]) -> str:
-    value = ratio["ratio"]
-    return (_figures(value) if value >= 1 else f"{value:.2g}") + _spread(value, ratio)
+    return _figures(ratio["ratio"]) + _spread(ratio["ratio"], ratio)
 
 
 def _spread(middle: float, quartiles: dict[str, float]) -> str:
@@ -216,12 +215,12 @@ def _spread(middle: float, quartiles: dict[str, float]) -> str:
 
 
 def _figures(value: float) -> str:
-    """Three figures at least, and no exponent."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    """Two figures at least."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 1 else f"{value:.2g}"
 
 
 def _untimed(size: dict[str, Any]) -> str:
-    return "\n".join(f"not timed: {peer['name']}: {peer['reason']}" for peer in size["peers"] if peer["reason"])
+    return "".join(f"not timed: {p['name']}: {p['reason']}\n" for p in size["peers"] if p["reason"])
 
 
 def _footer(run: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from jaxgrad.errors import JaxgradError
 if TYPE_CHECKING:
     from jaxgrad.bench.task import Size
 
-app = typer.Typer(help="Time alternatives side by side on this machine.")
+app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
@@ -63,7 +63,7 @@ def bench(
 
     from jaxgrad import corpus as corpora
     from jaxgrad import files
-    from jaxgrad.bench import measure, plot, report, task
+    from jaxgrad.bench import measure, plot, report
     from jaxgrad.bench import peers as competitors
 
     sizes = _sizes(size or [], batch, hidden)
@@ -74,9 +74,7 @@ def bench(
     console = Console() if sys.stdout.isatty() else Console(width=120)
     with console.status("the fastest product") as status:
         peaks = measure.peaks(place)
-        results = [
-            measure.measure(task.task(s, data), some, place, rounds, seconds, check_steps, status.update) for s in sizes
-        ]
+        results = measure.run(sizes, data, some, place, rounds, seconds, check_steps, status.update)
     run = report.to_json(results, peaks, place, rounds)
     if json is not None:
         files.write_json(json, run)

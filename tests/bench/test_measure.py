@@ -65,6 +65,18 @@ def test_of_two_that_differ_neither_is_timed(small, monkeypatch):
     assert all(row.seconds is None and "one is wrong" in row.reason for row in rows.values())
 
 
+def test_who_is_wrong_on_a_small_batch_is_not_timed_on_a_large_one(monkeypatch):
+    monkeypatch.setitem(step.GRADIENTS, "no-bessel", no_bessel_in_backward)
+    peers = (*chosen("fused/scan,by-node/scan"), of_gradients("no-bessel"))
+    data = corpus.load(corpus.shipped("names.txt"))
+    for sizes in ([Size("large", 64, 4)], [Size("large", 64, 4), Size("small", 8, 16)]):
+        results = measure.run(sizes, data, peers, Place(), rounds=3, seconds=0.001)
+        assert [result.task.size.batch for result in results] == sorted(size.batch for size in sizes)
+        last = {row.peer.name: row for row in results[-1].rows}
+        assert last["fused/scan"].seconds and last["no-bessel"].seconds is None
+        assert "wrong: before step" in last["no-bessel"].reason
+
+
 def test_a_missing_package_is_a_row_that_says_what_to_install(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "flax", None)
     monkeypatch.delitem(sys.modules, "jaxgrad.bench.flax_peer", raising=False)
