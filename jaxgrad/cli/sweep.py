@@ -27,7 +27,7 @@ def sweep(
     hidden: Annotated[str, typer.Option(help="Hidden sizes, separated by commas.")] = "200",
     steps: Annotated[int, typer.Option(min=1)] = 200_000,
     batch_size: Annotated[int, typer.Option(min=2, help="Rows of a batch.")] = 32,
-    gradients: Annotated[str, typer.Option(help="fused, by-node or jax-grad.")] = "fused",
+    gradients: Annotated[str, typer.Option(help="fused, by-node, jax-grad, or kernel on GPU and TPU.")] = "fused",
     optimizer: Annotated[str, typer.Option(help="Any of optax's: sgd, adam, lion, ...")] = "sgd",
     schedule: Annotated[str, typer.Option(help="seed, or optax's: cosine_decay, ...")] = "seed",
     dtype: Annotated[DType, typer.Option(help="Type of forward and backward.")] = DType.float32,

@@ -47,7 +47,7 @@ def train(
         str, typer.Option(help="seed (a tenth of the rate after half the steps) or optax's: cosine_decay, ...")
     ] = "seed",
     schedule_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for it, as often as needed.")] = None,
-    gradients: Annotated[str, typer.Option(help="fused, by-node or jax-grad.")] = "fused",
+    gradients: Annotated[str, typer.Option(help="fused, by-node, jax-grad, or kernel on GPU and TPU.")] = "fused",
     hidden: Annotated[int, typer.Option(min=1, help="Hidden neurons.")] = 200,
     context: Annotated[int, typer.Option(min=1, help="Characters of context.")] = 3,
     embedding: Annotated[int, typer.Option(min=1, help="Numbers per character.")] = 10,

@@ -12,7 +12,7 @@ import optax
 
 from jaxgrad.corpus import BOUNDARY
 from jaxgrad.errors import JaxgradError
-from jaxgrad.training.step import GRADIENTS
+from jaxgrad.training.step import GRADIENTS, IN_KERNEL
 
 SEED_SCHEDULE = "seed"
 Arguments = tuple[tuple[str, Any], ...]
@@ -71,10 +71,15 @@ def checked(config: Config) -> Config:
             raise JaxgradError(f"{name} is {value!r}; it must be a whole number of at least {low}, below 2^{bits}")
     if type(config.learning_rate) not in (int, float) or not 0 < config.learning_rate < math.inf:
         raise JaxgradError(f"learning rate is {config.learning_rate}; it must be a finite number above 0")
-    choices = {"gradients": tuple(GRADIENTS), "dtype": ("float32", "float64", "bfloat16")}
+    choices = {"gradients": (*GRADIENTS, *IN_KERNEL), "dtype": ("float32", "float64", "bfloat16")}
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             raise JaxgradError(f"{name} is {getattr(config, name)!r}; choose from {', '.join(allowed)}")
+    if config.gradients in IN_KERNEL and (config.optimizer, config.optimizer_args) != ("sgd", ()):
+        raise JaxgradError(
+            f"gradients is {config.gradients!r}, whose kernel has plain sgd inside, and the optimizer is"
+            f" {config.optimizer} with {dict(config.optimizer_args)}; use sgd alone, or --gradients fused"
+        )
     _check_vocabulary(config.vocabulary)
     _tried(config)
     return config

@@ -11,7 +11,7 @@ from jaxgrad.batches import indices
 from jaxgrad.models import mlp_backward
 from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward, zero_taps
 from jaxgrad.training.config import Config
-from jaxgrad.training.step import GRADIENTS, State, run_steps
+from jaxgrad.training.step import GRADIENTS, State, fused, run_steps
 
 # Which parameters' gradients a backward pass forms from a node's cotangent, in the order in which it forms them.
 FORMED_AFTER = {"logits": ("b2", "W2"), "h_norm": ("bn_bias", "bn_gain"), "h_prenorm": ("W1",), "emb": ("C",)}
@@ -79,7 +79,7 @@ def _first(config: Config, params: Params, batch: Batch, after: State, losses: A
     gradients = WITH_NODES.get(config.gradients, _fused)(params, batch)
     cotangents = {**gradients.nodes._asdict(), **gradients.params._asdict()}
     name = _first_not_finite(BACKWARD_ORDER, cotangents) or _first_not_finite(
-        Params._fields, jax.jit(GRADIENTS[config.gradients])(params, batch)[1]
+        Params._fields, jax.jit(GRADIENTS.get(config.gradients, fused))(params, batch)[1]
     )
     if name is not None:
         return f"its loss was finite, and in its backward pass the gradient of {name} was the first that was not"

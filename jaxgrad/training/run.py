@@ -28,7 +28,7 @@ from jaxgrad.training import folder as folders
 from jaxgrad.training import mesh as meshes
 from jaxgrad.training.checkpoints import Checkpoint, Notes
 from jaxgrad.training.config import Config, checked, optimizer, schedule
-from jaxgrad.training.step import State, run_steps, start
+from jaxgrad.training.step import IN_KERNEL, State, check_support, run_steps, start
 
 # A chunk's batches are gathered before it starts: this bounds them to a few tens of megabytes at any batch size.
 ROWS_PER_CHUNK = 4_000_000
@@ -231,6 +231,11 @@ def state_before(config: Config, folder: Path, examples: Batch, step: int) -> tu
 
 
 def _prepared(config: Config, corpus: Corpus, folder: Path, mesh: Mesh | None) -> Run:
+    check_support(config.gradients)
+    if mesh is not None and config.gradients in IN_KERNEL:
+        raise JaxgradError(
+            f"gradients is {config.gradients!r}, which is one device's; leave the mesh out, or use fused"
+        )
     examples = Batch(jnp.asarray(corpus.train.X), jnp.asarray(corpus.train.Y))
     if mesh is not None:
         examples = jax.device_put(jax.tree.map(np.asarray, examples), meshes.replicated(mesh))

@@ -46,6 +46,18 @@ GRADIENTS: dict[str, Callable[[Params, Batch], tuple[Float[Array, ""], Params]]]
     "jax-grad": jax_grad,
 }
 
+# Ways that take all steps of a chunk in one kernel, whose platform is JAX's own where none is given.
+IN_KERNEL = {"kernel": None, "kernel-interpreted": "interpret"}
+
+
+def check_support(gradients: str) -> None:
+    """Raise `JaxgradError` where JAX's platform here cannot take steps in this way."""
+    if gradients in IN_KERNEL:
+        # Pallas takes as long to import as the rest of training.
+        from jaxgrad.kernels.launch import require_support
+
+        require_support(IN_KERNEL[gradients] or jax.default_backend())
+
 
 def start(params: Params, optimizer: optax.GradientTransformation) -> State:
     """The state before the first step."""
@@ -68,16 +80,25 @@ def steps(
 
     The batch of a step is `indices(key, step, ...)` of `examples`, whatever chunk the step falls in. Losses and
     gradients are computed in `dtype` and applied in the parameters' own type. Over a `mesh`, of `training.mesh`, a
-    step's batch is split over its axis `data`; how the parameters are split is how `state` lies there. Raises
-    `KeyError` for `gradients` that are not in `GRADIENTS`.
+    step's batch is split over its axis `data`; how the parameters are split is how `state` lies there.
+    `gradients` is a name of `GRADIENTS`, or one of `IN_KERNEL`, for plain SGD on one device, whose chunks of one
+    step may differ from longer ones by rounding. Raises `KeyError` for another, and what `check_support` raises.
     """
-    loss_and_gradients = GRADIENTS[gradients]
     # Drawn for all steps at once: random bits and rows cost far less in bulk than one step at a time.
     numbers = state.step + jnp.arange(n_steps, dtype=jnp.int32)
     rows = jax.vmap(lambda step: indices(key, step, batch_size, len(examples.Y)))(numbers)
     batches = jax.tree.map(lambda array: array[rows], examples)
     if mesh is not None:
         batches = split_rows(mesh, batches)
+    if gradients in IN_KERNEL:
+        from jaxgrad.training.kernel_steps import kernel_steps
+
+        platform = IN_KERNEL[gradients] or jax.default_backend()
+        params, opt_state, losses = kernel_steps(
+            state.params, state.opt_state, batches, optimizer, platform=platform, dtype=dtype
+        )
+        return State(params, opt_state, state.step + n_steps), losses
+    loss_and_gradients = GRADIENTS[gradients]
 
     def step(state: State, batch: Batch) -> tuple[State, Float[Array, ""]]:
         narrow = jax.tree.map(lambda p: p.astype(dtype), state.params)

@@ -19,7 +19,7 @@ from jaxgrad.models.mlp import Batch, Params
 from jaxgrad.training import evaluate
 from jaxgrad.training.config import Config, checked, optimizer
 from jaxgrad.training.run import ROWS_PER_CHUNK, Losses, initial_params, precision, split_losses
-from jaxgrad.training.step import State, run_steps, start, steps
+from jaxgrad.training.step import State, check_support, run_steps, start, steps
 
 # The losses of a run that diverged: it ranks last, and stops no other.
 DIVERGED = Losses(float("inf"), float("inf"), float("inf"))
@@ -79,8 +79,9 @@ def sweep(
     Configs may differ in seed, learning rate and hidden size, and in nothing else. A run has the parameters, keys
     and batches that it has when trained alone, and the same losses up to rounding: a product of stacked matrices
     sums in another order than one alone. `Rates.alone` is measured on some steps of the first config.
-    Raises `JaxgradError` where one model takes more than `memory`.
+    Raises `JaxgradError` where one model takes more than `memory`, and for gradients that the platform has not.
     """
+    check_support(configs[0].gradients)
     mesh = Mesh(np.array(devices), ("models",))
     total = sum(config.steps for config in configs)
     swept: list[Swept] = []
@@ -121,8 +122,9 @@ def _run(
         states, losses = jax.vmap(one, in_axes=(0, 0, 0, None))(*models, examples)
         return models._replace(states=states), losses
 
+    # Devices say nothing to each other; a kernel cannot tell the check that so it is.
     return jax.shard_map(
-        of_a_device, mesh=mesh, in_specs=(_BY_MODEL, PartitionSpec()), out_specs=(_BY_MODEL, _BY_MODEL)
+        of_a_device, mesh=mesh, in_specs=(_BY_MODEL, PartitionSpec()), out_specs=(_BY_MODEL, _BY_MODEL), check_vma=False
     )(models, examples)
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from jaxgrad import batches, corpus
+from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Batch, Params, forward, init
 from jaxgrad.training.config import Config, optimizer, schedule
-from jaxgrad.training.step import GRADIENTS, run_steps, start
+from jaxgrad.training.step import GRADIENTS, check_support, run_steps, start
 from torchref import training
 
 KEY = jax.random.key(11)
@@ -112,3 +113,20 @@ def test_the_closed_forms_keep_less_than_jax_grad(batch_size: int, hidden: int):
 
     # x_hat is kept in place of the input, and neither bn_diff nor its square nor the logits outlive their use.
     assert temporary_bytes("fused") < temporary_bytes("jax-grad")
+
+
+def test_a_chunk_in_the_kernel_is_the_chunk_in_the_scan(examples):
+    params = init(KEY, 27, h_size=11)
+    _, losses = run(Config(hidden=11, steps=40), params, examples, [25, 15])
+    for chunks in ([25, 15], [40]):
+        state, in_kernel = run(Config(hidden=11, steps=40, gradients="kernel-interpreted"), params, examples, chunks)
+        # Float32 sums in another order, some eight roundings a step, of up to forty steps one upon the other.
+        np.testing.assert_allclose(in_kernel, losses, rtol=8 * 40 * 2.0**-24)
+        assert (int(state.step), int(state.opt_state[-1].count)) == (40, 40)
+
+
+def test_a_platform_without_the_kernel_is_told_what_to_use():
+    with pytest.raises(JaxgradError, match="compiles for gpu and tpu, and this is cpu; use --gradients fused"):
+        check_support("kernel")
+    check_support("kernel-interpreted")
+    check_support("fused")
