@@ -89,9 +89,10 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise CorpusError(f"{path}: no such file; give a text file of one word a line") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", error)
-        raise CorpusError(f"{str(path)!r}: cannot be read ({reason}); give a text file of one word a line") from None
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror}); give a text file of one word a line") from None
+    except ValueError as error:
+        raise CorpusError(f"{str(path)!r} is not the name of a file ({error}); give a text file") from None
 
 
 def _bad_word(path: str | os.PathLike[str], lines: list[str]) -> CorpusError:

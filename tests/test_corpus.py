@@ -157,7 +157,7 @@ def test_what_cannot_be_read_again_is_refused_without_waiting_for_it(tmp_path: P
 
 
 def test_a_path_that_no_file_can_have_is_named():
-    with pytest.raises(CorpusError, match=r"'a\\x00b': cannot be read \(embedded null byte\)"):
+    with pytest.raises(CorpusError, match=r"'a\\x00b' is not the name of a file \(embedded null byte\)"):
         corpus.load("a\0b")
 
 

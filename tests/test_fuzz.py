@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from jaxgrad import corpus
+from jaxgrad.bench import compare
+from jaxgrad.bench.report import SCHEMA
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Statistics, init
 from jaxgrad.training import checkpoints, folder
@@ -23,13 +25,14 @@ from jaxgrad.training.checkpoints import Checkpoint
 from jaxgrad.training.config import Config
 from jaxgrad.training.step import State
 
-SHARES = {"corpus": 4000, "config": 3000, "notes": 2500, "seal": 500}
+SHARES = {"corpus": 3500, "config": 3000, "notes": 2000, "seal": 500, "bench": 1000}
 
 WORDS = [b"ann", b"bob", "zoë".encode(), "李".encode(), b"", b" ", b"a.b", b"a b", b"\xff", b"\x00", b"\xef\xbb\xbf"]
 ENDS = [b"\n", b"\r\n", b"\r", b"\n\n", b"", b"\x85", b"\x0c", "\u2028".encode()]
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3.5, 1e308, -0.0, 2**31, 2**32, 2**63, 10**400, "", "sgd", "adam",
-    "float64", "é" * 300, "../../etc/passwd", [], [[]], [["b1", 0.5]], {}, {"a": 1}, [1, 2, 3], ["."], [".", "a", "a"], [".", ["x"]],
+    "float64", "é" * 300, "../../etc/passwd", [], [[]], [["b1", 0.5]], {}, {"a": 1}, [1, 2, 3],
+    ["."], [".", "a", "a"], [".", ["x"]],
 ]  # fmt: skip
 
 
@@ -133,6 +136,29 @@ def test_checkpoints_with_a_file_altered(files: Path):
         path.write_bytes(text)
     restored = checkpoints.restore(files / "5", like)
     assert all(map(np.array_equal, jax.tree.leaves(restored), jax.tree.leaves(like)))
+
+
+PEER = {"name": "fused", "reason": None, "seconds_per_step": {"median": 2e-5, "low": 1e-5, "high": 3e-5}}
+RUN = {
+    "schema": SCHEMA,
+    "environment": {"cpu": "a", "cores": 2},
+    "sizes": [{"batch": 32, "hidden": 200, "peers": [PEER]}],
+}
+
+
+def test_runs_of_the_benchmark(files: Path):
+    draw, path = random.Random(5), files / "run.json"
+    for _ in range(SHARES["bench"]):
+        size = {**RUN["sizes"][0], "peers": [json.loads(altered(draw, PEER))]}
+        text = altered(draw, RUN) if draw.random() < 0.5 else json.dumps({**RUN, "sizes": [size]}).encode()
+        path.write_bytes(broken(draw, text) if draw.random() < 0.3 else text)
+
+        def read() -> None:
+            run = compare.load(path)
+            compare.changes(run, run)
+            compare.differences(run, run)
+
+        only_our_errors(read, path.read_bytes())
 
 
 def test_the_shares_are_ten_thousand():

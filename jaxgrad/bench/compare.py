@@ -1,6 +1,7 @@
 """Two runs of the benchmark: the ratio of each competitor's times, and whether it lies beyond their spread."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ def load(path: Path) -> dict[str, Any]:
     found = run.get("schema") if isinstance(run, dict) else None
     if found != SCHEMA:
         raise JaxgradError(f"{path}: has the schema {found!r}; give a file of the schema {SCHEMA!r}, written by --json")
+    if not _whole(run):
+        raise JaxgradError(f"{path}: lacks what a run of the benchmark has; give a file as --json wrote it")
     return run
 
 
@@ -70,6 +73,15 @@ def table(found: list[Change]) -> Table:
         cells = (f"{1e6 * c.before:,.1f}", f"{1e6 * c.after:,.1f}", f"{c.ratio:.2f}", verdict)
         shown.add_row(c.size, c.peer, *cells, style=styles[c.verdict])
     return shown
+
+
+def _whole(run: dict[str, Any]) -> bool:
+    """Whether the times that are compared are all there, and positive numbers."""
+    try:
+        times = [timing[name] for timing in _timed(run).values() for name in ("median", "low", "high")]
+        return isinstance(run["environment"], dict) and all(0 < float(time) < math.inf for time in times)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
 
 
 def _timed(run: dict[str, Any]) -> dict[tuple[str, str], dict[str, float]]:

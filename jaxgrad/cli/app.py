@@ -9,8 +9,17 @@ from typing import Annotated
 import platformdirs
 import typer
 
+GUIDE = """\
+Hand-written gradients, proved against jax.grad and PyTorch, then trained with.
+
+  jaxgrad parity       is every derivative right? node by node, on the notebook's batch
+  jaxgrad train        the notebook's 200,000 steps, in seconds; leaves a run folder
+  jaxgrad sample RUN   new names from that run
+
+All commands: jaxgrad --help. One of them: jaxgrad COMMAND --help."""
+
 app = typer.Typer(
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     help="Hand-written gradients in JAX: prove them against jax.grad and PyTorch, then train with them.",
     epilog="Start with: jaxgrad parity · jaxgrad train · jaxgrad sample RUN",
@@ -19,6 +28,7 @@ app = typer.Typer(
 
 @app.callback()
 def options(
+    context: typer.Context,
     compile_cache: Annotated[
         bool,
         typer.Option(
@@ -28,6 +38,9 @@ def options(
     ] = True,
 ) -> None:
     """Options of every command. JAX reads them from the environment when it is imported, which no command has yet."""
+    if context.invoked_subcommand is None:
+        print(GUIDE)
+        return
     folder = platformdirs.user_cache_path("jaxgrad") / "compiled"
     if compile_cache:
         # Where no cache can be kept, JAX would warn of every program that it compiles.
@@ -53,6 +66,8 @@ class Platform(StrEnum):
     gpu = "gpu"
     tpu = "tpu"
 
+
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write what is shown as JSON too.")]
 
 CorpusOption = Annotated[
     Path | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxgrad.cli.app import CorpusOption, Platform
+from jaxgrad.cli.app import CorpusOption, JsonOption, Platform
 from jaxgrad.errors import JaxgradError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     if compare is not None:
-        _compare(*compare)
+        _compare(*compare, json)
         return
     # Compile times are shown, so none may come from a cache; read when JAX and PyTorch's compiler are imported.
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
@@ -99,13 +99,16 @@ def _sizes(names: list[str], batch: int | None, hidden: int | None) -> "list[Siz
     return chosen or [SIZES["seed"], SIZES["middle"]]
 
 
-def _compare(before: Path, after: Path) -> None:
+def _compare(before: Path, after: Path, json: Path | None) -> None:
     from rich.console import Console
 
+    from jaxgrad import files
     from jaxgrad.bench import compare
 
     a, b = compare.load(before), compare.load(after)
     found = compare.changes(a, b)
+    if json is not None:
+        files.write_json(json, [change._asdict() for change in found])
     console = Console()
     console.print(compare.table(found))
     for line in compare.differences(a, b):
@@ -119,6 +122,7 @@ def _compare(before: Path, after: Path) -> None:
 @app.command("embedding")
 def bench_embedding(
     rounds: Annotated[int, typer.Option(min=3, help="Interleaved rounds; their median and quartiles are shown.")] = 9,
+    json: JsonOption = None,
 ) -> None:
     """The embedding's gradient as scatter-add, which the op uses, against a one-hot product.
 
@@ -128,14 +132,67 @@ def bench_embedding(
     from rich.console import Console
     from rich.table import Table
 
+    from jaxgrad import files
     from jaxgrad.bench import embedding
 
     table = Table("lookups", "width", "rows", title=f"microseconds a gradient, {jax.devices()[0].device_kind}")
     for heading in ("scatter-add", "one-hot product", "ratio"):
         table.add_column(heading, justify="right")
+    console, rows = Console(), []
     for size in embedding.SIZES:
-        timings = embedding.compare(size, rounds)
+        with console.status(f"{size.n} lookups"):
+            timings = embedding.compare(size, rounds)
+        rows.append({**size._asdict(), "seconds": {name: t._asdict() for name, t in timings.items()}})
         cells = [f"{1e6 * t.median:,.1f} ({1e6 * t.low:,.1f}-{1e6 * t.high:,.1f})" for t in timings.values()]
         scatter, product = (t.median for t in timings.values())
         table.add_row(*map(str, size), *cells, f"{product / scatter:.1f}")
-    Console().print(table)
+    if json is not None:
+        files.write_json(json, rows)
+    console.print(table)
+
+
+@app.command("scaling")
+def bench_scaling(
+    mesh: Annotated[list[str] | None, typer.Option(help="data=N,model=N; may be repeated.")] = None,
+    batch: Annotated[int, typer.Option(min=2, help="Rows of a batch, all devices together.")] = 8192,
+    hidden: Annotated[int, typer.Option(min=1, help="Hidden neurons, all devices together.")] = 4096,
+    json: JsonOption = None,
+) -> None:
+    """A step's operations, memory and messages on each device: counted by hand, and in the program that XLA makes.
+
+    Nothing is run: on a CPU eight devices are imagined. Example: jaxgrad bench scaling --mesh data=4,model=2
+    """
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+
+    import jax
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxgrad import files
+    from jaxgrad.bench import scaling
+    from jaxgrad.training import mesh as meshes
+
+    table = Table(
+        "mesh", show_lines=True, title=f"on each device, batch {batch:,}, hidden {hidden:,}: counted, then compiled"
+    )
+    for heading in ("MFLOP", "temporary MB", "all-reduces", "reduced kB"):
+        table.add_column(heading, justify="right")
+    console, rows = Console(), []
+    for text in mesh or ["data=1", "data=2", "data=4", "data=8", "data=4,model=2", "model=8"]:
+        sizes = meshes.parse(text)
+        built = meshes.build(sizes, jax.devices(), batch, hidden)
+        with console.status(text):
+            pair = scaling.predicted(batch, hidden, **sizes), scaling.compiled(batch, hidden, built)
+        rows.append({"mesh": text, "counted": pair[0]._asdict(), "compiled": pair[1]._asdict()})
+        scales = {"flops": 1e6, "temporary_bytes": 1e6, "all_reduces": 1, "reduced_bytes": 1e3}
+        cells = [
+            "\n".join(f"{getattr(one, name) / scale:,.{0 if scale == 1 else 1}f}" for one in pair)
+            for name, scale in scales.items()
+        ]
+        table.add_row(text, *cells)
+    bounds = scaling.seconds(256 * batch, hidden, (16, 16))
+    if json is not None:
+        files.write_json(json, {"meshes": rows, "v5e_16_by_16_seconds": bounds})
+    console.print(table)
+    told = " · ".join(f"{name} {1e6 * value:,.0f} µs" for name, value in bounds.items())
+    console.print(f"on paper, {256 * batch:,} rows on 16 x 16 TPU v5e, at least: {told}", highlight=False)

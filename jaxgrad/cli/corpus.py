@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jaxgrad.cli.app import CorpusOption
+from jaxgrad.cli.app import CorpusOption, JsonOption
 
 app = typer.Typer(no_args_is_help=True, help="Look at a corpus, or fetch the seed notebook's exact one.")
 
@@ -14,18 +14,24 @@ app = typer.Typer(no_args_is_help=True, help="Look at a corpus, or fetch the see
 def corpus_show(
     corpus: CorpusOption = None,
     context: Annotated[int, typer.Option(min=1, help="Characters of context.")] = 3,
+    json: JsonOption = None,
 ) -> None:
     """Words, symbols and the sizes of the three splits.
 
     Example: jaxgrad corpus show --corpus words.txt
     """
     from jaxgrad import corpus as corpora
+    from jaxgrad import files
 
     path = corpora.shipped("names.txt") if corpus is None else corpus
     data = corpora.load(path, context)
-    print(f"{path}: {len(corpora.read_words(path)):,} words, {len(data.vocabulary)} symbols {''.join(data.vocabulary)}")
-    for name in ("train", "dev", "test"):
-        split = getattr(data, name)
+    splits = {name: getattr(data, name) for name in ("train", "dev", "test")}
+    words = len(corpora.read_words(path))
+    if json is not None:
+        sizes = {name: list(split.X.shape) for name, split in splits.items()}
+        files.write_json(json, {"corpus": str(path), "words": words, "vocabulary": data.vocabulary, "X": sizes})
+    print(f"{path}: {words:,} words, {len(data.vocabulary)} symbols {''.join(data.vocabulary)}")
+    for name, split in splits.items():
         print(f"{name:5s} X {split.X.shape} Y {split.Y.shape} {split.X.dtype}")
 
 

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxgrad.cli.app import CorpusOption, DType, Platform
+from jaxgrad.cli.app import CorpusOption, DType, JsonOption, Platform
+from jaxgrad.cli.progress import bar
 from jaxgrad.errors import JaxgradError
 
 if TYPE_CHECKING:
     from jaxgrad.parity.cases import Case
+    from jaxgrad.parity.mutate import Score
 
 
 def parity(
@@ -61,17 +63,19 @@ def parity(
     console = Console(soft_wrap=True)
     target = Target(dtype.value, device.value, torch_device)
     found, judged = [], []
-    for case in chosen:
-        gradients = run(names, case, target)
-        verdict = verdicts.verdict(case, target, gradients)
-        found.append(verdict)
-        if html is not None:
-            judged.append(gradients)
-        if len(chosen) == 1 or not verdict.agree:
-            console.print(report.tables(verdict))
-        console.print(report.summary(verdict), highlight=False)
-        if not verdict.agree and target.dtype != "float64":
-            console.print(verdicts.appeal(verdict, gradients), highlight=False)
+    with bar(console, len(chosen), "batches") as update:
+        for case in chosen:
+            gradients = run(names, case, target)
+            verdict = verdicts.verdict(case, target, gradients)
+            found.append(verdict)
+            if html is not None:
+                judged.append(gradients)
+            if len(chosen) == 1 or not verdict.agree:
+                console.print(report.tables(verdict))
+            console.print(report.summary(verdict), highlight=False)
+            if not verdict.agree and target.dtype != "float64":
+                console.print(verdicts.appeal(verdict, gradients), highlight=False)
+            update(len(found), "all agree" if all(v.agree for v in found) else "not all agree")
     if json is not None:
         files.write_json(json, report.to_json(found))
         console.print(f"written: {json}", highlight=False)
@@ -99,17 +103,42 @@ def mutate(
             metavar="[MODULE:FUNCTION]", help="A function that returns (fn, check, args); without it, our own passes."
         ),
     ] = None,
+    json: JsonOption = None,
 ) -> None:
     """Make one mistake at a time in a backward pass and see if its check notices; exit 1 if one survives.
 
     Example: jaxgrad mutate tests/test_norm.py:subject
     """
+    from jaxgrad import files
+    from jaxgrad.parity import mutate as mutation
+
+    if subject is None:
+        scores = _own_scores()
+    else:
+        made = mutation.load(subject)
+        scores = {subject: mutation.mutation_score(made.fn, made.check, *made.args)}
+        print(mutation.describe(scores[subject]))
+    if json is not None:
+        files.write_json(json, {name: mutation.as_json(score) for name, score in scores.items()})
+    raise SystemExit(1 if any(score.survived for score in scores.values()) else 0)
+
+
+def _own_scores() -> "dict[str, Score]":
+    """The scores of this project's own backward passes, printed as tables with every mutant that survived."""
+    from rich.console import Console
+
     from jaxgrad.parity import mutate as mutation
     from jaxgrad.parity import own_score
 
-    if subject is None:
-        raise SystemExit(min(own_score.main(), 1))
-    made = mutation.load(subject)
-    score = mutation.mutation_score(made.fn, made.check, *made.args)
-    print(mutation.describe(score))
-    raise SystemExit(1 if score.survived else 0)
+    scores, chosen, texts = {}, own_score.own_cases(), []
+    with bar(Console(), len(chosen) * len(own_score.NAMES), "backward passes") as update:
+        for title, (case, sizes) in chosen.items():
+            measured = []
+            for row in own_score.rows([case], sizes):
+                measured.append(row)
+                scores[f"{title}, {row.name}"] = row.score
+                update(len(scores), f"{row.name} done")
+            told = (f"{row.name}: {mutation.describe(row.score)}" for row in measured)
+            texts.append("\n\n".join([title, own_score.table(measured), *told]))
+    print("\n\n".join(texts))
+    return scores

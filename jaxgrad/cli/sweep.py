@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from jaxgrad.cli.app import CorpusOption, DType
+from jaxgrad.cli.app import CorpusOption, DType, JsonOption
 from jaxgrad.errors import JaxgradError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def sweep(
     dtype: Annotated[DType, typer.Option(help="Type of forward and backward.")] = DType.float32,
     memory: Annotated[float, typer.Option(min=0.001, help="GiB that the runs may take, all devices together.")] = 4.0,
     corpus: CorpusOption = None,
-    json: Annotated[Path | None, typer.Option(help="Write the table as JSON too.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Train a model for every seed, rate and size, all at once; a table, two CSV files and a plot.
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jaxgrad.cli.app import CorpusOption, DType
+from jaxgrad.cli.app import CorpusOption, DType, JsonOption
+from jaxgrad.cli.progress import bar
 from jaxgrad.errors import JaxgradError
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     corpus: Annotated[Path | None, typer.Option(help="Another copy of the run's corpus.")] = None,
     best: BestOption = False,
+    json: JsonOption = None,
 ) -> None:
     """Losses of the three splits, with batch-norm statistics of the training split.
 
@@ -129,12 +131,15 @@ def evaluate(
     """
     from rich.console import Console
 
+    from jaxgrad import files
     from jaxgrad.training import run as runs
 
     with _warnings_shown():
         config, params, statistics = runs.load(run, best)
     with runs.precision(config):
         losses = runs.split_losses(params, statistics, corpus_of(config, corpus))
+    if json is not None:
+        files.write_json(json, losses._asdict())
     _print_losses(Console(), losses)
 
 
@@ -192,7 +197,11 @@ def _run(
     number: int | None = None
     with stopping() as stopped_by, _warnings_shown(), _together():
         try:
-            with _progress(config, console) as report:
+            with bar(console, config.steps, "steps") as update:
+
+                def report(progress: "Progress") -> None:
+                    update(progress.step, f"loss {progress.loss:.4f} · {progress.steps_per_second:,.0f} a second")
+
                 losses = begin(report, lambda: stopped_by() is not None)
             _print_losses(console, losses)
             console.print(f"run: {folder}", highlight=False)
@@ -251,25 +260,6 @@ def _given(context: typer.Context) -> set[str]:
     """The names of options that the command line itself gave."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-
-
-@contextlib.contextmanager
-def _progress(config: "Config", console: "Console") -> "Iterator[Callable[[Progress], None]]":
-    """A bar on a terminal, and nothing elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("step"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"), TimeRemainingColumn()
-    )  # fmt: skip
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("train", total=config.steps, now="compiling")
-
-        def report(progress: "Progress") -> None:
-            now = f"loss {progress.loss:.4f} · {progress.steps_per_second:,.0f} steps/s"
-            bar.update(task, completed=progress.step, now=now)
-
-        yield report
 
 
 def _print_losses(console: "Console", losses: "Losses") -> None:

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward
+from jaxgrad.models.mlp import Gradients, Nodes, Params, forward
+from jaxgrad.parity import own_score
 from jaxgrad.parity.cases import Case
 from jaxgrad.parity.compare import Scale, scale
 from jaxgrad.parity.engines import roundings
-from jaxgrad.parity.mutants import Place, Program, results, used_steps
-from jaxgrad.parity.mutate import Mutant, mutants_of, trace
+from jaxgrad.parity.mutants import used_steps
+from jaxgrad.parity.mutate import Mutant, mutants_of
+from jaxgrad.parity.programs import Program, results, trace
 
 NAMES = (*Nodes._fields, *Params._fields)
 
@@ -41,11 +43,11 @@ def answers(case: Case) -> Answers:
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         params, batch = jax.tree.map(jnp.asarray, (case.params, case.batch))
         programs = (
-            trace(_by_node, params, batch, starts=lambda place: place.file == mlp_backward.__file__).program,
-            trace(mlp_backward.fused, params, batch, starts=_in_rule).program,
+            trace(own_score.by_node, params, batch, starts=lambda place: place.file == mlp_backward.__file__).program,
+            trace(mlp_backward.fused, params, batch, starts=own_score.in_rule).program,
         )
         inputs = tuple(jax.tree.leaves((params, batch)))
-        ours = _by_name(jax.jit(_by_node)(params, batch))
+        ours = _by_name(jax.jit(own_score.by_node)(params, batch))
         primals = {**jax.jit(forward)(params, batch)._asdict(), **params._asdict()}
     return Answers(right, scales, ours, {name: np.asarray(x) for name, x in primals.items()}, programs, inputs)
 
@@ -93,15 +95,6 @@ def _own_steps(program: Program) -> dict[str, set[int]]:
 def _slots(program: Program) -> dict[str, int]:
     """Where the program keeps the cotangent of each name; its outputs are the paths of a `Gradients`."""
     return {path.rpartition(".")[2]: slot for path, slot in program.outputs.items() if path != ".loss"}
-
-
-def _in_rule(place: Place) -> bool:
-    """Whether a step is in the backward half of an operation."""
-    return any(function.endswith("_bwd") for function in place.functions)
-
-
-def _by_node(params: Params, batch: Batch) -> Gradients:
-    return mlp_backward.by_node(params, batch, forward(params, batch))
 
 
 def _by_name(gradients: Gradients) -> dict[str, np.ndarray]:

@@ -9,7 +9,6 @@ A sum in place of a mean has no operator of its own: it is a dropped divisor.
 
 import functools
 import itertools
-import linecache
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad.parity.programs import Program, Step
+
 # How many other variables each operand is swapped for: those made last are the likeliest to be mistaken for it.
 STALE = 2
 
@@ -28,74 +29,12 @@ _NON_LINEAR = frozenset(
 )
 
 
-class Place(NamedTuple):
-    """Where a step was written: its innermost line outside JAX.
-
-    `functions` are those around it and `callers` the lines that called it, as `file:line`, innermost first.
-    """
-
-    file: str
-    line: int
-    functions: tuple[str, ...]
-    callers: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """The source line itself; empty where the file cannot be read."""
-        return linecache.getline(self.file, self.line).strip()
-
-    @property
-    def frame(self) -> str:
-        """The line as it stands among the `callers` of what it calls."""
-        return f"{self.file}:{self.line}"
-
-
-class Step(NamedTuple):
-    """One primitive applied to slots of a program's memory; `run` takes their values and returns its results."""
-
-    primitive: Any
-    params: dict[str, Any]
-    run: Callable[..., Sequence[Any]]
-    operands: tuple[int, ...]
-    results: tuple[int, ...]
-    place: Place
-    backward: bool
-
-    @property
-    def name(self) -> str:
-        return str(self.primitive.name)
-
-
-class Program(NamedTuple):
-    """A traced function, calls within it inlined. Every value has a slot, of the shape and type that `shapes` holds."""
-
-    steps: tuple[Step, ...]
-    shapes: tuple[Any, ...]
-    constants: dict[int, Any]
-    inputs: dict[int, str]
-    outputs: dict[str, int]
-
-
 class Mistake(NamedTuple):
     """A changed step. `variant` tells it from the others that the same operator makes of this step."""
 
     variant: str
     words: str
     step: Step
-
-
-def values(program: Program, leaves: Sequence[Any]) -> dict[int, Any]:
-    """The value of every slot, from those of the program's inputs in their order."""
-    known = {**program.constants, **dict(zip(program.inputs, leaves, strict=True))}
-    for step in program.steps:
-        known.update(zip(step.results, step.run(*(known[slot] for slot in step.operands)), strict=True))
-    return known
-
-
-def results(program: Program, leaves: Sequence[Any]) -> dict[str, Any]:
-    """The program's results by name, from the values of its inputs."""
-    known = values(program, leaves)
-    return {name: known[slot] for name, slot in program.outputs.items()}
 
 
 Operator: TypeAlias = Callable[[Program, int], Iterator[Mistake]]

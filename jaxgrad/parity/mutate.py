@@ -15,9 +15,6 @@ step, and mistakes inside it are not made.
 import functools
 import importlib
 import importlib.util
-import inspect
-import itertools
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -26,29 +23,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import source_info_util
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr
 
 from jaxgrad.errors import JaxgradError
 from jaxgrad.parity.compare import compare, scale
-from jaxgrad.parity.mutants import (
-    OPERATORS,
-    Mistake,
+from jaxgrad.parity.mutants import OPERATORS, Mistake, holds_floats, numbered, used_steps
+from jaxgrad.parity.programs import (
     Place,
     Program,
     Step,
-    holds_floats,
-    numbered,
+    Tape,
+    bound,
+    positional,
     results,
-    used_steps,
+    rule_of,
+    trace,
+    trace_pullback,
     values,
 )
-from jaxgrad.parity.pullback import is_float, leaf_names
+from jaxgrad.parity.pullback import is_float
 from jaxgrad.parity.rounding import accumulated
 from jaxgrad.parity.taylor import random_direction
-
-# Primitives that hold a jaxpr but do more than call it.
-_NOT_CALLS = frozenset({"scan", "shard_map", "pallas_call"})
 
 
 class Mutant(NamedTuple):
@@ -72,194 +67,6 @@ class Score(NamedTuple):
     killed: tuple[Mutant, ...]
     survived: tuple[Mutant, ...]
     equivalent: tuple[Mutant, ...]
-
-
-class Traced(NamedTuple):
-    """A backward pass as a program, and the tree of its results."""
-
-    program: Program
-    results: Any
-
-
-def trace(fn: Callable[..., Any], *args: Any, starts: Callable[[Place], bool] | None = None) -> Traced:
-    """A backward pass, a function of trees of arrays; the program's inputs are the leaves of `args`.
-
-    All its steps may be mutated, or, for a function that holds its forward pass too, those whose place `starts`
-    says and all that depend on them. Raises what `fn` raises.
-    """
-    closed, results = jax.make_jaxpr(fn, return_shape=True)(*args)
-    tape = _Tape()
-    inputs = dict(zip(map(tape.slot, closed.in_avals), leaf_names(fn, args), strict=True))
-    made = tape.record(closed, list(inputs), backward=True)
-    program = tape.program(inputs, dict(zip(_paths(results), made, strict=True)))
-    return Traced(program if starts is None else _started_by(program, starts), results)
-
-
-def trace_pullback(fn: Callable[..., Any], *args: Any, static_argnums: Sequence[int] = ()) -> Traced:
-    """The pullback of `fn`, from the leaves of its other arguments and of its output's cotangent.
-
-    The program holds the forward pass too, which is not mutated. Of a `jax.custom_vjp` object it shows the lines of
-    the rule; where JAX makes the pullback, those that are differentiated. Outputs of `fn` must be floats.
-    Raises what `fn` and its rule raise.
-    """
-    rule = _rule(fn, args, static_argnums)
-    forward, (out, residuals) = jax.make_jaxpr(rule.forward, return_shape=True)(*rule.dynamic)
-    backward, results = jax.make_jaxpr(rule.backward, return_shape=True)(residuals, out)
-    tape = _Tape()
-    names = leaf_names(fn, rule.join(rule.dynamic, hide_static=True))
-    inputs = dict(zip(map(tape.slot, forward.in_avals), names, strict=True))
-    given = tape.record(forward, list(inputs), backward=False)[len(jax.tree.leaves(out)) :]
-    dys = {
-        tape.slot(aval): f"the cotangent of output{path}"
-        for path, aval in zip(_paths(out), backward.in_avals[len(given) :], strict=True)
-    }
-    made = tape.record(backward, [*given, *dys], backward=True)
-    return Traced(tape.program({**inputs, **dys}, dict(zip(_paths(results), made, strict=True))), results)
-
-
-class _Tape:
-    """What a program is recorded on."""
-
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
-        self.shapes: list[Any] = []
-        self.constants: dict[int, Any] = {}
-
-    def slot(self, aval: Any) -> int:
-        self.shapes.append(aval)
-        return len(self.shapes) - 1
-
-    def constant(self, value: Any, aval: Any) -> int:
-        self.constants[len(self.shapes)] = value
-        return self.slot(aval)
-
-    def program(self, inputs: dict[int, str], outputs: dict[str, int]) -> Program:
-        return Program(tuple(self.steps), tuple(self.shapes), self.constants, inputs, outputs)
-
-    def record(
-        self, jaxpr: Any, operands: Sequence[int], backward: bool, call: tuple[str, Place] | None = None
-    ) -> list[int]:
-        """Append the steps of a jaxpr and of the calls in it; the slots of its results."""
-        inner, consts = getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
-        known: dict[Any, int] = dict(zip(inner.invars, operands, strict=True))
-        for var, value in zip(inner.constvars, consts, strict=True):
-            known[var] = self.constant(value, var.aval)
-
-        def read(atom: Any) -> int:
-            return self.constant(atom.val, atom.aval) if isinstance(atom, Literal) else known[atom]
-
-        for eqn in inner.eqns:
-            used = tuple(map(read, eqn.invars))
-            place, called = _place(eqn) if call is None else _within(_place(eqn), *call), _called(eqn)
-            if called is None:
-                made = [self.slot(var.aval) for var in eqn.outvars]
-                run = _bound(eqn.primitive, eqn.params)
-                self.steps.append(Step(eqn.primitive, eqn.params, run, used, tuple(made), place, backward))
-            else:
-                made = self.record(called, used, backward, (eqn.params.get("name", ""), place))
-            known.update(zip(eqn.outvars, made, strict=True))
-        return [read(atom) for atom in inner.outvars]
-
-
-def _called(eqn: Any) -> Any:
-    """The jaxpr of an equation that does nothing but call it."""
-    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    same = inner is not None and len(getattr(inner, "jaxpr", inner).invars) == len(eqn.invars)
-    return inner if same and eqn.primitive.name not in _NOT_CALLS else None
-
-
-def _within(place: Place, name: str, caller: Place) -> Place:
-    """The place of a step in a called function: its own if it lies there, and if not that of the call.
-
-    What it is told of itself may be another call's line: JAX traces a jitted function once, its own helpers too.
-    """
-    if caller.frame in place.callers:
-        return place
-    if name not in place.functions:
-        return caller
-    return Place(
-        place.file,
-        place.line,
-        (*place.functions, *caller.functions),
-        (*place.callers, caller.frame, *caller.callers),
-    )
-
-
-def _bound(primitive: Any, params: dict[str, Any]) -> Callable[..., Sequence[Any]]:
-    def run(*values: Any) -> Sequence[Any]:
-        out = primitive.bind(*values, **params)
-        return out if primitive.multiple_results else (out,)
-
-    return run
-
-
-def _place(eqn: Any) -> Place:
-    """Where an equation was written, as JAX tells it: lines of `file:line:column (function)`, the innermost last."""
-    told = reversed(source_info_util.summarize(eqn.source_info, num_frames=100).splitlines())
-    frames = [m for line in told if (m := re.fullmatch(r"(.*?):(\d+)(:\d+)? \((.*)\)", line))]
-    # What called the tracing is the same for every step, and no part of the backward pass.
-    frames = list(itertools.takewhile(lambda m: m[1] != __file__, frames))
-    if not frames:
-        return Place("unknown", 0, (), ())
-    callers = tuple(f"{m[1]}:{m[2]}" for m in frames[1:])
-    return Place(frames[0][1], int(frames[0][2]), tuple(m[4].rpartition(".")[2] for m in frames), callers)
-
-
-def _paths(tree: Any) -> list[str]:
-    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-
-
-def _started_by(program: Program, starts: Callable[[Place], bool]) -> Program:
-    depends: set[int] = set()
-    steps = []
-    for step in program.steps:
-        backward = starts(step.place) or not depends.isdisjoint(step.operands)
-        depends.update(step.results if backward else ())
-        steps.append(step._replace(backward=backward))
-    return program._replace(steps=tuple(steps))
-
-
-class _Rule(NamedTuple):
-    """A function's forward to its output and residuals, and from these and a cotangent backward."""
-
-    forward: Callable[..., tuple[Any, Any]]
-    backward: Callable[[Any, Any], Any]
-    dynamic: tuple[Any, ...]
-    join: Callable[..., tuple[Any, ...]]
-
-
-def _rule(fn: Any, args: tuple[Any, ...], static_argnums: Sequence[int]) -> _Rule:
-    custom, args = isinstance(fn, jax.custom_vjp), _positional(fn, args, {})
-    own = {i % len(args) for i in fn.nondiff_argnums} if custom else set()
-    static = own | {i % len(args) for i in static_argnums}
-    dynamic = tuple(arg for i, arg in enumerate(args) if i not in static)
-
-    def join(given: Sequence[Any], hide_static: bool = False) -> tuple[Any, ...]:
-        left = iter(given)
-        return tuple((None if hide_static else arg) if i in static else next(left) for i, arg in enumerate(args))
-
-    if custom and static == own and not fn.symbolic_zeros:
-        before = [args[i] for i in sorted(own)]
-        return _Rule(
-            lambda *given: fn.fwd(*join(given)), lambda residuals, dy: fn.bwd(*before, residuals, dy), dynamic, join
-        )
-    leaves, structure = jax.tree.flatten(dynamic)
-    floats = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
-
-    def forward(*given: Any) -> tuple[Any, Any]:
-        full = jax.tree.leaves(given)
-
-        def of_floats(*values: Any) -> Any:
-            moved = dict(zip(floats, values, strict=True))
-            return fn(*join(jax.tree.unflatten(structure, [moved.get(i, leaf) for i, leaf in enumerate(full)])))
-
-        return jax.vjp(of_floats, *(full[i] for i in floats))
-
-    def backward(vjp: Any, dy: Any) -> Any:
-        made = dict(zip(floats, vjp(dy), strict=True))
-        return jax.tree.unflatten(structure, [made.get(i) for i in range(len(leaves))])
-
-    return _Rule(forward, backward, dynamic, join)
 
 
 def mutants(fn: Callable[..., Any], *args: Any, starts: Callable[[Place], bool] | None = None) -> tuple[Mutant, ...]:
@@ -301,12 +108,12 @@ def _mistakes(program: Program, index: int) -> Iterator[tuple[str, Mistake, Plac
                 for mutant, changed in _mutated_bodies(body):
                     others = (*bodies[:number], changed, *bodies[number + 1 :])
                     params = {**step.params, name: others if isinstance(held, tuple) else changed}
-                    wrong = step._replace(params=params, run=_bound(step.primitive, params))
+                    wrong = step._replace(params=params, run=bound(step.primitive, params))
                     yield mutant.operator, Mistake(f"{name} {number} {mutant.key}", mutant.words, wrong), mutant.place
 
 
 def _mutated_bodies(body: Any) -> Iterator[tuple[Mutant, Any]]:
-    tape = _Tape()
+    tape = Tape()
     inputs = {tape.slot(aval): f"the loop's variable {number}" for number, aval in enumerate(body.in_avals)}
     made = tape.record(body, list(inputs), backward=True)
     program = tape.program(inputs, {str(number): slot for number, slot in enumerate(made)})
@@ -351,8 +158,8 @@ def as_custom_vjp(
 
     @functools.wraps(fn)
     def wrong(*args: Any, **kwargs: Any) -> Any:
-        given = _positional(fn, args, kwargs)
-        rule = _rule(fn, given, static_argnums)
+        given = positional(fn, args, kwargs)
+        rule = rule_of(fn, given, static_argnums)
         # Traced here and not in `backward`, where JAX tells no lines but the one that it differentiates.
         traced = trace_pullback(fn, *given, static_argnums=static_argnums)
         program = _with_mistake(traced.program, mutant)
@@ -369,15 +176,6 @@ def as_custom_vjp(
         return same(*rule.dynamic)
 
     return wrong
-
-
-def _positional(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """All arguments in order; those of a `jax.custom_vjp` with its defaults, as its rule gets them."""
-    if not kwargs and not isinstance(fn, jax.custom_vjp):
-        return args
-    given = inspect.signature(fn).bind(*args, **kwargs)
-    given.apply_defaults()
-    return given.args
 
 
 def mutation_score(
@@ -432,7 +230,7 @@ def _notices(check: Callable[[Callable[..., Any]], object], wrong: Callable[...,
 
 def _drawn(fn: Callable[..., Any], args: tuple[Any, ...], static: Sequence[int], k: int, vary: bool) -> tuple[Any, ...]:
     """The arguments with floats in float64, and other floats where they should vary."""
-    rule = _rule(fn, args, static)
+    rule = rule_of(fn, args, static)
 
     def drawn(number: int, leaf: Any) -> Any:
         if not is_float(leaf):
@@ -451,7 +249,7 @@ def _inputs(
     fn: Callable[..., Any], program: Program, args: tuple[Any, ...], static: Sequence[int], k: int
 ) -> list[Any]:
     """The leaves of the arguments, and a normal cotangent of the output."""
-    leaves = jax.tree.leaves(_rule(fn, args, static).dynamic)
+    leaves = jax.tree.leaves(rule_of(fn, args, static).dynamic)
     dys = [program.shapes[slot] for slot in [*program.inputs][len(leaves) :]]
     return [*leaves, *random_direction(jax.random.fold_in(jax.random.key(k), len(leaves)), dys)]
 
@@ -534,6 +332,15 @@ def describe(score: Score) -> str:
     counts = ", ".join(f"{len(part)} {name}" for name, part in score._asdict().items())
     told = [_told("SURVIVED", m) for m in score.survived] + [_told("equivalent", m) for m in score.equivalent]
     return "\n".join([f"{sum(map(len, score))} mutants: {counts}", *told])
+
+
+def as_json(score: Score) -> dict[str, Any]:
+    """The counts, and every mutant that survived: its operator, file, line, source and the mistake in words."""
+    survived = [
+        {"operator": m.operator, "file": m.place.file, "line": m.place.line, "text": m.place.text, "mistake": m.words}
+        for m in score.survived
+    ]
+    return {"killed": len(score.killed), "equivalent": len(score.equivalent), "survived": survived}
 
 
 def _told(fate: str, mutant: Mutant) -> str:

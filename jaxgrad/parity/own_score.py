@@ -19,8 +19,8 @@ from jaxgrad.parity import cases
 from jaxgrad.parity.cases import Case
 from jaxgrad.parity.compare import compare, scale
 from jaxgrad.parity.engines import roundings
-from jaxgrad.parity.mutants import Place, Program, results
-from jaxgrad.parity.mutate import Mutant, Score, describe, score_on, survivors, trace, trace_pullback
+from jaxgrad.parity.mutate import Mutant, Score, score_on, survivors
+from jaxgrad.parity.programs import Place, Program, results, trace, trace_pullback
 from jaxgrad.parity.rounding import accumulated
 from jaxgrad.parity.taylor import random_direction
 
@@ -88,7 +88,7 @@ def _judged(subject: _Subject, chosen: Sequence[Case]) -> tuple[list[list[Any]],
 
 def _subjects(like: Case) -> Iterator[_Subject]:
     params, batch = _arrays(like)
-    for name, fn, starts in (("by_node", _by_node, _by_hand), ("fused", mlp_backward.fused, _in_rule)):
+    for name, fn, starts in (("by_node", by_node, _by_hand), ("fused", mlp_backward.fused, in_rule)):
         program = trace(fn, params, batch, starts=starts).program
         yield _Subject(name, program, lambda case: jax.tree.leaves(_arrays(case)), _jax_grad)
     for name, (op, op_forward, arguments) in _OPS.items():
@@ -106,7 +106,8 @@ def _subjects(like: Case) -> Iterator[_Subject]:
         yield _Subject(name, program, inputs, expected)
 
 
-def _by_node(params: Params, batch: Batch) -> Gradients:
+def by_node(params: Params, batch: Batch) -> Gradients:
+    """The derivatives by node, with the forward pass that they need."""
     return mlp_backward.by_node(params, batch, forward(params, batch))
 
 
@@ -114,7 +115,7 @@ def _by_hand(place: Place) -> bool:
     return place.file == mlp_backward.__file__
 
 
-def _in_rule(place: Place) -> bool:
+def in_rule(place: Place) -> bool:
     """Whether a step is in the backward half of an operation; in `fused`, what depends on those is backward too."""
     return any(function.endswith("_bwd") for function in place.functions)
 
@@ -156,6 +157,14 @@ _OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[Params, 
 }
 
 
+NAMES = ("by_node", "fused", *_OPS)
+
+
+def own_cases() -> dict[str, tuple[Case, dict[str, int]]]:
+    """What this project is scored on, by title: each case, and the sizes to draw others of the same by."""
+    return {"The notebook's batch": (cases.seed_case(), {}), "All sizes 6": (cases.random_case(0, **SQUARE), SQUARE)}
+
+
 def table(measured: Sequence[Row]) -> str:
     """The rows in Markdown."""
     heads = (
@@ -171,22 +180,3 @@ def table(measured: Sequence[Row]) -> str:
     ]
     lines = [heads, ("---", *["---:"] * (len(heads) - 1)), *cells]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
-def main() -> int:
-    """Measure the notebook's batch and the square case, print tables and survivors, and return how many there are."""
-    alive = 0
-    for title, case, sizes in (
-        ("The notebook's batch", cases.seed_case(), {}),
-        ("All sizes 6", cases.random_case(0, **SQUARE), SQUARE),
-    ):
-        measured = list(rows([case], sizes))
-        print(f"{title}\n\n{table(measured)}\n")
-        for row in measured:
-            alive += len(row.score.survived)
-            print(f"{row.name}: {describe(row.score)}\n")
-    return alive
-
-
-if __name__ == "__main__":
-    raise SystemExit(min(main(), 1))

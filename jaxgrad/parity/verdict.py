@@ -104,6 +104,11 @@ def _sentence(engines: tuple[str, ...], rows: tuple[Row, ...], first: Row | None
         else f"{worst_pair[0]} and {worst_pair[1]} differ by {d.relative:.2e} of the {first.scale.kind},"
         f" tolerance {d.tolerance:.2e}; worst at {list(d.at)}: {d.values[0]:.9g} against {d.values[1]:.9g}"
     )
+    if all(d.not_finite for d in first.pairs.values()):
+        return (
+            f"No two engines hold finite numbers at {first.name}, the first such in backward order: {measured}."
+            " Who is right cannot be said there; look at what goes into it."
+        )
     if alone is None:
         who = "Apart there: " + ", ".join(f"{a} from {b}" for a, b in disagree)
     else:

@@ -9,7 +9,7 @@ import pytest
 
 from jaxgrad import ops
 from jaxgrad.errors import JaxgradError
-from jaxgrad.parity import mutate
+from jaxgrad.parity import mutate, programs
 from jaxgrad.parity.mutants import OPERATORS
 
 SQUARE = jnp.arange(9.0).reshape(3, 3) + 1
@@ -223,7 +223,7 @@ def test_a_jitted_helper_tells_its_own_line_and_one_of_jaxs_the_line_that_calls_
     found = mutate.mutants(backward, jnp.arange(3), SQUARE)
     line = inspect.getsourcelines(backward)[1] + 2
     assert {m.place.callers[0] for m in found if m.place.text == "return x * 5"} == {f"{__file__}:{line}"}
-    program = mutate.trace(backward, jnp.arange(3), SQUARE).program
+    program = programs.trace(backward, jnp.arange(3), SQUARE).program
     of_one_hot = [step.place.text for step in program.steps if step.name == "eq"]
     assert [text.partition(" ")[0] for text in of_one_hot] == ["first", "return"]
 
@@ -356,7 +356,7 @@ def test_a_function_with_its_pullback_traced_is_the_function_under_transformatio
 def test_the_same_mistakes_are_found_again_for_other_types_and_shapes(dtype, shape):
     def traced(shape, dtype):
         args = (jnp.ones(shape, dtype), jnp.ones(3, dtype), jnp.ones(3, dtype))
-        return mutate.trace_pullback(ops.batch_norm, *args).program
+        return programs.trace_pullback(ops.batch_norm, *args).program
 
     keys = {m.key for m in mutate.mutants_of(traced((4, 3), "float32"))}
     with jax.enable_x64(dtype == "float64"):
@@ -423,7 +423,7 @@ def test_mistakes_in_the_body_of_a_loop_are_made_and_shown_there():
     def check(fn):
         np.testing.assert_allclose(jax.vjp(fn, X)[1](DX)[0], jax.vjp(plain, X)[1](DX)[0], rtol=1e-5)
 
-    found = list(mutate.mutants_of(mutate.trace_pullback(running, X).program))
+    found = list(mutate.mutants_of(programs.trace_pullback(running, X).program))
     assert {"total = d + dy", "return total * 0.5, total * 2 * x"} <= {m.place.text for m in found}
     assert not mutate.mutation_score(running, check, X).survived
 

@@ -78,6 +78,16 @@ def test_a_nan_is_a_disagreement_that_names_it(honest):
     assert "There by-node and fused hold" in found.sentence and "against nan at [0], 27 in all" in found.sentence
 
 
+def test_a_nan_in_all_engines_is_nobodys_disagreement(honest):
+    case, gradients = honest
+    spoiled = gradients["float64"]
+    for engine in spoiled:
+        spoiled = spoil(spoiled, engine, "b2", lambda x: np.full_like(x, np.nan))
+    found = verdict(case, Target(), spoiled)
+    assert not found.agree and found.first == "b2" and found.alone is None
+    assert "No two engines hold finite numbers at b2" in found.sentence
+
+
 def test_a_wrong_loss_is_found_before_any_cotangent(honest):
     case, gradients = honest
     g = gradients["float64"]

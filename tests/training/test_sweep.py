@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -126,3 +127,11 @@ def test_the_folder_has_table_curves_and_picture(data, tmp_path: Path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     kept = json.loads((tmp_path / "sweep.json").read_text())
     assert kept["schema"] == "jaxgrad.sweep/1" and kept["runs"][-1]["dev"] is None and "seed" not in kept["config"]
+
+
+def test_models_have_nothing_to_say_to_each_other(data):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("models",))
+    configs = sweep.grid(Config(steps=10, hidden=8, vocabulary=data.vocabulary), list(range(8)), [0.1], [8])
+    examples = Batch(jnp.asarray(data.train.X), jnp.asarray(data.train.Y))
+    program = sweep._compiled(configs, examples, mesh, 10).as_text()
+    assert not re.findall(r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute", program)

@@ -1,0 +1,271 @@
+"""A traced function as a program that can be changed: calls inlined, a primitive a step, each with its source line."""
+
+import inspect
+import itertools
+import linecache
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import source_info_util
+from jax.extend.core import Literal
+
+from jaxgrad.parity.pullback import floats_of, is_float, leaf_names, with_floats
+
+# Primitives that hold a jaxpr but do more than call it.
+_NOT_CALLS = frozenset({"scan", "shard_map", "pallas_call"})
+
+
+class Place(NamedTuple):
+    """Where a step was written: its innermost line outside JAX.
+
+    `functions` are those around it and `callers` the lines that called it, as `file:line`, innermost first.
+    """
+
+    file: str
+    line: int
+    functions: tuple[str, ...]
+    callers: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The source line itself; empty where the file cannot be read."""
+        return linecache.getline(self.file, self.line).strip()
+
+    @property
+    def frame(self) -> str:
+        """The line as it stands among the `callers` of what it calls."""
+        return f"{self.file}:{self.line}"
+
+
+class Step(NamedTuple):
+    """One primitive applied to slots of a program's memory; `run` takes their values and returns its results."""
+
+    primitive: Any
+    params: dict[str, Any]
+    run: Callable[..., Sequence[Any]]
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
+    place: Place
+    backward: bool
+
+    @property
+    def name(self) -> str:
+        return str(self.primitive.name)
+
+
+class Program(NamedTuple):
+    """A traced function, calls within it inlined. Every value has a slot, of the shape and type that `shapes` holds."""
+
+    steps: tuple[Step, ...]
+    shapes: tuple[Any, ...]
+    constants: dict[int, Any]
+    inputs: dict[int, str]
+    outputs: dict[str, int]
+
+
+def values(program: Program, leaves: Sequence[Any]) -> dict[int, Any]:
+    """The value of every slot, from those of the program's inputs in their order."""
+    known = {**program.constants, **dict(zip(program.inputs, leaves, strict=True))}
+    for step in program.steps:
+        known.update(zip(step.results, step.run(*(known[slot] for slot in step.operands)), strict=True))
+    return known
+
+
+def results(program: Program, leaves: Sequence[Any]) -> dict[str, Any]:
+    """The program's results by name, from the values of its inputs."""
+    known = values(program, leaves)
+    return {name: known[slot] for name, slot in program.outputs.items()}
+
+
+class Traced(NamedTuple):
+    """A backward pass as a program, and the tree of its results."""
+
+    program: Program
+    results: Any
+
+
+def trace(fn: Callable[..., Any], *args: Any, starts: Callable[[Place], bool] | None = None) -> Traced:
+    """A backward pass, a function of trees of arrays; the program's inputs are the leaves of `args`.
+
+    All its steps may be mutated, or, for a function that holds its forward pass too, those whose place `starts`
+    says and all that depend on them. Raises what `fn` raises.
+    """
+    closed, results = jax.make_jaxpr(fn, return_shape=True)(*args)
+    tape = Tape()
+    inputs = dict(zip(map(tape.slot, closed.in_avals), leaf_names(fn, args), strict=True))
+    made = tape.record(closed, list(inputs), backward=True)
+    program = tape.program(inputs, dict(zip(_paths(results), made, strict=True)))
+    return Traced(program if starts is None else _started_by(program, starts), results)
+
+
+def trace_pullback(fn: Callable[..., Any], *args: Any, static_argnums: Sequence[int] = ()) -> Traced:
+    """The pullback of `fn`, from the leaves of its other arguments and of its output's cotangent.
+
+    The program holds the forward pass too, which is not mutated. Of a `jax.custom_vjp` object it shows the lines of
+    the rule; where JAX makes the pullback, those that are differentiated. Outputs of `fn` must be floats.
+    Raises what `fn` and its rule raise.
+    """
+    rule = rule_of(fn, args, static_argnums)
+    forward, (out, residuals) = jax.make_jaxpr(rule.forward, return_shape=True)(*rule.dynamic)
+    backward, results = jax.make_jaxpr(rule.backward, return_shape=True)(residuals, out)
+    tape = Tape()
+    names = leaf_names(fn, rule.join(rule.dynamic, hide_static=True))
+    inputs = dict(zip(map(tape.slot, forward.in_avals), names, strict=True))
+    given = tape.record(forward, list(inputs), backward=False)[len(jax.tree.leaves(out)) :]
+    dys = {
+        tape.slot(aval): f"the cotangent of output{path}"
+        for path, aval in zip(_paths(out), backward.in_avals[len(given) :], strict=True)
+    }
+    made = tape.record(backward, [*given, *dys], backward=True)
+    return Traced(tape.program({**inputs, **dys}, dict(zip(_paths(results), made, strict=True))), results)
+
+
+class Tape:
+    """What a program is recorded on."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.shapes: list[Any] = []
+        self.constants: dict[int, Any] = {}
+
+    def slot(self, aval: Any) -> int:
+        self.shapes.append(aval)
+        return len(self.shapes) - 1
+
+    def constant(self, value: Any, aval: Any) -> int:
+        self.constants[len(self.shapes)] = value
+        return self.slot(aval)
+
+    def program(self, inputs: dict[int, str], outputs: dict[str, int]) -> Program:
+        return Program(tuple(self.steps), tuple(self.shapes), self.constants, inputs, outputs)
+
+    def record(
+        self, jaxpr: Any, operands: Sequence[int], backward: bool, call: tuple[str, Place] | None = None
+    ) -> list[int]:
+        """Append the steps of a jaxpr and of the calls in it; the slots of its results."""
+        inner, consts = getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+        known: dict[Any, int] = dict(zip(inner.invars, operands, strict=True))
+        for var, value in zip(inner.constvars, consts, strict=True):
+            known[var] = self.constant(value, var.aval)
+
+        def read(atom: Any) -> int:
+            return self.constant(atom.val, atom.aval) if isinstance(atom, Literal) else known[atom]
+
+        for eqn in inner.eqns:
+            used = tuple(map(read, eqn.invars))
+            place, called = _place(eqn) if call is None else _within(_place(eqn), *call), _called(eqn)
+            if called is None:
+                made = [self.slot(var.aval) for var in eqn.outvars]
+                run = bound(eqn.primitive, eqn.params)
+                self.steps.append(Step(eqn.primitive, eqn.params, run, used, tuple(made), place, backward))
+            else:
+                made = self.record(called, used, backward, (eqn.params.get("name", ""), place))
+            known.update(zip(eqn.outvars, made, strict=True))
+        return [read(atom) for atom in inner.outvars]
+
+
+def _called(eqn: Any) -> Any:
+    """The jaxpr of an equation that does nothing but call it."""
+    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    same = inner is not None and len(getattr(inner, "jaxpr", inner).invars) == len(eqn.invars)
+    return inner if same and eqn.primitive.name not in _NOT_CALLS else None
+
+
+def _within(place: Place, name: str, caller: Place) -> Place:
+    """The place of a step in a called function: its own if it lies there, and if not that of the call.
+
+    What it is told of itself may be another call's line: JAX traces a jitted function once, its own helpers too.
+    """
+    if caller.frame in place.callers:
+        return place
+    if name not in place.functions:
+        return caller
+    return Place(
+        place.file,
+        place.line,
+        (*place.functions, *caller.functions),
+        (*place.callers, caller.frame, *caller.callers),
+    )
+
+
+def bound(primitive: Any, params: dict[str, Any]) -> Callable[..., Sequence[Any]]:
+    """A primitive with its parameters, as a step runs it."""
+
+    def run(*values: Any) -> Sequence[Any]:
+        out = primitive.bind(*values, **params)
+        return out if primitive.multiple_results else (out,)
+
+    return run
+
+
+def _place(eqn: Any) -> Place:
+    """Where an equation was written, as JAX tells it: lines of `file:line:column (function)`, the innermost last."""
+    told = reversed(source_info_util.summarize(eqn.source_info, num_frames=100).splitlines())
+    frames = [m for line in told if (m := re.fullmatch(r"(.*?):(\d+)(:\d+)? \((.*)\)", line))]
+    # What called the tracing is the same for every step, and no part of the backward pass.
+    frames = list(itertools.takewhile(lambda m: m[1] != __file__, frames))
+    if not frames:
+        return Place("unknown", 0, (), ())
+    callers = tuple(f"{m[1]}:{m[2]}" for m in frames[1:])
+    return Place(frames[0][1], int(frames[0][2]), tuple(m[4].rpartition(".")[2] for m in frames), callers)
+
+
+def _paths(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _started_by(program: Program, starts: Callable[[Place], bool]) -> Program:
+    depends: set[int] = set()
+    steps = []
+    for step in program.steps:
+        backward = starts(step.place) or not depends.isdisjoint(step.operands)
+        depends.update(step.results if backward else ())
+        steps.append(step._replace(backward=backward))
+    return program._replace(steps=tuple(steps))
+
+
+class Rule(NamedTuple):
+    """A function's forward to its output and residuals, and from these and a cotangent backward."""
+
+    forward: Callable[..., tuple[Any, Any]]
+    backward: Callable[[Any, Any], Any]
+    dynamic: tuple[Any, ...]
+    join: Callable[..., tuple[Any, ...]]
+
+
+def rule_of(fn: Any, args: tuple[Any, ...], static_argnums: Sequence[int]) -> Rule:
+    """The rule of a `jax.custom_vjp` object, or the one that `jax.vjp` makes of any other function."""
+    custom, args = isinstance(fn, jax.custom_vjp), positional(fn, args, {})
+    own = {i % len(args) for i in fn.nondiff_argnums} if custom else set()
+    static = own | {i % len(args) for i in static_argnums}
+    dynamic = tuple(arg for i, arg in enumerate(args) if i not in static)
+
+    def join(given: Sequence[Any], hide_static: bool = False) -> tuple[Any, ...]:
+        left = iter(given)
+        return tuple((None if hide_static else arg) if i in static else next(left) for i, arg in enumerate(args))
+
+    if custom and static == own and not fn.symbolic_zeros:
+        before = [args[i] for i in sorted(own)]
+        return Rule(
+            lambda *given: fn.fwd(*join(given)), lambda residuals, dy: fn.bwd(*before, residuals, dy), dynamic, join
+        )
+
+    def forward(*given: Any) -> tuple[Any, Any]:
+        return jax.vjp(lambda *floats: fn(*join(with_floats(given, list(floats)))), *floats_of(given))
+
+    def backward(vjp: Any, dy: Any) -> Any:
+        made = iter(vjp(dy))
+        return jax.tree.map(lambda leaf: next(made) if is_float(leaf) else None, dynamic)
+
+    return Rule(forward, backward, dynamic, join)
+
+
+def positional(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """All arguments in order; those of a `jax.custom_vjp` with its defaults, as its rule gets them."""
+    if not kwargs and not isinstance(fn, jax.custom_vjp):
+        return args
+    given = inspect.signature(fn).bind(*args, **kwargs)
+    given.apply_defaults()
+    return given.args
