@@ -12,7 +12,7 @@ import typer
 GUIDE = """\
 Hand-written gradients, proved against jax.grad and PyTorch, then trained with.
 
-  jaxgrad parity       is every derivative right? node by node, on the notebook's batch
+  jaxgrad parity       are the derivatives right? node by node, on one batch
   jaxgrad train        the notebook's 200,000 steps, in seconds; leaves a run folder
   jaxgrad sample RUN   new names from that run
 
@@ -21,6 +21,8 @@ All commands: jaxgrad --help. One of them: jaxgrad COMMAND --help."""
 app = typer.Typer(
     invoke_without_command=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 100},
     help="Hand-written gradients in JAX: prove them against jax.grad and PyTorch, then train with them.",
     epilog="Start with: jaxgrad parity · jaxgrad train · jaxgrad sample RUN",
 )
@@ -71,7 +73,5 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Write what is s
 
 CorpusOption = Annotated[
     Path | None,
-    typer.Option(
-        "--corpus", envvar="JAXGRAD_CORPUS", help="UTF-8 text, one word a line; without it, names of US births of 2018."
-    ),
+    typer.Option("--corpus", envvar="JAXGRAD_CORPUS", help="UTF-8 text, a word a line; else the one that ships."),
 ]

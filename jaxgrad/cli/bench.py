@@ -48,6 +48,7 @@ def bench(
     """Time a training step of every competitor: hand-written gradients, jax.grad, PyTorch, Flax, Equinox.
 
     Sizes are seed and middle if none is given. One competitor whose losses are not those of the others is not timed.
+
     Example: jaxgrad bench --size seed --json a.json --png a.png · jaxgrad bench --compare a.json b.json
     """
     if context.invoked_subcommand is not None:
@@ -160,7 +161,9 @@ def bench_scaling(
 ) -> None:
     """A step's operations, memory and messages on each device: counted by hand, and in the program that XLA makes.
 
-    Nothing is run: on a CPU eight devices are imagined. Example: jaxgrad bench scaling --mesh data=4,model=2
+    Nothing is run: on a CPU eight devices are imagined.
+
+    Example: jaxgrad bench scaling --mesh data=4,model=2
     """
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 

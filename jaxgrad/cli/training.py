@@ -35,48 +35,39 @@ BestOption = Annotated[bool, typer.Option("--best", help="The kept checkpoint of
 
 def train(
     context_of_call: typer.Context,
-    out: Annotated[Path | None, typer.Option(help="Run folder to make; runs/DATE-TIME if not given.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with this run; its config.json decides all else.")
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1)] = 200_000,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make; if not given, runs/DATE-TIME.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with it, as its config.json says.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="How long.")] = 200_000,
     batch_size: Annotated[int, typer.Option(min=2, help="Rows of a batch.")] = 32,
-    lr: Annotated[float, typer.Option(help="Learning rate, where the schedule starts; above 0.")] = 0.1,
-    optimizer: Annotated[str, typer.Option(help="Any of optax's: sgd, adam, lion, ...")] = "sgd",
-    optimizer_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for it, as often as needed.")] = None,
-    schedule: Annotated[
-        str, typer.Option(help="seed (a tenth of the rate after half the steps) or optax's: cosine_decay, ...")
-    ] = "seed",
-    schedule_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for it, as often as needed.")] = None,
-    gradients: Annotated[str, typer.Option(help="fused, by-node, jax-grad, or kernel on GPU and TPU.")] = "fused",
+    lr: Annotated[float, typer.Option(help="Learning rate at the start; above 0.")] = 0.1,
+    optimizer: Annotated[str, typer.Option(help="One of optax's: adam, lion, ...")] = "sgd",
+    optimizer_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for it; may be repeated.")] = None,
+    schedule: Annotated[str, typer.Option(help="seed (a tenth from half-way) or one of optax's.")] = "seed",
+    schedule_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for it; may be repeated.")] = None,
+    gradients: Annotated[str, typer.Option(help="fused, by-node, jax-grad, kernel.")] = "fused",
     hidden: Annotated[int, typer.Option(min=1, help="Hidden neurons.")] = 200,
     context: Annotated[int, typer.Option(min=1, help="Characters of context.")] = 3,
     embedding: Annotated[int, typer.Option(min=1, help="Numbers per character.")] = 10,
-    dtype: Annotated[DType, typer.Option(help="Type of forward and backward.")] = DType.float32,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of parameters and batches.")] = 0,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps per line of metrics.jsonl.")] = 100,
-    chunk: Annotated[int, typer.Option(min=1, help="Steps per jitted call, after which a signal is obeyed.")] = 5_000,
+    dtype: Annotated[DType, typer.Option(metavar="TYPE", help="float32, float64 or bfloat16.")] = DType.float32,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of parameters and batches.")] = 0,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps per metrics line.")] = 100,
+    chunk: Annotated[int, typer.Option(min=1, help="Steps per jitted call.")] = 5_000,
     save_every: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps between checkpoints, at ends of chunks; 50,000 or eight epochs if not given."),
+        typer.Option(min=1, help="Steps per checkpoint."),
     ] = None,
-    keep: Annotated[int, typer.Option(min=1, help="How many of the last checkpoints stay, beside the best.")] = 3,
+    keep: Annotated[int, typer.Option(min=1, help="Last checkpoints that stay.")] = 3,
     corpus: CorpusOption = None,
-    mesh: Annotated[
-        str | None, typer.Option(help="data=N splits the batch, model=N the hidden layer: data=4,model=2.")
-    ] = None,
-    distributed: Annotated[
-        bool, typer.Option("--distributed", help="Be one process of several, over all of whose devices the mesh goes.")
-    ] = False,
-    coordinator: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Process 0's; on a cluster that JAX knows, not needed.")
-    ] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="How many there are; as above.")] = None,
-    process_id: Annotated[int | None, typer.Option(min=0, help="Which one this is; as above.")] = None,
+    mesh: Annotated[str | None, typer.Option(help="Devices: data=8, or data=4,model=2.")] = None,
+    distributed: Annotated[bool, typer.Option("--distributed", help="Be one process of several.")] = False,
+    coordinator: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Process 0's; clusters know it.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many there are.")] = None,
+    process_id: Annotated[int | None, typer.Option(min=0, help="Which one this is.")] = None,
 ) -> None:
     """Train on hand-written gradients; by default the seed notebook's recipe.
 
     Ctrl-C or SIGTERM: the run is saved after its chunk, and goes on with --resume as if it had never been stopped.
+
     Example: jaxgrad train --out runs/adam --optimizer adam --lr 0.003 --schedule cosine_decay --steps 50000
     """
     import datetime
