@@ -13,7 +13,7 @@ GUIDE = """\
 Hand-written gradients, proved against jax.grad and PyTorch, then trained with.
 
   jaxgrad parity       are the derivatives right? node by node, on one batch
-  jaxgrad train        the notebook's 200,000 steps, in seconds; leaves a run folder
+  jaxgrad train        the notebook's 200,000 steps, in seconds, as a run folder
   jaxgrad sample RUN   new names from that run
 
 All commands: jaxgrad --help. One of them: jaxgrad COMMAND --help."""
