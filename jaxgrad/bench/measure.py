@@ -91,6 +91,12 @@ def run(
     return results
 
 
+def pieces(sizes: list[Size], peers: tuple[Peer, ...], rounds: int) -> int:
+    """How many pieces of work `run` tells of, if every competitor can be timed."""
+    trial = 0 if min(size.batch for size in sizes) <= TELLING_BATCH else len(peers)
+    return trial + len(sizes) * (2 + len(peers) + rounds + 1)
+
+
 def measure(
     task: Task,
     peers: tuple[Peer, ...],
@@ -119,8 +125,11 @@ def measure(
         unknown = tuple(peer for peer in peers if peer.name not in known_wrong)
         running, judged, reasons = _held_together(unknown, task, place, n_steps, limits, progress)
         calls = {name: _caller(*ready) for name, ready in running.items() if name not in reasons}
-        progress(f"{name}: {rounds} rounds of {n_steps} steps")
-        taken = rounds_of(calls, rounds, PAUSE) if calls else {}
+
+        def tell(at: int) -> None:
+            progress(f"{name}: round {at} of {rounds}")
+
+        taken = rounds_of(calls, rounds, PAUSE, tell) if calls else {}
     table = []
     for peer in peers:
         of_peer = judged.get(peer.name)

@@ -16,16 +16,23 @@ class Timing(NamedTuple):
     high: float
 
 
-def rounds_of(calls: Mapping[str, Callable[[], Any]], rounds: int, pause: float = 0.0) -> dict[str, list[float]]:
+def rounds_of(
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    pause: float = 0.0,
+    tell: Callable[[int], None] = lambda at: None,
+) -> dict[str, list[float]]:
     """Seconds of each call in each of `rounds` rounds, of at least 3, after one round that is not counted.
 
     A call's results are waited for. Before each call is a pause of so many seconds, in which the threads of the last
-    one fall asleep. Raises `ValueError` for fewer rounds, which have no quartiles.
+    one fall asleep. `tell` hears the number of each round before it, 0 for the one that is not counted. Raises
+    `ValueError` for fewer rounds, which have no quartiles.
     """
     if rounds < 3:
         raise ValueError(f"{rounds} rounds have no quartiles; give at least 3")
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for at in range(rounds + 1):
+        tell(at)
         for name, call in calls.items():
             time.sleep(pause)
             began = time.perf_counter()

@@ -1,5 +1,6 @@
 """`jaxgrad bench`: competitors timed side by side, and two such runs compared."""
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxgrad.cli.app import CorpusOption, JsonOption, Platform
+from jaxgrad.cli.progress import bar
 from jaxgrad.errors import JaxgradError
 
 if TYPE_CHECKING:
@@ -73,9 +75,13 @@ def bench(
     data = corpora.load(corpora.shipped("names.txt") if corpus is None else corpus)
     # Where nobody looks, nothing need be shortened to fit.
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    with console.status("the fastest product") as status:
+    done = itertools.count(1)
+    with bar(console, 1 + measure.pieces(sizes, some, rounds), "pieces") as update:
+        update(0, "the fastest product")
         peaks = measure.peaks(place)
-        results = measure.run(sizes, data, some, place, rounds, seconds, check_steps, status.update)
+        results = measure.run(
+            sizes, data, some, place, rounds, seconds, check_steps, lambda text: update(next(done), text)
+        )
     run = report.to_json(results, peaks, place, rounds)
     if json is not None:
         files.write_json(json, run)
