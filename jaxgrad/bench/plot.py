@@ -1,47 +1,50 @@
 """The picture of a run: microseconds a step of every competitor, a panel for each size."""
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxgrad import files
+from jaxgrad.plots.theme import LIGHT, Theme, blank, image, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"jax": "tab:blue", "torch": "tab:orange"}
+# In the order in which they have the theme's colours.
 LIBRARIES = {"jax": "JAX", "torch": "PyTorch"}
 
 
-def figure(run: dict[str, Any]) -> "Figure":
+def figure(run: dict[str, Any], theme: Theme = LIGHT) -> "Figure":
     """Medians with quartiles on a log axis, of a run in the form of `report.to_json`; the fastest of a size on top.
 
     Those that were not timed are left out.
     """
-    # The object interface draws without a display and without pyplot's list of open figures.
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     sizes = run["sizes"]
-    drawn = Figure(figsize=(max(5.2 * len(sizes), 7.0), 5.2), layout="constrained")
-    for axes, size in zip(drawn.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
-        _panel(axes, size)
-    marks = [Line2D([], [], color=colour, marker="o", label=LIBRARIES[name]) for name, colour in COLOURS.items()]
-    drawn.legend(handles=marks, loc="outside lower right", ncols=2, fontsize=9, frameon=False)
+    drawn, panels = blank(theme, (max(5.2 * len(sizes), 7.0), 5.2), 1, len(sizes))
+    for axes, size in zip(panels[0], sizes, strict=True):
+        _panel(axes, size, theme)
+    marks = [Line2D([], [], color=_colour(name, theme), marker="o", label=LIBRARIES[name]) for name in LIBRARIES]
+    drawn.legend(handles=marks, loc="outside lower right", ncols=2, fontsize=9, frameon=False, labelcolor=theme.text)
     of = run["environment"]
-    drawn.suptitle(f"One training step · {of['jax_device_kind']} · {of['cpu']}, {of['cores']} cores", fontsize=11)
+    drawn.suptitle(
+        f"One training step · {of['jax_device_kind']} · {of['cpu']}, {of['cores']} cores",
+        fontsize=11, color=theme.text,
+    )  # fmt: skip
     return drawn
 
 
 def save(run: dict[str, Any], path: Path) -> None:
     """Write the picture as a PNG."""
-    image = io.BytesIO()
-    figure(run).savefig(image, format="png", dpi=120)
-    files.write_bytes(path, image.getvalue())
+    files.write_bytes(path, image(figure(run), "png"))
 
 
-def _panel(axes: "Axes", size: dict[str, Any]) -> None:
+def _colour(library: str, theme: Theme) -> str:
+    return theme.cycle[list(LIBRARIES).index(library)]
+
+
+def _panel(axes: "Axes", size: dict[str, Any], theme: Theme) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     timed = sorted(
@@ -49,9 +52,12 @@ def _panel(axes: "Axes", size: dict[str, Any]) -> None:
     )
     for at, peer in enumerate(timed):
         first, median, last = (1e6 * peer["seconds_per_step"][key] for key in ("low", "median", "high"))
-        colour = COLOURS[peer["library"]]
+        colour = _colour(peer["library"], theme)
         axes.errorbar(median, at, xerr=[[median - first], [last - median]], fmt="o", color=colour, capsize=3)
-        axes.annotate(_short(median), (last, at), xytext=(7, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.annotate(
+            _short(median), (last, at), xytext=(7, 0), textcoords="offset points", va="center", fontsize=9,
+            color=theme.text,
+        )  # fmt: skip
     axes.set_yticks(range(len(timed)), [peer["name"] for peer in timed])
     axes.set_ylim(-0.7, len(timed) - 0.3)
     axes.set_xscale("log")
@@ -64,9 +70,9 @@ def _panel(axes: "Axes", size: dict[str, Any]) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 40 * low else (1.0, 2.0, 5.0), numticks=12))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(axis="x", alpha=0.3)
+    axes.yaxis.grid(visible=False)
     axes.set_xlabel("µs a step (log scale)")
-    axes.set_title(f"{size['name']}: batch {size['batch']:,}, hidden {size['hidden']:,}", fontsize=10)
+    title(axes, theme, f"{size['name']}: batch {size['batch']:,}, hidden {size['hidden']:,}")
 
 
 def _short(value: float) -> str:

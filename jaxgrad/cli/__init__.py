@@ -5,7 +5,7 @@ Every command imports what it needs when it runs, so that help is instant.
 
 import sys
 
-from jaxgrad.cli import bench, corpus, parity, sweep, training
+from jaxgrad.cli import bench, corpus, parity, plot, sweep, training
 from jaxgrad.cli.app import app
 from jaxgrad.errors import JaxgradError
 
@@ -17,6 +17,7 @@ app.command()(training.sample)
 app.command()(sweep.sweep)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(bench.app, name="bench")
+app.add_typer(plot.app, name="plot")
 
 
 def main() -> None:

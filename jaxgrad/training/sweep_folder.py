@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxgrad import files
-from jaxgrad.training import plot
+from jaxgrad.plots import save, sweep_curves
 from jaxgrad.training.sweep import Rates, Swept
 
 SCHEMA = "jaxgrad.sweep/1"
@@ -38,9 +38,7 @@ def write(folder: Path, swept: list[Swept], rates: Rates) -> None:
         ["step", *labels],
         [[step, *line] for step, line in zip(steps.tolist(), columns.tolist(), strict=True)],
     )
-    image = io.BytesIO()
-    plot.sweep_curves(steps, [run.curve for run in swept], labels).savefig(image, format="png", dpi=120)
-    files.write_bytes(folder / "curves.png", image.getvalue())
+    save(sweep_curves(steps, [run.curve for run in swept], labels), folder / "curves.png")
 
 
 def results(swept: list[Swept]) -> list[dict[str, Any]]:

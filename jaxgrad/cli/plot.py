@@ -1,0 +1,203 @@
+"""`jaxgrad plot`: pictures of runs, sweeps, benchmarks and gradients."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jaxgrad.cli.progress import bar
+from jaxgrad.errors import JaxgradError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from jaxgrad.plots import Theme
+
+app = typer.Typer(no_args_is_help=True, help="Pictures of runs, sweeps, benchmarks and gradients.")
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="FILE.png, .svg or .pdf; without it a PNG named after the picture.")
+]
+DarkOption = Annotated[bool, typer.Option("--dark", help="For dark pages.")]
+
+
+@app.command()
+def loss(run: RunArgument, out: OutOption = None, dark: DarkOption = False) -> None:
+    """Loss over the steps of a run, and its schedule.
+
+    Example: jaxgrad plot loss runs/demo --out loss.svg
+    """
+    from jaxgrad import plots
+    from jaxgrad.plots import of_run
+
+    path = _place(out, run / "loss", dark)
+    _save(plots.loss_curve(*of_run.columns(run), _theme(dark)), path)
+
+
+@app.command()
+def logits(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run; without it, the notebook's batch.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(min=0, help="Which of the run's batches; the last if not given.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Another copy of the run's corpus.")] = None,
+    out: OutOption = None,
+    dark: DarkOption = False,
+) -> None:
+    """The gradient of the logits for a batch: what pushes a target up is taken from all others, so rows sum to 0.
+
+    Example: jaxgrad plot logits runs/demo --step 1000
+    """
+    import string
+
+    import numpy as np
+    from rich.console import Console
+
+    from jaxgrad import plots
+    from jaxgrad.cli.training import corpus_of
+    from jaxgrad.corpus import BOUNDARY
+    from jaxgrad.parity import cases
+    from jaxgrad.plots import of_case, of_run
+    from jaxgrad.training import replay
+    from jaxgrad.training.folder import load_config
+
+    if run is None:
+        if step is not None or corpus is not None:
+            raise JaxgradError("--step and --corpus are of a run; give its folder too, or leave them out")
+        path = _place(out, Path("logits"), dark)
+        case, vocabulary = cases.seed_case(), (BOUNDARY, *string.ascii_lowercase)
+    else:
+        path = _place(out, run / "logits", dark)
+        config = load_config(run)
+        number = int(of_run.columns(run)[0][-1]) - 1 if step is None else step
+        with Console().status("steps since the last checkpoint before it"):
+            params, batch = replay.step(run, number, corpus_of(config, corpus))
+        case, vocabulary = cases.Case(f"step {number:,} of {run.name}", params, batch), config.vocabulary
+    drawn = plots.logit_gradients(of_case.dlogits(case), np.asarray(case.batch.Y), vocabulary, case.name, _theme(dark))
+    _save(drawn, path)
+
+
+@app.command()
+def saturation(
+    run: RunArgument,
+    corpus: Annotated[Path | None, typer.Option(help="Another copy of the run's corpus.")] = None,
+    out: OutOption = None,
+    dark: DarkOption = False,
+) -> None:
+    """How saturated tanh is, and what batch norm measures, over training, whose steps are taken again.
+
+    Example: jaxgrad plot saturation runs/demo
+    """
+    from rich.console import Console
+
+    from jaxgrad import plots
+    from jaxgrad.cli.training import corpus_of
+    from jaxgrad.plots import of_run
+    from jaxgrad.training.folder import load_config
+
+    path = _place(out, run / "saturation", dark)
+    data = corpus_of(load_config(run), corpus)
+    last = int(of_run.columns(run)[0][-1])
+    with bar(Console(), last, "steps") as update:
+        watched = of_run.watch(run, data, lambda step: update(step, "taken again"))
+    _save(plots.hidden_layer(watched, _theme(dark)), path)
+
+
+@app.command()
+def embedding(run: RunArgument, out: OutOption = None, dark: DarkOption = False) -> None:
+    """Where the embedding puts each symbol, before and after training, on its two principal components.
+
+    Example: jaxgrad plot embedding runs/demo --dark
+    """
+    import jax
+    import numpy as np
+
+    from jaxgrad import plots
+    from jaxgrad.cli.training import _warnings_shown
+    from jaxgrad.training import run as runs
+
+    path = _place(out, run / "embedding", dark)
+    with _warnings_shown():
+        config, params, _ = runs.load(run)
+    with runs.precision(config):
+        init_key, _ = jax.random.split(jax.random.key(config.seed))
+        before, after = (np.asarray(p.C, np.float64) for p in (runs.initial_params(config, init_key), params))
+    _save(plots.letters(before, after, config.vocabulary, _theme(dark)), path)
+
+
+@app.command()
+def errors(out: OutOption = None, dark: DarkOption = False) -> None:
+    """The error of every node's gradient in float64, float32 and bfloat16, on the notebook's batch.
+
+    Example: jaxgrad plot errors --out errors.pdf
+    """
+    from rich.console import Console
+
+    from jaxgrad import plots
+    from jaxgrad.parity import cases
+    from jaxgrad.parity.engines import DTYPES
+    from jaxgrad.plots import of_case
+
+    path = _place(out, Path("errors"), dark)
+    with bar(Console(), len(DTYPES), "types") as update:
+        names, found = of_case.errors(cases.seed_case(), lambda done: update(done, DTYPES[done - 1]))
+    _save(plots.node_errors(names, found, "by-node", _theme(dark)), path)
+
+
+@app.command()
+def sweep(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a sweep.")],
+    out: OutOption = None,
+    dark: DarkOption = False,
+) -> None:
+    """Loss over steps of all runs of a sweep, the best named.
+
+    Example: jaxgrad plot sweep sweeps/rates --out rates.png
+    """
+    from jaxgrad import plots
+    from jaxgrad.plots import of_sweep
+
+    path = _place(out, folder / "curves", dark)
+    _save(plots.sweep_curves(*of_sweep.curves(folder), _theme(dark)), path)
+
+
+@app.command()
+def bench(
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="What jaxgrad bench --json wrote.")],
+    out: OutOption = None,
+    dark: DarkOption = False,
+) -> None:
+    """Microseconds a training step of every competitor, with the quartiles of their rounds.
+
+    Example: jaxgrad bench --size seed --json a.json && jaxgrad plot bench a.json
+    """
+    from jaxgrad.bench import compare, plot
+
+    path = _place(out, file.with_suffix(""), dark)
+    _save(plot.figure(compare.load(file), _theme(dark)), path)
+
+
+def _theme(dark: bool) -> "Theme":
+    from jaxgrad.plots import DARK, LIGHT
+
+    return DARK if dark else LIGHT
+
+
+def _place(out: Path | None, name: Path, dark: bool) -> Path:
+    """Where the picture goes, if it can: found out before anything is computed."""
+    from jaxgrad import files
+    from jaxgrad.plots.theme import check_format
+
+    path = out or name.with_name(name.name + ("-dark.png" if dark else ".png"))
+    check_format(path)
+    if out is not None:
+        files.check_room(path.parent, 1)
+    return path
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    from jaxgrad.plots import save
+
+    save(figure, path)
+    print(f"written: {path}")
