@@ -1,9 +1,9 @@
-# `make demo` and `make test` do all their own set-up in .venv, on a fresh machine too.
+# `make demo`, `make test` and `make docs` do all their own set-up in .venv, on a fresh machine too.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 # The stamp is made anew when the dependencies change, and never left behind by an install that failed.
 $(VENV)/installed: pyproject.toml
@@ -26,5 +26,9 @@ lint: $(VENV)/installed
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto
 
+# The theme would print what it expects of a later MkDocs than the one that pyproject.toml allows.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) runs dist
+	rm -rf $(VENV) runs dist site
