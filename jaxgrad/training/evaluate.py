@@ -22,17 +22,20 @@ def calibrate(params: Params, X: Int[Array, "examples n"]) -> Statistics:
     if len(X) < 2:
         raise ValueError(f"calibration over {len(X)} context(s): the variance divides by n - 1; give at least 2")
     blocks, kept = _blocks(jnp.asarray(X))
-    return _calibrate(params, blocks, kept)
+    # Counted on the host: a sum of float32 ones stops growing at 2^24 of them.
+    return _calibrate(params, blocks, kept, float(len(X)))
 
 
 def mean_loss(params: Params, statistics: Statistics, split: Split) -> float:
     """Mean cross-entropy of a split in nats per symbol, under fixed batch-norm statistics."""
     blocks, kept = _blocks(Batch(jnp.asarray(split.X), jnp.asarray(split.Y)))
-    return float(_mean_loss(params, statistics, blocks, kept))
+    return float(_mean_loss(params, statistics, blocks, kept, float(len(split.Y))))
 
 
 @jax.jit
-def _calibrate(params: Params, blocks: Int[Array, "blocks rows n"], kept: Float[Array, "blocks rows"]) -> Statistics:
+def _calibrate(
+    params: Params, blocks: Int[Array, "blocks rows n"], kept: Float[Array, "blocks rows"], n: float
+) -> Statistics:
     def over_rows(of_rows: Callable[[Array], Array]) -> Float[Array, " h_size"]:
         def block(args: tuple[Array, Array]) -> Float[Array, " h_size"]:
             X, weight = args
@@ -40,20 +43,21 @@ def _calibrate(params: Params, blocks: Int[Array, "blocks rows n"], kept: Float[
 
         return jax.lax.map(block, (blocks, kept)).sum(0)
 
-    n = kept.sum()
     mean = over_rows(lambda h: h) / n
     var = over_rows(lambda h: (h - mean) ** 2) / (n - 1)
     return Statistics(mean[None], var[None])
 
 
 @jax.jit
-def _mean_loss(params: Params, statistics: Statistics, blocks: Batch, kept: Float[Array, "blocks rows"]) -> Array:
+def _mean_loss(
+    params: Params, statistics: Statistics, blocks: Batch, kept: Float[Array, "blocks rows"], n: float
+) -> Array:
     def block(args: tuple[Batch, Array]) -> Float[Array, ""]:
         batch, weight = args
         losses = jax.vmap(cross_entropy)(predict(params, statistics, batch.X), batch.Y)
         return jnp.sum(weight * losses)
 
-    return jax.lax.map(block, (blocks, kept)).sum() / kept.sum()
+    return jax.lax.map(block, (blocks, kept)).sum() / n
 
 
 def _blocks(examples: Batch | Array) -> tuple[Batch | Array, Float[Array, "blocks rows"]]:
