@@ -15,9 +15,10 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from jaxgrad.cli import app
@@ -143,6 +144,18 @@ def test_every_option_that_is_shown_exists(page: str, call: str):
     _, *words = shlex.split(call)
     done = CliRunner().invoke(app, ["--no-compile-cache", *words, "--help"])
     assert done.exit_code == 0, f"{page}: {call}\n{done.output}"
+
+
+def leaves(command: Any, path: str) -> set[str]:
+    """The commands that a command line has, as they are typed."""
+    below = getattr(command, "commands", {})
+    return set().union(*(leaves(sub, f"{path} {name}") for name, sub in below.items())) if below else {path}
+
+
+def test_the_reference_has_every_command():
+    shown = mentioned("docs/reference/command-line.md", "jaxgrad")
+    for command in leaves(typer.main.get_command(app), "jaxgrad"):
+        assert any(f"{call} ".startswith(f"{command} ") for call in shown), command
 
 
 def test_every_make_target_that_is_shown_exists():
