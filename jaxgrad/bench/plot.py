@@ -22,7 +22,7 @@ def figure(run: dict[str, Any], theme: Theme = LIGHT) -> "Figure":
     from matplotlib.lines import Line2D
 
     sizes = run["sizes"]
-    drawn, panels = blank(theme, (max(5.2 * len(sizes), 7.0), 5.2), 1, len(sizes))
+    drawn, panels = blank(theme, (max(4.6 * len(sizes), 7.0), 4.4), 1, len(sizes))
     for axes, size in zip(panels[0], sizes, strict=True):
         _panel(axes, size, theme)
     marks = [Line2D([], [], color=_colour(name, theme), marker="o", label=LIBRARIES[name]) for name in LIBRARIES]

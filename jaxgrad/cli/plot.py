@@ -11,6 +11,7 @@ from jaxgrad.errors import JaxgradError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from jaxgrad.parity.cases import Case
     from jaxgrad.plots import Theme
 
 app = typer.Typer(no_args_is_help=True, help="Pictures of runs, sweeps, benchmarks and gradients.")
@@ -49,33 +50,42 @@ def logits(
 
     Example: jaxgrad plot logits runs/demo --step 1000
     """
-    import string
-
     import numpy as np
     from rich.console import Console
 
     from jaxgrad import plots
-    from jaxgrad.cli.training import corpus_of
+    from jaxgrad.plots import of_case
+
+    if run is None and (step is not None or corpus is not None):
+        raise JaxgradError("--step and --corpus are of a run; give its folder too, or leave them out")
+    path = _place(out, (run or Path()) / "logits", dark)
+    with Console().status("gradients of the batch"):
+        case, vocabulary = _notebooks_batch() if run is None else _batch_of(run, step, corpus)
+        dlogits = of_case.dlogits(case)
+    _save(plots.logit_gradients(dlogits, np.asarray(case.batch.Y), vocabulary, case.name, _theme(dark)), path)
+
+
+def _notebooks_batch() -> "tuple[Case, tuple[str, ...]]":
+    import string
+
     from jaxgrad.corpus import BOUNDARY
     from jaxgrad.parity import cases
-    from jaxgrad.plots import of_case, of_run
+
+    return cases.seed_case(), (BOUNDARY, *string.ascii_lowercase)
+
+
+def _batch_of(run: Path, step: int | None, corpus: Path | None) -> "tuple[Case, tuple[str, ...]]":
+    """A step's parameters and batch, by default of the last step that is known of, and the run's vocabulary."""
+    from jaxgrad.cli.training import corpus_of
+    from jaxgrad.parity.cases import Case
+    from jaxgrad.plots import of_run
     from jaxgrad.training import replay
     from jaxgrad.training.folder import load_config
 
-    if run is None:
-        if step is not None or corpus is not None:
-            raise JaxgradError("--step and --corpus are of a run; give its folder too, or leave them out")
-        path = _place(out, Path("logits"), dark)
-        case, vocabulary = cases.seed_case(), (BOUNDARY, *string.ascii_lowercase)
-    else:
-        path = _place(out, run / "logits", dark)
-        config = load_config(run)
-        number = int(of_run.columns(run)[0][-1]) - 1 if step is None else step
-        with Console().status("steps since the last checkpoint before it"):
-            params, batch = replay.step(run, number, corpus_of(config, corpus))
-        case, vocabulary = cases.Case(f"step {number:,} of {run.name}", params, batch), config.vocabulary
-    drawn = plots.logit_gradients(of_case.dlogits(case), np.asarray(case.batch.Y), vocabulary, case.name, _theme(dark))
-    _save(drawn, path)
+    config = load_config(run)
+    number = int(of_run.columns(run)[0][-1]) - 1 if step is None else step
+    params, batch = replay.step(run, number, corpus_of(config, corpus))
+    return Case(f"step {number:,} of {run.name}", params, batch), config.vocabulary
 
 
 @app.command()

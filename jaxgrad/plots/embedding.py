@@ -24,7 +24,10 @@ def letters(
     vocabulary: tuple[str, ...],
     theme: Theme = LIGHT,
 ) -> "Figure":
-    """The rows of C on their first two principal components, each panel on its own, at the start and at the end."""
+    """The rows of C on their first two principal components, each panel on its own, at the start and at the end.
+
+    A letter stands where its row is, or a little beside it where it would cover another.
+    """
     figure, panels = blank(theme, (11, 5.6), 1, 2)
     kinds = [kind(symbol) for symbol in vocabulary]
     for axes, (C, named) in zip(panels[0], ((before, "before training"), (after, "after training")), strict=True):
@@ -83,9 +86,6 @@ def _panel(
     scores, shares = components(C)
     places = apart(scores, LETTER)
     colours = [theme.cycle[KINDS.index(name)] for name in kinds]
-    for place, score, colour in zip(places, scores, colours, strict=True):
-        if (place != score).any():
-            axes.plot(*zip(score, place, strict=True), color=colour, linewidth=0.8, marker=".", markevery=[0])
     axes.scatter(places[:, 0], places[:, 1], s=190, c=colours, alpha=0.22, linewidths=0)
     for (x, y), label, colour in zip(places, labels, colours, strict=True):
         axes.text(x, y, label, color=colour, ha="center", va="center", fontsize=11, fontweight="bold", parse_math=False)

@@ -17,16 +17,15 @@ def loss_curve(
     learning_rates: Float[np.ndarray, " lines"],
     theme: Theme = LIGHT,
 ) -> "Figure":
-    """Loss, in nats, over steps, every line faintly and a running mean of 1 % of them; below it the learning rate."""
+    """Loss, in nats, over steps, every line faintly and a mean of 1 % of them around it; below it the learning rate."""
     figure, panels = blank(theme, (8, 5), 2, 1, sharex=True, height_ratios=(3, 1))
     upper, lower = panels[:, 0]
-    width = max(len(losses) // 100, 1)
-    # A line through few points is hard to see, and through one it is nothing.
-    mark = "." if len(losses) < 10 else ""
+    width, mark = _width(steps), _mark(steps)
     if width > 1:
-        upper.plot(steps, losses, color=theme.cycle[0], alpha=0.35, linewidth=0.8, label="loss")
-    named = f"mean of {width} lines" if width > 1 else "loss"
-    upper.plot(steps[width - 1 :], _smooth(losses, width), color=theme.cycle[0], marker=mark, label=named)
+        upper.plot(steps, losses, color=theme.cycle[0], alpha=0.4, linewidth=0.8, label=f"mean of {steps[0]:,} steps")
+    upper.plot(
+        *_smooth(steps, losses, width), color=theme.cycle[0], marker=mark, label=f"mean of {width * steps[0]:,} steps"
+    )
     upper.set_ylabel("loss (nats per symbol)")
     legend(upper, theme, loc="upper right")
     # A line's rate is that of its last step, so it is drawn back to the line before.
@@ -35,6 +34,7 @@ def loss_curve(
         lower.set_yscale("log")
     lower.margins(y=0.2)
     lower.set(xlabel="step", ylabel="learning rate")
+    lower.xaxis.set_major_formatter("{x:,.0f}")
     return figure
 
 
@@ -47,24 +47,36 @@ def sweep_curves(
     """Smoothed loss, in nats, over steps: a faint line for every run, and a bold, named one for the first, the best."""
     figure, panels = blank(theme, (8, 4.5))
     axes = panels[0, 0]
-    width = max(len(steps) // 100, 1)
-    smooth = [_smooth(curve, width) for curve in curves]
-    ends = steps[width - 1 :]
-    mark = "." if len(steps) < 10 else ""
-    for at, curve in enumerate(smooth[1:]):
+    width, mark = _width(steps), _mark(steps)
+    for at, curve in enumerate(curves[1:]):
         others = f"{len(curves) - 1} others" if at == 0 else None
-        axes.plot(ends, curve, color=theme.cycle[0], alpha=0.5, linewidth=0.8, marker=mark, label=others)
-    axes.plot(ends, smooth[0], color=theme.cycle[1], linewidth=1.8, marker=mark, label=f"best on dev: {labels[0]}")
-    finite = smooth[0][np.isfinite(smooth[0])]
+        line = _smooth(steps, curve, width)
+        axes.plot(*line, color=theme.cycle[0], alpha=0.65, linewidth=0.8, marker=mark, label=others)
+    ends, best = _smooth(steps, curves[0], width)
+    axes.plot(ends, best, color=theme.cycle[1], linewidth=1.8, marker=mark, label=f"best on dev: {labels[0]}")
+    finite = best[np.isfinite(best)]
     if finite.size:
         # A run that diverges is off the picture, where it would leave the others no room.
         low, high = float(finite.min()), float(finite.max())
         axes.set_ylim(low - 0.1 * (high - low) - 0.01, high + 0.5 * (high - low) + 0.01)
-    smoothing = f", mean of {width} lines" if width > 1 else ""
-    axes.set(xlabel="step", ylabel=f"loss (nats per symbol{smoothing})")
+    axes.set(xlabel="step", ylabel=f"loss (nats per symbol, mean of {width * steps[0]:,} steps)")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     legend(axes, theme, loc="upper right", reverse=True)
     return figure
 
 
-def _smooth(curve: Float[np.ndarray, " lines"], width: int) -> Float[np.ndarray, " fewer"]:
-    return np.convolve(curve, np.ones(width) / width, mode="valid")
+def _width(steps: Int[np.ndarray, " lines"]) -> int:
+    return max(len(steps) // 100, 1)
+
+
+def _mark(steps: Int[np.ndarray, " lines"]) -> str:
+    # A line through few points is hard to see, and through one it is nothing.
+    return "." if len(steps) < 10 else ""
+
+
+def _smooth(
+    steps: Int[np.ndarray, " lines"], curve: Float[np.ndarray, " lines"], width: int
+) -> tuple[Float[np.ndarray, " fewer"], Float[np.ndarray, " fewer"]]:
+    """Means of `width` neighbours, each at the middle of their steps: a fall is seen where it happens."""
+    window = np.ones(width) / width
+    return np.convolve(steps, window, mode="valid"), np.convolve(curve, window, mode="valid")

@@ -118,6 +118,13 @@ def test_curves_through_few_points_have_marks():
     figure.draw_without_rendering()
 
 
+def test_a_mean_lies_at_the_middle_of_its_steps():
+    steps = np.arange(1, 201)
+    each, mean = loss_curve(steps, steps.astype(float), np.full(200, 0.1)).axes[0].lines
+    assert len(each.get_xdata()) == 200 and mean.get_label() == "mean of 2 steps"
+    np.testing.assert_array_equal(mean.get_xdata(), mean.get_ydata(), "the loss is its step, so is the mean of both")
+
+
 def test_a_rate_that_ends_at_zero_has_a_linear_axis():
     steps = np.arange(1, 101)
     cosine = loss_curve(steps, 1 / steps, np.linspace(0.1, 0, 100))
