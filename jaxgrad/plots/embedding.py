@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # The size of a letter and its halo, as a share of a panel's width, and how often letters are moved apart at most.
 LETTER, ROUNDS = 0.045, 100
+VOWELS = "aeiouæœøı"
 KINDS = ("vowel", "consonant", "boundary", "other")
 
 
@@ -71,13 +72,13 @@ def apart(points: Float[np.ndarray, "n 2"], least: float) -> Float[np.ndarray, "
 
 
 def kind(symbol: str) -> str:
-    """One of `KINDS`: a letter is a vowel if, without its accents, it is one of aeiou."""
+    """One of `KINDS`: a Latin letter is a vowel or a consonant, whatever its accents, and all else is "other"."""
     base = unicodedata.normalize("NFD", symbol)[0].lower()
     if symbol == BOUNDARY:
         return "boundary"
-    if not symbol.isalpha():
+    if not unicodedata.name(base, "").startswith("LATIN"):
         return "other"
-    return "vowel" if base in "aeiou" else "consonant"
+    return "vowel" if base in VOWELS else "consonant"
 
 
 def _panel(
@@ -88,7 +89,11 @@ def _panel(
     colours = [theme.cycle[KINDS.index(name)] for name in kinds]
     axes.scatter(places[:, 0], places[:, 1], s=190, c=colours, alpha=0.22, linewidths=0)
     for (x, y), label, colour in zip(places, labels, colours, strict=True):
-        axes.text(x, y, label, color=colour, ha="center", va="center", fontsize=11, fontweight="bold", parse_math=False)
+        # A code point is six characters in the place of one.
+        size = 11 if len(label) == 1 else 5
+        axes.text(
+            x, y, label, color=colour, ha="center", va="center", fontsize=size, fontweight="bold", parse_math=False
+        )
     axes.margins(0.08)
     axes.set(xlabel=f"component 1 ({shares[0]:.0%} of the variance)", ylabel=f"component 2 ({shares[1]:.0%})")
 

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from jaxgrad.plots.theme import LIGHT, Theme, blank, legend
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -34,7 +35,7 @@ def loss_curve(
         lower.set_yscale("log")
     lower.margins(y=0.2)
     lower.set(xlabel="step", ylabel="learning rate")
-    lower.xaxis.set_major_formatter("{x:,.0f}")
+    _in_steps(lower)
     return figure
 
 
@@ -60,9 +61,16 @@ def sweep_curves(
         low, high = float(finite.min()), float(finite.max())
         axes.set_ylim(low - 0.1 * (high - low) - 0.01, high + 0.5 * (high - low) + 0.01)
     axes.set(xlabel="step", ylabel=f"loss (nats per symbol, mean of {width * steps[0]:,} steps)")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    _in_steps(axes)
     legend(axes, theme, loc="upper right", reverse=True)
     return figure
+
+
+def _in_steps(axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def _width(steps: Int[np.ndarray, " lines"]) -> int:

@@ -48,7 +48,17 @@ def test_gradients_that_are_all_zero_can_be_drawn():
 
 @pytest.mark.parametrize(
     ("symbol", "expected"),
-    [("a", "vowel"), ("É", "vowel"), ("y", "consonant"), ("ж", "consonant"), (".", "boundary"), ("-", "other")],
+    [
+        ("a", "vowel"),
+        ("É", "vowel"),
+        ("y", "consonant"),
+        ("ø", "vowel"),
+        ("ß", "consonant"),
+        ("а", "other"),
+        ("中", "other"),
+        (".", "boundary"),
+        ("-", "other"),
+    ],
 )
 def test_symbols_are_of_four_kinds(symbol: str, expected: str):
     assert kind(symbol) == expected
@@ -74,10 +84,10 @@ def test_an_embedding_of_less_than_two_dimensions_has_zeros_for_the_rest(C: np.n
 
 @THEMES
 def test_every_letter_stands_where_its_row_is_in_both_panels(ground):
-    before, after = RNG.normal(size=(2, 4, 3))
-    figure = letters(before, after, (".", "a", "中", "$"), ground)
+    before, after = RNG.normal(size=(2, 5, 3))
+    figure = letters(before, after, (".", "a", "b", "中", "$"), ground)
     for axes, C in zip(figure.axes, (before, after), strict=True):
-        assert [text.get_text() for text in axes.texts] == [".", "a", "U+4E2D", "$"]
+        assert [text.get_text() for text in axes.texts] == [".", "a", "b", "U+4E2D", "$"]
         np.testing.assert_array_equal([text.get_position() for text in axes.texts], components(C)[0])
     named = [text.get_text() for text in figure.legends[0].get_texts()]
     assert named == ["vowel", "consonant", "boundary", "other"]

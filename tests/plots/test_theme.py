@@ -116,6 +116,8 @@ def test_curves_through_few_points_have_marks():
     figure = loss_curve(np.array([7]), np.array([3.0]), np.array([0.1]))
     assert [axes.lines[0].get_marker() for axes in figure.axes] == [".", "."]
     figure.draw_without_rendering()
+    told = [label.get_text() for label in figure.axes[1].get_xticklabels()]
+    assert len(set(told)) == len(told), "a step is a whole number, and told once"
 
 
 def test_a_mean_lies_at_the_middle_of_its_steps():
