@@ -39,14 +39,16 @@ def loss(run: RunArgument, out: OutOption = None, dark: DarkOption = False) -> N
 @app.command()
 def logits(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run; without it, the notebook's batch.")
+        Path | None, typer.Argument(metavar="RUN", help="Folder of a run; without it, the notebook's batch.")
     ] = None,
     step: Annotated[int | None, typer.Option(min=0, help="Which of the run's batches; the last if not given.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="Another copy of the run's corpus.")] = None,
     out: OutOption = None,
     dark: DarkOption = False,
 ) -> None:
-    """The gradient of the logits for a batch: what pushes a target up is taken from all others, so rows sum to 0.
+    """The gradient of the logits for a batch.
+
+    What pushes a target up is taken from all others: rows sum to 0.
 
     Example: jaxgrad plot logits runs/demo --step 1000
     """
@@ -95,7 +97,9 @@ def saturation(
     out: OutOption = None,
     dark: DarkOption = False,
 ) -> None:
-    """How saturated tanh is, and what batch norm measures, over training, whose steps are taken again.
+    """Saturation of tanh and batch norm's statistics.
+
+    The steps of the run are taken again, with a look at the hidden layer at some of them.
 
     Example: jaxgrad plot saturation runs/demo
     """
@@ -116,7 +120,9 @@ def saturation(
 
 @app.command()
 def embedding(run: RunArgument, out: OutOption = None, dark: DarkOption = False) -> None:
-    """Where the embedding puts each symbol, before and after training, on its two principal components.
+    """Where each symbol lies, before and after training.
+
+    Rows of the embedding on their first two principal components.
 
     Example: jaxgrad plot embedding runs/demo --dark
     """
@@ -138,7 +144,9 @@ def embedding(run: RunArgument, out: OutOption = None, dark: DarkOption = False)
 
 @app.command()
 def errors(out: OutOption = None, dark: DarkOption = False) -> None:
-    """The error of every node's gradient in float64, float32 and bfloat16, on the notebook's batch.
+    """Errors of all gradients in three types.
+
+    By-node in float64, float32 and bfloat16 against jax.grad in float64, on the notebook's batch.
 
     Example: jaxgrad plot errors --out errors.pdf
     """
@@ -178,9 +186,11 @@ def bench(
     out: OutOption = None,
     dark: DarkOption = False,
 ) -> None:
-    """Microseconds a training step of every competitor, with the quartiles of their rounds.
+    """Microseconds a training step of every competitor.
 
-    Example: jaxgrad bench --size seed --json a.json && jaxgrad plot bench a.json
+    Medians with the quartiles of their rounds.
+
+    Example: jaxgrad plot bench a.json --out a.svg
     """
     from jaxgrad.bench import compare, plot
 
