@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs pictures clean
 
 # The stamp is made anew when the dependencies change, and never left behind by an install that failed.
 $(VENV)/installed: pyproject.toml
@@ -29,6 +29,19 @@ test: lint
 # The theme would print what it expects of a later MkDocs than the one that pyproject.toml allows.
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Those of the README and the docs, from a run, a sweep and the benchmark that is kept.
+pictures: $(VENV)/installed
+	rm -rf runs/pictures
+	$(BIN)/jaxgrad train --out runs/pictures/run
+	$(BIN)/jaxgrad sweep --seeds 0:2 --lr 0.01,0.1,0.3 --steps 5000 --hidden 64 --out runs/pictures/sweep
+	for ground in light dark; do \
+	  for of in logits errors "loss runs/pictures/run" "saturation runs/pictures/run" "embedding runs/pictures/run" \
+	      "sweep runs/pictures/sweep" "bench data/benchmarks/cpu.json"; do \
+	    $(BIN)/jaxgrad plot $$of $$(test $$ground = light || echo --dark) \
+	      --out docs/pictures/$${of%% *}-$$ground.png || exit 1; \
+	  done; \
+	done
 
 clean:
 	rm -rf $(VENV) runs dist site

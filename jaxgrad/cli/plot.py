@@ -130,11 +130,11 @@ def embedding(run: RunArgument, out: OutOption = None, dark: DarkOption = False)
     import numpy as np
 
     from jaxgrad import plots
-    from jaxgrad.cli.training import _warnings_shown
+    from jaxgrad.cli.training import warnings_shown
     from jaxgrad.training import run as runs
 
     path = _place(out, run / "embedding", dark)
-    with _warnings_shown():
+    with warnings_shown():
         config, params, _ = runs.load(run)
     with runs.precision(config):
         init_key, _ = jax.random.split(jax.random.key(config.seed))

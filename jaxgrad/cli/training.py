@@ -125,7 +125,7 @@ def evaluate(
     from jaxgrad import files
     from jaxgrad.training import run as runs
 
-    with _warnings_shown():
+    with warnings_shown():
         config, params, statistics = runs.load(run, best)
     with runs.precision(config):
         losses = runs.split_losses(params, statistics, corpus_of(config, corpus))
@@ -150,7 +150,7 @@ def sample(
     from jaxgrad.training import run as runs
     from jaxgrad.training import sample as sampling
 
-    with _warnings_shown():
+    with warnings_shown():
         config, params, statistics = runs.load(run, best)
     with runs.precision(config):
         key = jax.random.key(seed)
@@ -186,7 +186,7 @@ def _run(
 
     console = Console(soft_wrap=True, quiet=not leads())
     number: int | None = None
-    with stopping() as stopped_by, _warnings_shown(), _together():
+    with stopping() as stopped_by, warnings_shown(), _together():
         try:
             with bar(console, config.steps, "steps") as update:
 
@@ -231,7 +231,7 @@ def _together() -> "Iterator[None]":
 
 
 @contextlib.contextmanager
-def _warnings_shown() -> "Iterator[None]":
+def warnings_shown() -> "Iterator[None]":
     """What the library warns of, as sentences on stderr."""
     import logging
 
