@@ -199,3 +199,15 @@ def test_an_oracle_need_not_have_the_taps():
     report = check(fn, X, reference=lambda x: jnp.sin(x) ** 2, torch_reference=lambda x: torch.sin(x) ** 2, **QUICK)
     (node,) = (t for t in report.findings[0].tensors if t.kind == "node")
     assert (node.name, node.pairs) == ("s", {}) and list(node.values) == ["hand"]
+
+
+def test_an_oracle_of_another_function_is_not_judged_by_the_derivative_of_this_one():
+    # By default JAX's GELU is the tanh approximation and PyTorch's is exact: both derivatives are right.
+    with pytest.raises(GradientMismatch) as caught:
+        check(
+            jax.nn.gelu, jax.ShapeDtypeStruct((8, 5), jnp.float32), torch_reference=torch.nn.functional.gelu,
+            dtypes=("float64",), transforms=("jit",), seeds=(0,),
+        )  # fmt: skip
+    message = str(caught.value)
+    assert "output is wrong" in message and "apart: hand from torch" in message
+    assert "hand right (h^2.00 at x)" in message and "torch wrong" not in message
