@@ -18,6 +18,7 @@ from jaxgrad.bench.task import task as task_of
 from jaxgrad.bench.timing import rounds_of
 from jaxgrad.corpus import Corpus
 from jaxgrad.errors import JaxgradError
+from jaxgrad.parity.engines import jax_device, torch_device
 
 # A check of all steps that would take a competitor longer than so many seconds is cut down to fit, but not below
 # the least number of steps.
@@ -56,8 +57,6 @@ class Result(NamedTuple):
 
 def peaks(place: Place) -> list[Peak]:
     """The rate of a large product in each library that is installed and has its device."""
-    from jaxgrad.bench.torch_peers import torch_device
-
     with _on(place):
         found = [peak.jax_peak(place)]
     with contextlib.suppress(ModuleNotFoundError, JaxgradError):
@@ -228,12 +227,5 @@ def _wrong(judged: Judged, limits: np.ndarray, n_peers: int) -> str:
 
 @contextlib.contextmanager
 def _on(place: Place) -> Iterator[None]:
-    try:
-        device = jax.devices(place.jax_device)[0]
-    except RuntimeError:
-        raise JaxgradError(
-            f"JAX has no device {place.jax_device!r} here (it has {jax.default_backend()});"
-            " pip install 'jaxgrad[cuda]' or 'jaxgrad[tpu]' on a machine that has one"
-        ) from None
-    with jax.default_device(device):
+    with jax.default_device(jax_device(place.jax_device)):
         yield

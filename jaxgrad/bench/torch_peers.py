@@ -11,6 +11,7 @@ from typing import Any
 from jaxgrad.bench.peers import Place, Ready
 from jaxgrad.bench.task import Task, rows
 from jaxgrad.errors import JaxgradError
+from jaxgrad.parity.engines import torch_device
 
 # Rows of this many batches are kept; a longer run begins with the first again.
 KEPT_BATCHES = 128
@@ -59,17 +60,6 @@ def training(way: str, task: Task, place: Place, n_steps: int) -> Ready:
         compile_within(place.compile_limit, once)
         seconds = time.perf_counter() - began
     return Ready(begin, advance, seconds, _temp_bytes(once, device))
-
-
-def torch_device(name: str) -> Any:
-    """The device of that name; raises `JaxgradError` where PyTorch has none."""
-    import torch
-
-    try:
-        return torch.empty(0, device=name).device
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise JaxgradError(f"PyTorch has no device {name!r} here: {reason}") from None
 
 
 def compile_within(limit: float, once: Callable[[], None]) -> None:

@@ -126,7 +126,6 @@ def embedding(run: RunArgument, out: OutOption = None, dark: DarkOption = False)
 
     Example: jaxgrad plot embedding runs/demo --dark
     """
-    import jax
     import numpy as np
 
     from jaxgrad import plots
@@ -137,8 +136,7 @@ def embedding(run: RunArgument, out: OutOption = None, dark: DarkOption = False)
     with warnings_shown():
         config, params, _ = runs.load(run)
     with runs.precision(config):
-        init_key, _ = jax.random.split(jax.random.key(config.seed))
-        before, after = (np.asarray(p.C, np.float64) for p in (runs.initial_params(config, init_key), params))
+        before, after = (np.asarray(p.C, np.float64) for p in (runs.fresh(config).state.params, params))
     _save(plots.letters(before, after, config.vocabulary, _theme(dark)), path)
 
 

@@ -52,6 +52,13 @@ class Nodes(NamedTuple):
     loss: Any  # ()
 
 
+# The order in which a backward pass forms cotangents: those of a node come after those of all nodes that use it.
+BACKWARD_ORDER = (
+    "loss log_probs probs counts_sum_inv counts_sum counts norm_logits logit_maxes logits b2 W2 h h_norm bn_bias "
+    "bn_gain bn_raw bn_var_inv bn_var bn_diff_sq bn_diff bnmean h_prenorm W1 embcat emb C"
+).split()
+
+
 class Batch(NamedTuple):
     """Contexts and the symbols that follow them."""
 

@@ -111,6 +111,28 @@ def run(names: tuple[str, ...], case: Case, target: Target) -> dict[str, Gradien
     return {name: ENGINES[name](case, target) for name in names}
 
 
+def jax_device(platform: str) -> jax.Device:
+    """JAX's first device of a platform; raises `JaxgradError` where it has none."""
+    try:
+        return jax.devices(platform)[0]
+    except RuntimeError:
+        raise JaxgradError(
+            f"JAX has no device {platform!r} here (it has {jax.default_backend()});"
+            " pip install 'jaxgrad[cuda]' or 'jaxgrad[tpu]' on a machine that has one"
+        ) from None
+
+
+def torch_device(name: str) -> Any:
+    """PyTorch's device of that name; raises `JaxgradError` where it has none."""
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise JaxgradError(f"PyTorch has no device {name!r} here: {reason}") from None
+
+
 def _check(case: Case, target: Target) -> None:
     if target.dtype not in DTYPES:
         raise JaxgradError(f"dtype is {target.dtype!r}; choose from {', '.join(DTYPES)}")
@@ -151,17 +173,10 @@ def _in_jax(backward: Callable[[Params, Batch], Gradients], case: Case, target: 
 
 @contextlib.contextmanager
 def _jax_settings(target: Target) -> Iterator[None]:
-    try:
-        device = jax.devices(target.jax_device)[0]
-    except RuntimeError:
-        raise JaxgradError(
-            f"JAX has no device {target.jax_device!r} here (it has {jax.default_backend()});"
-            " pip install 'jaxgrad[cuda]' or 'jaxgrad[tpu]' on a machine that has one"
-        ) from None
     with (
         jax.enable_x64(target.dtype == "float64"),
         jax.default_matmul_precision("highest"),
-        jax.default_device(device),
+        jax.default_device(jax_device(target.jax_device)),
     ):
         yield
 
@@ -174,11 +189,7 @@ def _to_torch(case: Case, target: Target) -> tuple[dict[str, Any], Any, Any]:
             "PyTorch is not installed: pip install 'jaxgrad[parity]',"
             " or leave its engines out with --engines by-node,fused,jax.grad"
         ) from None
-    try:
-        device = torch.empty(0, device=target.torch_device).device
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise JaxgradError(f"PyTorch has no device {target.torch_device!r} here: {reason}") from None
+    device = torch_device(target.torch_device)
     dtype = getattr(torch, target.dtype)
     params = {name: torch.from_numpy(p).to(device, dtype) for name, p in case.params._asdict().items()}
     return params, torch.from_numpy(case.batch.X).to(device), torch.from_numpy(case.batch.Y).to(device)

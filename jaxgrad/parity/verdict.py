@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgrad.models.mlp import Gradients, Params
+from jaxgrad.models.mlp import BACKWARD_ORDER, Gradients, Params
 from jaxgrad.parity.cases import Case
 from jaxgrad.parity.compare import Difference, Scale, compare, scale, stands_alone
 from jaxgrad.parity.engines import Target, roundings, run
 
-# First the loss itself, then its cotangents in the order in which a backward pass forms them: those of a node
-# come after those of all nodes that use it.
+# Rows are the loss itself, and then its cotangents in backward order.
 FORWARD_LOSS = "forward loss"
 USERS = {
     "emb": ["embcat"], "embcat": ["h_prenorm"], "C": ["emb"], "W1": ["h_prenorm"], "h_prenorm": ["bn_diff", "bnmean"],
@@ -21,10 +20,6 @@ USERS = {
     "logit_maxes": ["norm_logits"], "norm_logits": ["counts"], "counts": ["probs", "counts_sum"],
     "counts_sum": ["counts_sum_inv"], "counts_sum_inv": ["probs"], "probs": ["log_probs"], "log_probs": ["loss"],
 }  # fmt: skip
-BACKWARD_ORDER = (
-    "loss log_probs probs counts_sum_inv counts_sum counts norm_logits logit_maxes logits b2 W2 h h_norm bn_bias "
-    "bn_gain bn_raw bn_var_inv bn_var bn_diff_sq bn_diff bnmean h_prenorm W1 embcat emb C"
-).split()
 
 
 class Row(NamedTuple):

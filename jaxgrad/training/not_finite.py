@@ -1,5 +1,6 @@
 """Where numbers go wrong: the first step of a chunk that is not finite, and the first node of that step."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,13 +10,9 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 
 from jaxgrad.batches import indices
 from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward, zero_taps
+from jaxgrad.models.mlp import BACKWARD_ORDER, Batch, Gradients, Nodes, Params, forward, zero_taps
 from jaxgrad.training.config import Config
 from jaxgrad.training.step import GRADIENTS, State, fused, run_steps
-
-# Which parameters' gradients a backward pass forms from a node's cotangent, in the order in which it forms them.
-FORMED_AFTER = {"logits": ("b2", "W2"), "h_norm": ("bn_bias", "bn_gain"), "h_prenorm": ("W1",), "emb": ("C",)}
-BACKWARD_ORDER = tuple(name for node in reversed(Nodes._fields) for name in (node, *FORMED_AFTER.get(node, ())))
 
 
 class Found(NamedTuple):
@@ -88,7 +85,7 @@ def _first(config: Config, params: Params, batch: Batch, after: State, losses: A
     return f"its loss and gradients were finite, and after the optimizer's update {what} was not"
 
 
-def _first_not_finite(names: tuple[str, ...], arrays: Any) -> str | None:
+def _first_not_finite(names: Iterable[str], arrays: Any) -> str | None:
     by_name = arrays if isinstance(arrays, dict) else arrays._asdict()
     return next((name for name in names if by_name[name] is not None and not all_finite(by_name[name])), None)
 

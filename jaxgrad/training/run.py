@@ -112,7 +112,7 @@ def train(
         # Between the first look and the lock another process may have begun a run here.
         folders.claim(folder)
         files.write_json(folder / "config.json", dataclasses.asdict(config))
-        return _fresh(config)
+        return fresh(config)
 
     with contextlib.ExitStack() as held, precision(config):
         run = _prepared(config, corpus, folder, mesh)
@@ -175,6 +175,12 @@ def initial_params(config: Config, key: jax.Array) -> Params:
     return init(key, len(config.vocabulary), config.context, config.embedding, config.hidden, dtype)
 
 
+def fresh(config: Config) -> Standing:
+    """Where a run of this config starts: its parameters, optimizer state and the key of its batches."""
+    init_key, batch_key = jax.random.split(jax.random.key(config.seed))
+    return Standing(start(initial_params(config, init_key), optimizer(config)), batch_key, np.empty(0))
+
+
 def split_losses(params: Params, statistics: Statistics, corpus: Corpus) -> Losses:
     """The mean loss of each split."""
     return Losses(*(evaluate.mean_loss(params, statistics, getattr(corpus, name)) for name in SPLITS))
@@ -217,7 +223,7 @@ def state_before(config: Config, folder: Path, examples: Batch, step: int) -> tu
     """
     path, _ = checkpoints.newest_whole([path for path in checkpoints.saved(folder) if int(path.name) <= step])
     if path is None:
-        state, key, _ = _fresh(config)
+        state, key, _ = fresh(config)
     else:
         checkpoint = checkpoints.restore(path, shapes(config))
         state, key = checkpoint.state, jax.random.wrap_key_data(checkpoint.key)
@@ -270,11 +276,6 @@ def _whole(run: Run, standing: Standing) -> Standing:
     return standing._replace(state=state, key=jax.random.wrap_key_data(key))
 
 
-def _fresh(config: Config) -> Standing:
-    init_key, batch_key = jax.random.split(jax.random.key(config.seed))
-    return Standing(start(initial_params(config, init_key), optimizer(config)), batch_key, np.empty(0))
-
-
 def _rewound(run: Run) -> Standing:
     """The standing of the newest whole checkpoint, with damaged ones after it set aside and metrics cut to it."""
     saved = checkpoints.saved(run.folder)
@@ -283,7 +284,7 @@ def _rewound(run: Run) -> Standing:
         folders.rewind_metrics(run.folder, 0, hashlib.sha256().hexdigest())
         checkpoints.sweep_up(run.folder)
         logger.warning("%s: was stopped before its first checkpoint, so it starts anew", run.folder)
-        return _fresh(run.config)
+        return fresh(run.config)
     notes = checkpoints.notes(path)
     if notes.corpus_sha256 != run.corpus_sha256:
         raise JaxgradError(f"{run.folder}: was trained on another corpus; give that one with --corpus")

@@ -18,8 +18,8 @@ from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Batch, Params
 from jaxgrad.training import evaluate
 from jaxgrad.training.config import Config, checked, optimizer
-from jaxgrad.training.run import ROWS_PER_CHUNK, Losses, initial_params, precision, split_losses
-from jaxgrad.training.step import State, check_support, run_steps, start, steps
+from jaxgrad.training.run import ROWS_PER_CHUNK, Losses, fresh, precision, split_losses
+from jaxgrad.training.step import State, check_support, run_steps, steps
 
 # The losses of a run that diverged: it ranks last, and stops no other.
 DIVERGED = Losses(float("inf"), float("inf"), float("inf"))
@@ -131,12 +131,10 @@ def _run(
 def _start(group: list[Config], mesh: Mesh) -> _Models:
     """The group's models, and copies of its last to make them a multiple of the devices."""
     group = group + [group[-1]] * (-len(group) % mesh.size)
-    keys = [jax.random.split(jax.random.key(config.seed)) for config in group]
-    params = [initial_params(config, init_key) for config, (init_key, _) in zip(group, keys, strict=True)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-    states = jax.vmap(lambda p: start(p, optimizer(group[0])))(stacked)
-    rates = jnp.array([config.learning_rate for config in group], stacked.W1.dtype)
-    return _Models(states, jnp.stack([batch_key for _, batch_key in keys]), rates)
+    standings = [fresh(config) for config in group]
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(standing.state for standing in standings))
+    rates = jnp.array([config.learning_rate for config in group], states.params.W1.dtype)
+    return _Models(states, jnp.stack([standing.key for standing in standings]), rates)
 
 
 def _chunks(config: Config, models: int) -> list[int]:
@@ -211,9 +209,8 @@ def _evaluated(
 def _alone(config: Config, examples: Batch) -> float:
     """Steps per second of one run, without compilation."""
     n_steps = _chunks(config, 1)[0]
-    init_key, key = jax.random.split(jax.random.key(config.seed))
+    state, key, _ = fresh(config)
     transformation = optimizer(config)
-    state = start(initial_params(config, init_key), transformation)
     seconds = []
     # The first call compiles; of the others the middle one counts.
     for _ in range(4):
