@@ -1,50 +1,34 @@
 """Hand-written gradients in JAX: proved against jax.grad and PyTorch node by node, then trained with."""
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxgrad.batches import indices
-    from jaxgrad.corpus import Corpus, CorpusError, Split, load
-    from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward, init
-    from jaxgrad.models.mlp_backward import by_node, fused
-    from jaxgrad.ops import batch_norm, cross_entropy, embedding, linear, tanh
+    from jaxgrad.checking.findings import GradientMismatch, Report
+    from jaxgrad.checking.three_way import check
+    from jaxgrad.jaxprs.taps import tap
+    from jaxgrad.mutation.score import mutation_score
 
-__all__ = [
-    "Batch",
-    "Corpus",
-    "CorpusError",
-    "Gradients",
-    "Nodes",
-    "Params",
-    "Split",
-    "batch_norm",
-    "by_node",
-    "cross_entropy",
-    "embedding",
-    "forward",
-    "fused",
-    "indices",
-    "init",
-    "linear",
-    "load",
-    "tanh",
-]
+    __version__: str
+
+__all__ = ["GradientMismatch", "Report", "__version__", "check", "mutation_score", "tap"]
 
 _FROM = {
-    "jaxgrad.batches": ("indices",),
-    "jaxgrad.corpus": ("Corpus", "CorpusError", "Split", "load"),
-    "jaxgrad.models.mlp": ("Batch", "Gradients", "Nodes", "Params", "forward", "init"),
-    "jaxgrad.models.mlp_backward": ("by_node", "fused"),
-    "jaxgrad.ops": ("batch_norm", "cross_entropy", "embedding", "linear", "tanh"),
+    "GradientMismatch": "jaxgrad.checking.findings",
+    "Report": "jaxgrad.checking.findings",
+    "check": "jaxgrad.checking.three_way",
+    "mutation_score": "jaxgrad.mutation.score",
+    "tap": "jaxgrad.jaxprs.taps",
 }
 
 
 def __getattr__(name: str) -> Any:
     # Imported when first used: the command line shows its help, and sets JAX up, before JAX is loaded.
-    for module, names in _FROM.items():
-        if name in names:
-            return getattr(importlib.import_module(module), name)
+    if name == "__version__":
+        return metadata.version("jaxgrad")
+    if name in _FROM:
+        return getattr(importlib.import_module(_FROM[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -23,7 +23,7 @@ from jaxgrad.models.mlp import Statistics, init
 from jaxgrad.training import checkpoints, folder
 from jaxgrad.training.checkpoints import Checkpoint
 from jaxgrad.training.config import Config
-from jaxgrad.training.step import State
+from jaxgrad.training.state import State
 
 SHARES = {"corpus": 3500, "config": 3000, "notes": 2000, "seal": 500, "bench": 1000}
 

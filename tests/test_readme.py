@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgrad import GradientMismatch, check
 from jaxgrad.models.mlp import forward
-from jaxgrad.parity import GradientMismatch, check
 from jaxgrad.parity.engines import Target, run
 from jaxgrad.parity.verdict import verdict
 

@@ -2,7 +2,7 @@ r"""Do competitors compute the same? Their losses, step by step, lie near the me
 
 A competitor that rounds differently has, when its parameters are those of the others but for rounding, a loss that
 varies by the roundings of one forward pass, of variance $V_L$ in units of the squared unit roundoff (see
-`jaxgrad.parity.rounding`). After k steps of SGD its parameters differ too, to first order by
+`jaxgrad.jaxprs.rounding`). After k steps of SGD its parameters differ too, to first order by
 $-\eta \sum_k \delta g_k$ and by the roundings of k updates. An engine may round alike at every step, so its gradients'
 errors are added up, not their squares; to the loss they carry, through its derivative g,
 $$V_k = V_L + k^2 \eta^2 \sum_i g_i^2 V_{g_i} + k \sum_i g_i^2 p_i^2.$$
@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 from jaxgrad.bench.task import Task, examples, rows
+from jaxgrad.checking.compare import tolerance
 from jaxgrad.parity import engines
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.compare import tolerance
 
 
 class Judged(NamedTuple):

@@ -16,7 +16,8 @@ from jaxgrad.bench.task import examples as examples_of
 from jaxgrad.errors import JaxgradError
 from jaxgrad.kernels import launch
 from jaxgrad.models.mlp import Batch, Params
-from jaxgrad.training.step import State, run_steps, start
+from jaxgrad.training.state import State
+from jaxgrad.training.step import run_steps, start
 
 
 def training(gradients: str, scan: bool, task: Task, place: Place, n_steps: int) -> Ready:

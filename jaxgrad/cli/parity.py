@@ -10,8 +10,8 @@ from jaxgrad.cli.progress import bar
 from jaxgrad.errors import JaxgradError
 
 if TYPE_CHECKING:
+    from jaxgrad.mutation.score import Score
     from jaxgrad.parity.cases import Case
-    from jaxgrad.parity.mutate import Score
 
 
 def parity(
@@ -110,7 +110,7 @@ def mutate(
     Example: jaxgrad mutate tests/test_norm.py:subject
     """
     from jaxgrad import files
-    from jaxgrad.parity import mutate as mutation
+    from jaxgrad.mutation import score as mutation
 
     if subject is None:
         scores = _own_scores()
@@ -127,7 +127,7 @@ def _own_scores() -> "dict[str, Score]":
     """The scores of this project's own backward passes, printed as tables with every mutant that survived."""
     from rich.console import Console
 
-    from jaxgrad.parity import mutate as mutation
+    from jaxgrad.mutation import score as mutation
     from jaxgrad.parity import own_score
 
     scores, chosen, texts = {}, own_score.own_cases(), []

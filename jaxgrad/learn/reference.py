@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad.checking.compare import Scale, scale
 from jaxgrad.models import mlp_backward
 from jaxgrad.models.mlp import Gradients, Nodes, Params, forward
+from jaxgrad.mutation.operators import used_steps
+from jaxgrad.mutation.program import Program, results, trace
+from jaxgrad.mutation.score import Mutant, mutants_of
 from jaxgrad.parity import own_score
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.compare import Scale, scale
 from jaxgrad.parity.engines import roundings
-from jaxgrad.parity.mutants import used_steps
-from jaxgrad.parity.mutate import Mutant, mutants_of
-from jaxgrad.parity.programs import Program, results, trace
 
 NAMES = (*Nodes._fields, *Params._fields)
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgrad.checking.compare import compare
 from jaxgrad.errors import JaxgradError
 from jaxgrad.learn.reference import NAMES, Answers, answers, is_sum_of_uses, mistakes
 from jaxgrad.parity.cases import seed_case
-from jaxgrad.parity.compare import compare
 
 
 class Verdict(NamedTuple):

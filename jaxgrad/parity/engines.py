@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad.checking.oracles.torch import to_numpy
 from jaxgrad.errors import JaxgradError
+from jaxgrad.jaxprs.rounding import accumulated
 from jaxgrad.models import mlp_backward
 from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward, zero_taps
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.rounding import accumulated
-from jaxgrad.parity.torch_oracle import to_numpy
 
 DTYPES = ("float64", "float32", "bfloat16")
 

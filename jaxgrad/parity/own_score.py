@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad import ops
+from jaxgrad.checking.compare import compare, scale
+from jaxgrad.checking.taylor import random_direction
+from jaxgrad.jaxprs.rounding import accumulated
 from jaxgrad.models import mlp_backward
 from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward
+from jaxgrad.mutation.program import Place, Program, results, trace, trace_pullback
+from jaxgrad.mutation.score import Mutant, Score, score_on, survivors
 from jaxgrad.parity import cases
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.compare import compare, scale
 from jaxgrad.parity.engines import roundings
-from jaxgrad.parity.mutate import Mutant, Score, score_on, survivors
-from jaxgrad.parity.programs import Place, Program, results, trace, trace_pullback
-from jaxgrad.parity.rounding import accumulated
-from jaxgrad.parity.taylor import random_direction
 
 DRAWS = 20
 

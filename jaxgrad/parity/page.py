@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxgrad.checking.compare import Difference, Scale
+from jaxgrad.checking.explain import who
+from jaxgrad.checking.findings import Report
 from jaxgrad.models.mlp import Gradients
-from jaxgrad.parity.compare import Difference, Scale
-from jaxgrad.parity.explain import who
-from jaxgrad.parity.findings import Report
 from jaxgrad.parity.report import as_json, environment
 from jaxgrad.parity.verdict import FORWARD_LOSS, USERS, Verdict, tensor
 

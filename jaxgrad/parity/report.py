@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from jaxgrad.parity.compare import Difference
+from jaxgrad.checking.compare import Difference
 from jaxgrad.parity.verdict import Row, Verdict
 
 SCHEMA = "jaxgrad.parity/1"

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgrad.checking.compare import Difference, Scale, compare, scale, stands_alone
 from jaxgrad.models.mlp import BACKWARD_ORDER, Gradients, Params
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.compare import Difference, Scale, compare, scale, stands_alone
 from jaxgrad.parity.engines import Target, roundings, run
 
 # Rows are the loss itself, and then its cotangents in backward order.

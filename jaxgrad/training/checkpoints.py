@@ -20,7 +20,7 @@ from jaxtyping import Array, UInt32
 from jaxgrad import files
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Statistics
-from jaxgrad.training.step import State
+from jaxgrad.training.state import State
 
 SEAL = "sha256"
 

@@ -6,7 +6,7 @@ statistics are those of the whole batch; the second layer's sum over hidden neur
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,9 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Batch, Params
-
-if TYPE_CHECKING:
-    from jaxgrad.training.step import State
+from jaxgrad.training.state import State
 
 AXES = ("data", "model")
 
@@ -65,7 +63,7 @@ def of_params(mesh: Mesh) -> Params:
     return Params(*shardings)
 
 
-def of_state(mesh: Mesh, optimizer: optax.GradientTransformation, state: "State") -> "State":
+def of_state(mesh: Mesh, optimizer: optax.GradientTransformation, state: State) -> State:
     """The sharding of each array of a state, or of its shapes: an optimizer's moments lie where their parameters do."""
     everywhere: Any = replicated(mesh)
     opt_state = optax.tree_utils.tree_map_params(

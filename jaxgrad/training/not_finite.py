@@ -12,7 +12,8 @@ from jaxgrad.batches import indices
 from jaxgrad.models import mlp_backward
 from jaxgrad.models.mlp import BACKWARD_ORDER, Batch, Gradients, Nodes, Params, forward, zero_taps
 from jaxgrad.training.config import Config
-from jaxgrad.training.step import GRADIENTS, State, fused, run_steps
+from jaxgrad.training.state import State
+from jaxgrad.training.step import GRADIENTS, fused, run_steps
 
 
 class Found(NamedTuple):

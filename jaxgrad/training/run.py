@@ -28,7 +28,8 @@ from jaxgrad.training import folder as folders
 from jaxgrad.training import mesh as meshes
 from jaxgrad.training.checkpoints import Checkpoint, Notes
 from jaxgrad.training.config import Config, checked, optimizer, schedule
-from jaxgrad.training.step import IN_KERNEL, State, check_support, run_steps, start
+from jaxgrad.training.state import State
+from jaxgrad.training.step import IN_KERNEL, check_support, run_steps, start
 
 # A chunk's batches are gathered before it starts: this bounds them to a few tens of megabytes at any batch size.
 ROWS_PER_CHUNK = 4_000_000

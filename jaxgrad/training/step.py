@@ -1,26 +1,18 @@
 """Parameters, optimizer state and a batch -> the next ones; thousands of steps in one jitted call."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgrad.batches import indices
 from jaxgrad.models import mlp_backward
 from jaxgrad.models.mlp import Batch, Params, forward
 from jaxgrad.training.mesh import split_rows
-
-
-class State(NamedTuple):
-    """What one step turns into the next: parameters, optax's state, and the number of steps taken."""
-
-    params: Params
-    opt_state: Any
-    step: Int[Array, ""]
+from jaxgrad.training.state import State
 
 
 def fused(params: Params, batch: Batch) -> tuple[Float[Array, ""], Params]:

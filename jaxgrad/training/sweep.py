@@ -19,7 +19,8 @@ from jaxgrad.models.mlp import Batch, Params
 from jaxgrad.training import evaluate
 from jaxgrad.training.config import Config, checked, optimizer
 from jaxgrad.training.run import ROWS_PER_CHUNK, Losses, fresh, precision, split_losses
-from jaxgrad.training.step import State, check_support, run_steps, steps
+from jaxgrad.training.state import State
+from jaxgrad.training.step import check_support, run_steps, steps
 
 # The losses of a run that diverged: it ranks last, and stops no other.
 DIVERGED = Losses(float("inf"), float("inf"), float("inf"))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from jaxgrad import mutation_score
+from jaxgrad.checking.compare import MOST_ROUNDINGS, tolerance
 from jaxgrad.ops.gelu import gelu
-from jaxgrad.parity import mutation_score
-from jaxgrad.parity.compare import MOST_ROUNDINGS, tolerance
 
 FORMS = pytest.mark.parametrize("approximate", [False, True], ids=["exact", "tanh"])
 

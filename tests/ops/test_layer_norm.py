@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from jaxgrad import mutation_score
+from jaxgrad.checking.compare import MOST_ROUNDINGS, tolerance
 from jaxgrad.ops.layer_norm import layer_norm
-from jaxgrad.parity import mutation_score
-from jaxgrad.parity.compare import MOST_ROUNDINGS, tolerance
 
 
 def plain(x, gain, bias):

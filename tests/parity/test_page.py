@@ -16,7 +16,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgrad.parity import GradientMismatch, check, page
+from jaxgrad import GradientMismatch, check
+from jaxgrad.parity import page
 from jaxgrad.parity.engines import Target, run
 from jaxgrad.parity.verdict import BACKWARD_ORDER, verdict
 

@@ -15,7 +15,8 @@ from jaxgrad.parity import engines
 from jaxgrad.training import mesh as meshes
 from jaxgrad.training import run as runs
 from jaxgrad.training.config import Config, optimizer
-from jaxgrad.training.step import GRADIENTS, State, run_steps, start
+from jaxgrad.training.state import State
+from jaxgrad.training.step import GRADIENTS, run_steps, start
 
 KEY = jax.random.key(11)
 HIDDEN = 40

@@ -19,7 +19,8 @@ from jaxgrad.parity import verdict
 from jaxgrad.training import checkpoints, not_finite, replay, run
 from jaxgrad.training.config import Config, optimizer
 from jaxgrad.training.folder import read_metrics
-from jaxgrad.training.step import State, run_steps
+from jaxgrad.training.state import State
+from jaxgrad.training.step import run_steps
 
 
 @pytest.fixture(scope="module")

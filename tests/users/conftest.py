@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxgrad.parity import GradientMismatch
+from jaxgrad import GradientMismatch
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 import torch
 
-from jaxgrad.parity import tap
+from jaxgrad import tap
 
 EPS = 1e-5
 

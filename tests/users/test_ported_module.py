@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import pytest
 import torch
 
+from jaxgrad import tap
 from jaxgrad.errors import JaxgradError
-from jaxgrad.parity import tap
 
 
 class TorchBlock(torch.nn.Module):

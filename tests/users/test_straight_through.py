@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jaxgrad.parity import GradientMismatch
+from jaxgrad import GradientMismatch
 
 
 def quantiser(backward):

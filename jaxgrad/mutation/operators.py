@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.parity.programs import Program, Step
+from jaxgrad.mutation.program import Program, Step
 
 # How many other variables each operand is swapped for: those made last are the likeliest to be mistaken for it.
 STALE = 2

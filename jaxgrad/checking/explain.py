@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from jaxgrad.parity.compare import Difference
-from jaxgrad.parity.findings import HAND, WRONG_ORDER, Finding, Setting, Tensor
+from jaxgrad.checking.compare import Difference
+from jaxgrad.checking.findings import HAND, WRONG_ORDER, Finding, Setting, Tensor
 
 
 def explain(

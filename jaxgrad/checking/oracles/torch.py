@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad.checking.pullback import Pulled, is_float, pair
 from jaxgrad.errors import JaxgradError
-from jaxgrad.parity.pullback import Pulled, is_float, pair
-from jaxgrad.parity.taps import collecting_torch_taps
+from jaxgrad.jaxprs.taps import collecting_torch_taps
 
 
 def under_torch(

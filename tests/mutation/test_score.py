@@ -9,8 +9,9 @@ import pytest
 
 from jaxgrad import ops
 from jaxgrad.errors import JaxgradError
-from jaxgrad.parity import mutate, programs
-from jaxgrad.parity.mutants import OPERATORS
+from jaxgrad.mutation import program as programs
+from jaxgrad.mutation import score as mutate
+from jaxgrad.mutation.operators import OPERATORS
 
 SQUARE = jnp.arange(9.0).reshape(3, 3) + 1
 
@@ -128,22 +129,22 @@ MISTAKES = [
     (
         "the other side of a non-linearity",
         by_tanh,
-        "the second operand is x, from before the tanh, and not `h` (test_mutate.py:{line})",
+        "the second operand is x, from before the tanh, and not `h` (test_score.py:{line})",
         lambda x, dy: dy * (1 - x),
     ),
     (
         "the other side of a non-linearity",
         before_exp,
-        "the second operand is `e` (test_mutate.py:{line}), from after the exp, and not x",
+        "the second operand is `e` (test_score.py:{line}), from after the exp, and not x",
         lambda x, dy: dy * jnp.exp(x) + jnp.exp(x),
     ),
     (
         "a stale operand",
         twice,
-        "the second operand is dy and not `e` (test_mutate.py:{line})",
+        "the second operand is dy and not `e` (test_score.py:{line})",
         lambda x, dy: dy * x * dy,
     ),
-    ("a path stopped", twice, "stop_gradient on this use of `d` (test_mutate.py:{line})", lambda x, dy: 0 * x),
+    ("a path stopped", twice, "stop_gradient on this use of `d` (test_score.py:{line})", lambda x, dy: 0 * x),
     ("a power off by one", cubed, "the power 2 instead of 3", lambda x, dy: dy * x**2),
     ("a power off by one", cubed, "the power 4 instead of 3", lambda x, dy: dy * x**4),
     ("a power off by one", rooted, "the power -1.5 instead of -0.5", lambda x, dy: dy * x**-1.5),
@@ -170,7 +171,7 @@ def test_a_mistake_is_made_told_and_shown_at_its_line(operator, fn, words, wrong
     assert mutant.place.file == __file__
     assert mutant.place.text == lines[mutant.place.line - first].strip()
     if "{line}" in words:
-        told = int(mutant.words.partition("test_mutate.py:")[2].partition(")")[0])
+        told = int(mutant.words.partition("test_score.py:")[2].partition(")")[0])
         assert first < told < mutant.place.line
 
 

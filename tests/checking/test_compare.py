@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxgrad.parity.compare import MOST_ROUNDINGS, Scale, compare, scale, tolerance
+from jaxgrad.checking.compare import MOST_ROUNDINGS, Scale, compare, scale, tolerance
 
 ONE = Scale("norm", 1.0, 1.0)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.parity.taps import tapped
+from jaxgrad.jaxprs.taps import tapped
 
 TRANSFORMS = ("jit", "vmap", "scan", "remat", "grad_of_grad")
 

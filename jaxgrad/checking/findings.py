@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgrad.parity.compare import Difference, Scale
+from jaxgrad.checking.compare import Difference, Scale
 
 HAND, REFERENCE, TORCH = "hand", "jax.grad", "torch"
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from jaxgrad.checking.oracles.align import Match, align
 from jaxgrad.errors import JaxgradError
-from jaxgrad.parity.align import Match, align
 
 
 def zeros(*shape: int) -> np.ndarray:

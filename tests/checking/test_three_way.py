@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from jaxgrad import GradientMismatch, check, tap
 from jaxgrad.errors import JaxgradError
-from jaxgrad.parity import GradientMismatch, check, tap
 
 QUICK = {"dtypes": ("float64",), "transforms": ("jit",), "seeds": (0,)}
 

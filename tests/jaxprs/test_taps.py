@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from jaxgrad import tap
 from jaxgrad.errors import JaxgradError
-from jaxgrad.parity import tap
-from jaxgrad.parity.taps import collecting_torch_taps, tapped
+from jaxgrad.jaxprs.taps import collecting_torch_taps, tapped
 
 
 @jax.custom_vjp

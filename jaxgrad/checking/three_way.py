@@ -10,11 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.errors import JaxgradError
-from jaxgrad.parity.align import as_function
-from jaxgrad.parity.compare import Scale, compare, scale, stands_alone
-from jaxgrad.parity.explain import explain
-from jaxgrad.parity.findings import (
+from jaxgrad.checking.compare import Scale, compare, scale, stands_alone
+from jaxgrad.checking.explain import explain
+from jaxgrad.checking.findings import (
     HAND,
     REFERENCE,
     TORCH,
@@ -25,7 +23,9 @@ from jaxgrad.parity.findings import (
     Setting,
     Tensor,
 )
-from jaxgrad.parity.pullback import (
+from jaxgrad.checking.oracles.align import as_function
+from jaxgrad.checking.oracles.torch import under_torch
+from jaxgrad.checking.pullback import (
     TRANSFORMS,
     Pulled,
     floats_of,
@@ -38,9 +38,9 @@ from jaxgrad.parity.pullback import (
     under,
     with_floats,
 )
-from jaxgrad.parity.rounding import accumulated
-from jaxgrad.parity.taylor import random_direction, remainder_orders
-from jaxgrad.parity.torch_oracle import under_torch
+from jaxgrad.checking.taylor import random_direction, remainder_orders
+from jaxgrad.errors import JaxgradError
+from jaxgrad.jaxprs.rounding import accumulated
 
 DTYPES = ("float64", "float32", "bfloat16")
 TAYLOR_DIRECTIONS = 3

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from jaxgrad.checking.findings import Report, Setting
     from jaxgrad.parity.cases import Case
-    from jaxgrad.parity.findings import Report, Setting
 
 _reports = pytest.StashKey[list["Report"]]()
 
@@ -62,8 +62,8 @@ def three_way(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Report]
 
     `--three-way-only float32/vmap/1` runs that one setting, `--three-way-report FILE` gathers a session's checks.
     """
-    from jaxgrad.parity.findings import GradientMismatch
-    from jaxgrad.parity.three_way import check
+    from jaxgrad.checking.findings import GradientMismatch
+    from jaxgrad.checking.three_way import check
 
     only = request.config.getoption("--three-way-only")
     kept = request.config.stash[_reports]

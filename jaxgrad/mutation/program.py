@@ -11,7 +11,7 @@ import jax
 from jax.extend import source_info_util
 from jax.extend.core import Literal
 
-from jaxgrad.parity.pullback import floats_of, is_float, leaf_names, with_floats
+from jaxgrad.checking.pullback import floats_of, is_float, leaf_names, with_floats
 
 # Primitives that hold a jaxpr but do more than call it.
 _NOT_CALLS = frozenset({"scan", "shard_map", "pallas_call"})

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgrad.parity.rounding import accumulated
+from jaxgrad.jaxprs.rounding import accumulated
 
 # Halvings of h from 2^-1: enough for the remainder to reach the rounding of f in float64 from any starting size.
 _HALVINGS = 40

@@ -25,10 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from jaxgrad.checking.compare import compare, scale
+from jaxgrad.checking.pullback import is_float
+from jaxgrad.checking.taylor import random_direction
 from jaxgrad.errors import JaxgradError
-from jaxgrad.parity.compare import compare, scale
-from jaxgrad.parity.mutants import OPERATORS, Mistake, holds_floats, numbered, used_steps
-from jaxgrad.parity.programs import (
+from jaxgrad.jaxprs.rounding import accumulated
+from jaxgrad.mutation.operators import OPERATORS, Mistake, holds_floats, numbered, used_steps
+from jaxgrad.mutation.program import (
     Place,
     Program,
     Step,
@@ -41,9 +44,6 @@ from jaxgrad.parity.programs import (
     trace_pullback,
     values,
 )
-from jaxgrad.parity.pullback import is_float
-from jaxgrad.parity.rounding import accumulated
-from jaxgrad.parity.taylor import random_direction
 
 
 class Mutant(NamedTuple):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxgrad.parity.taylor import random_direction, remainder_orders
+from jaxgrad.checking.taylor import random_direction, remainder_orders
 
 
 def f(x):

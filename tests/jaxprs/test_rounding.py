@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgrad.parity.rounding import accumulated
+from jaxgrad.jaxprs.rounding import accumulated
 
 FUNCTIONS = {
     "sum": lambda x: x.sum(),

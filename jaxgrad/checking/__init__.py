@@ -1,0 +1,1 @@
+"""One question, pulled by every engine, compared and explained: is this gradient right?"""

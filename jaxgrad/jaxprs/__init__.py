@@ -1,0 +1,1 @@
+"""What a traced program shows: its taps, and the noise of its arithmetic."""

@@ -1,0 +1,15 @@
+"""What a training step turns into the next."""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Int
+
+from jaxgrad.models.mlp import Params
+
+
+class State(NamedTuple):
+    """Parameters, optax's state, and the number of steps taken."""
+
+    params: Params
+    opt_state: Any
+    step: Int[Array, ""]
