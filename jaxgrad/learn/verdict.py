@@ -4,21 +4,54 @@ The checker takes the array and not a function: an array is what the notebook's 
 it needs no agreement on which values and cotangents a function would be given.
 
 A wrong array is compared with what known mistakes would have given: first those that need no derivation (a shape, a
-sign, a constant factor, another variable), then every mutant of our own derivation of that node (`parity.mutants`).
+sign, a constant factor, another variable), then every mutant of our own derivation of that node
+(`mutation.operators`), whose row says what a reader is told.
 """
 
+import difflib
 import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.checking.compare import compare
+from jaxgrad.checking.compare import Difference, compare
 from jaxgrad.errors import JaxgradError
-from jaxgrad.learn.reference import NAMES, Answers, answers, is_sum_of_uses, mistakes
+from jaxgrad.learn.reference import (
+    EPSILONS,
+    NAMES,
+    Answers,
+    answers,
+    is_sum_of_uses,
+    mistakes,
+    other_variables,
+    with_epsilon,
+    without_paths,
+)
+from jaxgrad.models.mlp import EPS
+from jaxgrad.mutation.operators import operator
 from jaxgrad.parity.cases import seed_case
+
+# The names of the lecture's notebook, where ours differ, and after them the one that its retelling misspells.
+LECTURE = {
+    "hprebn": "h_prenorm",
+    "bnmeani": "bnmean",
+    "bndiff": "bn_diff",
+    "bndiff2": "bn_diff_sq",
+    "bnvar": "bn_var",
+    "bnvar_inv": "bn_var_inv",
+    "bnraw": "bn_raw",
+    "hpreact": "h_norm",
+    "logprobs": "log_probs",
+    "bngain": "bn_gain",
+    "bnbias": "bn_bias",
+    "bn_dff_sq": "bn_diff_sq",
+}
+
+Alike = Callable[[np.ndarray, np.ndarray], bool]
 
 
 class Verdict(NamedTuple):
@@ -46,45 +79,15 @@ class _Guess(NamedTuple):
 def check(name: str, derivative: Any, known: Answers | None = None) -> Verdict:
     """Whether an array is the derivative of the loss with respect to the node or parameter `name`.
 
-    `derivative` is any array or number; float32 and bfloat16 are given the tolerance of their type. It is held
-    against the notebook's batch, or that of `known`, from `answers(case)`. An Ellipsis or None is not answered yet.
+    `name` is ours or the lecture's (`LECTURE`), with or without a leading d; the verdict uses the same words.
+    `derivative` is any array, tensor or number, also one that requires gradients; float32 and shorter types are given
+    the tolerance of their type. It is held against the notebook's batch, or that of `known`, from `answers(case)`. An
+    Ellipsis or None is not answered yet.
     Raises `JaxgradError` for a name that the model does not have, and, for the notebook's batch, without PyTorch.
     """
-    if name not in NAMES:
-        raise JaxgradError(f"there is no node or parameter {name!r}; choose from {', '.join(NAMES)}")
-    if derivative is None or derivative is ...:
-        return Verdict(False, "no answer", f"d{name}: write your answer first, in place of the dots.")
-    if callable(derivative):
-        return _wrong(name, "no answer", "is a function; give the array that it returns")
-    known = _notebooks() if known is None else known
-    try:
-        given = np.asarray(derivative)
-        wide = np.asarray(given, np.float64)
-    except (TypeError, ValueError, RuntimeError):
-        return _wrong(name, "no answer", f"is of the type {type(derivative).__name__}; give an array of numbers")
-    right = known.right[name]
-    if wide.shape != right.shape:
-        kind, words = _of_shape(known, name, wide)
-        return _wrong(name, kind, words)
-    dtype = given.dtype if given.dtype.name in ("float32", "bfloat16") else np.dtype(np.float64)
-    difference = compare(wide, right, known.scales[name], dtype)
-    if difference.agrees:
-        same = "to the last bit" if difference.exact else f"up to rounding, {difference.max_abs:.1e} at most"
-        return Verdict(True, "right", f"d{name}: right, {same}.")
-    if difference.not_finite:
-        return _wrong(name, "not finite", f"is not finite: {difference.not_finite}")
-    # Mistakes are told apart by far more than rounding, which the reader's own order of operations may enlarge.
-    alike = functools.partial(_alike, within=float(np.sqrt(np.finfo(np.float32 if dtype != np.float64 else dtype).eps)))
-    for guess in _guesses(known, name, wide, alike):
-        if guess.fits:
-            return _wrong(name, guess.kind, guess.words)
-    at = ", ".join(map(str, difference.at))
-    return _wrong(
-        name,
-        "unknown",
-        f"differs by {_norm(wide - right) / _norm(right):.1e} of its norm, most at [{at}]:"
-        f" {difference.values[0]:.6g} for {difference.values[1]:.6g}. It is no mistake that the checker knows",
-    )
+    called, node = _names(name)
+    verdict = _judged(node, derivative, known)
+    return verdict if called == node else verdict._replace(sentence=_in_the_lectures_words(verdict.sentence, called))
 
 
 def or_answer(name: str, derivative: Any, known: Answers | None = None) -> np.ndarray:
@@ -93,7 +96,83 @@ def or_answer(name: str, derivative: Any, known: Answers | None = None) -> np.nd
     Raises what `check` raises.
     """
     known = _notebooks() if known is None else known
-    return np.asarray(derivative) if check(name, derivative, known).right else known.ours[name]
+    return _array(derivative) if check(name, derivative, known).right else known.ours[_names(name)[1]]
+
+
+def _names(name: str) -> tuple[str, str]:
+    """What the reader calls a node, without the d of its derivative, and our name for it."""
+    if not isinstance(name, str):
+        raise JaxgradError(f"the name of a node comes first, such as 'h', and its derivative second; got {type(name)}")
+    for called in (name, name.removeprefix("d"), name.removeprefix("d_")):
+        if called in NAMES or called in LECTURE:
+            return called, LECTURE.get(called, called)
+    if name.removeprefix("d") == "b1":
+        raise JaxgradError(
+            f"there is no node or parameter {name!r}: the first layer has no bias, because batch norm would subtract it"
+            " again with the mean; its derivative is zero but for rounding"
+        )
+    near = difflib.get_close_matches(name.removeprefix("d"), (*NAMES, *LECTURE))
+    choose = f"did you mean {' or '.join(near)}, or another of" if near else "choose from"
+    raise JaxgradError(f"there is no node or parameter {name!r}; {choose} {', '.join(NAMES)}")
+
+
+def _in_the_lectures_words(sentence: str, called: str) -> str:
+    """The sentence with the lecture's names for ours, and for one node the name that the reader gave it."""
+    theirs = {ours: lecture for lecture, ours in reversed(LECTURE.items())} | {LECTURE[called]: called}
+    return re.sub(rf"\b(d?)({'|'.join(theirs)})\b", lambda found: found[1] + theirs[found[2]], sentence)
+
+
+def _judged(name: str, derivative: Any, known: Answers | None) -> Verdict:
+    if derivative is None or derivative is ...:
+        return Verdict(False, "no answer", f"d{name}: write your answer first, in place of the dots.")
+    if callable(derivative):
+        return _wrong(name, "no answer", "is a function; give the array that it returns")
+    known = _notebooks() if known is None else known
+    try:
+        given = _array(derivative)
+        wide = np.asarray(given, np.float64)
+    except (TypeError, ValueError, RuntimeError):
+        return _wrong(name, "no answer", f"is of the type {type(derivative).__name__}; give an array of numbers")
+    dtype = given.dtype if given.dtype.name in ("float32", "float16", "bfloat16") else np.dtype(np.float64)
+    if wide.shape != known.right[name].shape:
+        kind, words = _of_shape(known, name, wide, dtype)
+        return _wrong(name, kind, words)
+    difference = _difference(known, name, wide, dtype)
+    if difference.agrees:
+        if not difference.exact and _without_epsilon(known, name, wide):
+            return _wrong(name, "epsilon", _EPSILON_MISSING)
+        same = "to the last bit" if difference.exact else f"up to rounding, {difference.max_abs:.1e} at most"
+        return Verdict(True, "right", f"d{name}: right, {same}.")
+    if difference.not_finite:
+        return _wrong(name, "not finite", f"is not finite: {difference.not_finite}")
+    for guess in _guesses(known, name, wide, dtype):
+        if guess.fits:
+            return _wrong(name, guess.kind, guess.words)
+    at = ", ".join(map(str, difference.at))
+    return _wrong(
+        name,
+        "unknown",
+        f"differs by {_distance(wide, known.right[name]):.1e} of its norm, most at [{at}]:"
+        f" {difference.values[0]:.6g} for {difference.values[1]:.6g}. It is no mistake that the checker knows",
+    )
+
+
+def _array(derivative: Any) -> np.ndarray:
+    """The numbers as NumPy holds them; those of a PyTorch tensor are taken out of its graph."""
+    if not hasattr(derivative, "detach"):
+        array = np.asarray(derivative)
+    elif str(derivative.dtype) == "torch.bfloat16":  # a type that PyTorch does not give to NumPy
+        array = derivative.float().numpy(force=True).astype(jnp.bfloat16)
+    else:
+        array = derivative.numpy(force=True)
+    if array.dtype.kind == "c":
+        raise TypeError("complex numbers are no derivative of this loss")
+    return array
+
+
+def _difference(known: Answers, name: str, given: np.ndarray, dtype: Any) -> Difference:
+    """How an array of the right shape differs from the right one; the one use of `checking.compare` here."""
+    return compare(given, known.right[name], known.scales[name], dtype)
 
 
 @functools.cache
@@ -109,37 +188,69 @@ def _norm(x: np.ndarray) -> float:
     return float(np.linalg.norm(x))
 
 
-def _alike(a: np.ndarray, b: np.ndarray, within: float) -> bool:
-    return a.shape == b.shape and bool(np.isfinite(b).all()) and _norm(a - b) <= within * max(_norm(a), _norm(b))
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    return _norm(a - b) / _norm(b) if b.any() else float("inf")
 
 
-def _of_shape(known: Answers, name: str, wide: np.ndarray) -> tuple[str, str]:
+def _alike(a: np.ndarray, b: np.ndarray, within: float, floor: float = 0.0) -> bool:
+    """Whether they differ by no more than a part `within` of the larger norm, or both are below `floor`."""
+    if a.shape != b.shape or not np.isfinite(b).all():
+        return False
+    return _norm(a - b) <= max(within * max(_norm(a), _norm(b)), floor)
+
+
+def _of_shape(known: Answers, name: str, wide: np.ndarray, dtype: Any) -> tuple[str, str]:
     """What an array of another shape than its node looks like."""
-    right, alike = known.right[name], functools.partial(_alike, within=1e-3)
+    right = known.right[name]
+    # Sums whose terms cancel are all rounding, so that none of their digits need agree.
+    alike = functools.partial(_alike, within=1e-3, floor=1e-6 * _norm(right))
     told = f"has the shape {wide.shape}, and a derivative has that of its node, {right.shape}"
-    for axes in itertools.chain.from_iterable(itertools.combinations(range(wide.ndim), k) for k in (1, 2)):
+
+    def is_right(given: np.ndarray) -> bool:
+        return _difference(known, name, given, dtype).agrees or alike(given, right)
+
+    for sign, also in ((1, ""), (-1, ", and the sign is wrong")):
+        if wide.size == right.size and is_right(sign * wide.reshape(right.shape)):
+            return "shape", f"{told}; {_of_axes(wide.shape, right.shape)}{also}"
+    for axes in _axes_of(wide.ndim):
         summed = wide.sum(axes)
         for sign, also in ((1, ""), (-1, ", and the sign is wrong")):
-            if summed.size == right.size and alike(sign * summed.reshape(right.shape), right):
+            if wide.size > right.size == summed.size and is_right(sign * summed.reshape(right.shape)):
                 where = _axes(axes, wide.shape, known)
                 return "missing sum", (
                     f"{told}: the sum over {where} is missing. Forward spread {name} there, so backward sums{also}"
                 )
     for sign, also in ((1, ""), (-1, ", and the sign is wrong")):
-        if wide.size == right.size and alike(sign * wide.reshape(right.shape), right):
-            kept = "keepdims=True keeps the summed axis" if 1 in right.shape else "reshape it"
-            return "shape", f"{told}; its numbers are right: {kept}{also}"
-        if wide.ndim == 2 and alike(sign * wide.T, right):
+        if wide.T.shape == right.shape and is_right(sign * wide.T):
             return "transposed", f"{told}: it is transposed; its numbers are right{also}"
-        if _spreads(wide, right) and alike(sign * np.broadcast_to(wide, right.shape), right):
+        if _spreads(wide, right) and is_right(sign * np.broadcast_to(wide, right.shape)):
             return "not spread", f"{told}; its numbers are right, each for several entries: spread it{also}"
-        for axes in itertools.chain.from_iterable(itertools.combinations(range(right.ndim), k) for k in (1, 2)):
+        for axes in _axes_of(right.ndim):
             summed = right.sum(axes)
             if summed.size == wide.size and alike(sign * wide.reshape(summed.shape), summed):
                 return "summed too much", (
                     f"{told}: it is summed over {_axes(axes, right.shape, known)}, which {name} has itself{also}"
                 )
+    # Whichever axis is summed first, the sum over all is the same.
+    total = right.sum()
+    if wide.size > 1 and abs(total) > 1e-6 * np.abs(right).sum() and alike(wide.sum(), total):
+        return "wrong axis", f"{told}; but its total is right: it is summed over another axis than {name} was spread on"
     return "shape", told
+
+
+def _of_axes(given: tuple[int, ...], right: tuple[int, ...]) -> str:
+    """How a shape differs from the right one of the same size."""
+    same = [size for size in given if size > 1] == [size for size in right if size > 1]
+    if same and len(given) > len(right):
+        return "the axis is kept; the numbers are right: leave keepdims=True out"
+    if same and len(given) < len(right):
+        return "the axis is dropped; the numbers are right: keepdims=True keeps the summed axis"
+    return "the numbers are right: reshape it"
+
+
+def _axes_of(dimensions: int) -> Iterator[tuple[int, ...]]:
+    """One axis or two."""
+    return itertools.chain.from_iterable(itertools.combinations(range(dimensions), k) for k in (1, 2))
 
 
 def _spreads(small: np.ndarray, large: np.ndarray) -> bool:
@@ -155,63 +266,165 @@ def _axes(axes: tuple[int, ...], shape: tuple[int, ...], known: Answers) -> str:
     return " and ".join(f"axis {axis} ({sizes.get(shape[axis], shape[axis])})" for axis in axes)
 
 
-def _guesses(
-    known: Answers, name: str, wide: np.ndarray, alike: Callable[[np.ndarray, np.ndarray], bool]
-) -> Iterator[_Guess]:
+def _guesses(known: Answers, name: str, wide: np.ndarray, dtype: Any) -> Iterator[_Guess]:
     """Known mistakes, the plainest first."""
     right = known.right[name]
+    # Mistakes are told apart by far more than rounding, which the reader's own order of operations may enlarge, and
+    # one that explains an array is nearer to it than the right answer is.
+    eps = float(jnp.finfo(dtype).eps) if dtype == np.float64 else float(np.finfo(np.float32).eps)
+    within = min(eps**0.5, _distance(wide, right) / 2)
+    alike: Alike = functools.partial(_alike, within=within)
     yield _Guess(not wide.any(), "zero", "is zero everywhere: no path from the loss has been followed")
     yield _Guess(alike(wide, -right), "sign", "has the wrong sign everywhere")
-    # Before the constant factors: where two uses differ by a constant, one alone looks like a wrong factor.
+    yield from _derived_guesses(known, name, wide, alike)
+    yield from _plain_guesses(known, name, wide, alike)
+    share = _share_of_right(wide, right, 64 * eps)
+    yield _Guess(
+        0.05 < share < 1, "partly right", f"is right in {share:.0%} of its entries, so some rows or columns lack a term"
+    )
+    yield _Guess(
+        _difference(known, name, wide, np.float32).agrees,
+        "precision",
+        "is right as far as float32 goes, but is given in float64: compute all of it in float64",
+    )
+
+
+def _share_of_right(wide: np.ndarray, right: np.ndarray, within: float) -> float:
+    """The share of entries that are right, where most of the others are far off; 0 where all are off by a little.
+
+    Zeros that are right tell nothing: most of a loss's derivatives are zero.
+    """
+    gap = (np.abs(wide - right) / np.abs(right).max())[(wide != 0) | (right != 0)]
+    wrong, far = gap > within, gap > 30 * within
+    return float(1 - np.mean(wrong)) if far.sum() >= wrong.sum() / 2 else 0.0
+
+
+# What a batch norm's derivative lacks if nothing comes back through the statistics. The least first: where the second
+# changes nothing more, the first is what is told.
+_CONSTANTS = (
+    (("bn_var",), "has the batch variance taken for a constant: the path through it is missing"),
+    (("bnmean",), "has the batch mean taken for a constant: the path through it is missing"),
+    (
+        ("bnmean", "bn_var"),
+        "has the batch statistics taken for constants: the paths through the mean and the variance are missing",
+    ),
+)
+
+
+def _derived_guesses(known: Answers, name: str, wide: np.ndarray, alike: Alike) -> Iterator[_Guess]:
+    """Mistakes in a derivation like ours, and among them those that the look of an array tells better."""
+    right = known.right[name]
+    constant = next((words for nodes, words in _CONSTANTS if alike(wide, without_paths(known, name, nodes))), "")
     found = [(mutant, wrong) for mutant, wrong in mistakes(known, name) if alike(wide, wrong)]
     found.sort(key=lambda one: one[0].operator == "a stale operand")  # what is missing explains more
+    # Before the constant factors: where two uses differ by a constant, one alone looks like a wrong factor.
     for mutant, _ in found:
         yield _Guess(
             is_sum_of_uses(known, name, mutant) and len(mutant.step.operands) == 2,
             "second use",
-            f"has one of its uses only: {name} is used twice in forward, and the cotangents of both add up",
+            f"has one of its uses only: {name} is used twice in forward, and the cotangents of both add up"
+            + (f"; it {constant}" if constant else ""),
         )
+    yield _Guess(bool(constant), "missing path", constant)
     for factor, kind, words in _factors(known):
         yield _Guess(alike(wide, factor * right), kind, words)
     for other in known.right:
         yield _Guess(alike(wide, known.right[other]), "another variable", f"is the derivative of {other}")
         yield _Guess(alike(wide, known.primals[other]), "another variable", f"is the value of {other}, no derivative")
+    epsilon = _epsilon(known, name, wide, alike)
+    if epsilon is not None:
+        other = f"has an epsilon of about {epsilon:.1g}, and forward adds {EPS:g} to bn_var"
+        yield _Guess(True, "epsilon", other if epsilon > 0.01 * EPS else _EPSILON_MISSING)
+    # A wrong power of a value is one factor of it too many or too few, and the power says which.
+    for mutant, _ in found:
+        kind = operator(mutant.operator).told_as
+        yield _Guess(kind == "power", kind, f"looks as if {_told(mutant.words)}")
     for other, value in known.primals.items():
         if value.size > 1 and _spreads(value, right):
             yield _Guess(alike(wide * value, right), "missing factor", f"lacks the factor {other}")
             yield _Guess(alike(wide, right * value), "extra factor", f"has the factor {other} once too often")
     for mutant, _ in found:
-        words = re.sub(r" \(\w+\.py:\d+\)", "", mutant.words)
-        yield _Guess(True, _KINDS[mutant.operator], f"looks as if {_clause(words)}")
+        yield _Guess(True, operator(mutant.operator).told_as, f"looks as if {_told(mutant.words)}")
+
+
+def _plain_guesses(known: Answers, name: str, wide: np.ndarray, alike: Alike) -> Iterator[_Guess]:
+    """What is left when no single mistake in a derivation like ours explains an array."""
+    right = known.right[name]
     for other, value in known.primals.items():
         if value.size > 1 and _spreads(value, right):
             inverse = alike(wide, right * value**2) or alike(wide * value**2, right)
             yield _Guess(inverse, "inverse", f"multiplies by {other} where it should divide, or the other way round")
+            for power in _POWERS if (value > 0).all() else ():
+                words = f"has {other} to a power that is {abs(power):g} too {'high' if power > 0 else 'low'}"
+                yield _Guess(alike(wide, right * value**power), "power", words)
+    for words, wrong in _slopes_of_tanh(known) if name == "h_norm" else ():
+        yield _Guess(alike(wide, wrong * known.right["h"]), "formula", words)
+    for words, wrong in other_variables(known, name):
+        yield _Guess(alike(wide, wrong), "another variable", f"looks as if {_told(words)}")
     if right.ndim == 2 and right.shape[0] == right.shape[1]:
         yield _Guess(alike(wide, right.T), "transposed", "is transposed")
+    yield _Guess(
+        _difference(known, name, np.zeros_like(right), np.float64).agrees,
+        "not zero",
+        f"is up to {np.abs(wide).max():.1e}, and the derivative is zero but for rounding: its terms cancel",
+    )
+    yield _Guess(
+        not right.all() and alike(np.where(right, wide, 0), right),
+        "extra entries",
+        "is right where it is not zero, and is not zero in entries that the loss does not depend on",
+    )
     best = float((wide * right).sum() / (right * right).sum())
     yield _Guess(alike(wide, best * right), "factor", f"is {best:.4g} times what it should be, everywhere")
-    # Zeros that are right tell nothing: most of a loss's derivatives are zero.
-    share = float(np.mean(np.abs(wide - right)[(wide != 0) | (right != 0)] <= 1e-6 * np.abs(right).max()))
-    yield _Guess(
-        0.05 < share < 1, "partly right", f"is right in {share:.0%} of its entries, so some rows or columns lack a term"
-    )
 
 
-_KINDS = {
-    "an addend dropped": "missing term",
-    "a sign flipped": "sign",
-    "a factor dropped": "missing factor",
-    "a sum over the wrong axis": "wrong axis",
-    "a mean for a sum": "mean for sum",
-    "a broadcast's sum missing": "missing sum",
-    "n and n - 1 mistaken": "n and n - 1",
-    "a transpose left out": "transposed",
-    "the other side of a non-linearity": "before or after",
-    "a stale operand": "another variable",
-    "a path stopped": "missing path",
-    "a power off by one": "power",
-}
+def _slopes_of_tanh(known: Answers) -> Iterator[tuple[str, np.ndarray]]:
+    h = known.primals["h"]
+    yield "has (1 - h)^2 where 1 - h^2 should be", (1 - h) ** 2
+    yield "has h (1 - h), the slope of a sigmoid; that of tanh is 1 - h^2", h * (1 - h)
+
+
+_POWERS = (0.5, -0.5, 1.5, -1.5, 2.0, -2.0, 3.0, -3.0)
+
+_EPSILON_MISSING = f"leaves epsilon out: forward adds {EPS:g} to bn_var before it takes the root"
+
+
+def _without_epsilon(known: Answers, name: str, wide: np.ndarray) -> bool:
+    """Whether an array that rounding lets pass is nearer to the answer without epsilon, if float64 tells the two apart.
+
+    In float32 epsilon is about as large as rounding, but it is not random.
+    """
+    without = [with_epsilon(known, name, 0.0, *place) for place in EPSILONS]
+    apart = [wrong for wrong in without if not _difference(known, name, wrong, np.float64).agrees]
+    return any(_norm(wide - wrong) < _norm(wide - known.right[name]) / 2 for wrong in apart)
+
+
+def _epsilon(known: Answers, name: str, wide: np.ndarray, alike: Alike) -> float | None:
+    """The epsilon that explains an array, by least squares; None if there is none."""
+    right = known.right[name]
+    for place in EPSILONS if _distance(wide, right) < 1 else ():
+
+        def at(epsilon: float, place: Any = place) -> np.ndarray:
+            return with_epsilon(known, name, epsilon, *place)
+
+        direction = at(0.0) - at(EPS)
+        if abs((direction * (wide - right)).sum()) <= 0.5 * _norm(direction) * _norm(wide - right):
+            continue
+        # Newton's method: nearly linear in epsilon while that is small beside the variance.
+        epsilon = EPS
+        for _ in range(8):
+            value, step = at(epsilon), 0.01 * max(epsilon, EPS)
+            if alike(wide, value):
+                return epsilon
+            slope = (at(epsilon + step) - value) / step
+            if not slope.any():
+                break
+            epsilon = max(0.0, epsilon + float(((wide - value) * slope).sum() / (slope * slope).sum()))
+    return None
+
+
+def _told(words: str) -> str:
+    """The words of a mutant, without its lines in our files, as the end of a sentence that begins "looks as if"."""
+    return _clause(re.sub(r" \(\w+\.py:\d+\)", "", words))
 
 
 def _clause(words: str) -> str:

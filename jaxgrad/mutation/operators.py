@@ -1,8 +1,9 @@
 """The steps of a traced backward pass, and the mistakes that people make in them.
 
-`OPERATORS` is the table. Each operator looks at one step of a program and yields the ways in which it could have been
-written wrongly: the changed step, the mistake in words, and a name for it that holds no size or type, so that the
-same mistake can be made again where the same code is traced with other arguments.
+`OPERATORS` is the table, and a row is all that a new kind of mistake needs. Each operator looks at one step of a
+program and yields the ways in which it could have been written wrongly: the changed step, the mistake in words, and a
+name for it that holds no size or type, so that the same mistake can be made again where the same code is traced with
+other arguments.
 
 A sum in place of a mean has no operator of its own: it is a dropped divisor.
 """
@@ -37,7 +38,14 @@ class Mistake(NamedTuple):
     step: Step
 
 
-Operator: TypeAlias = Callable[[Program, int], Iterator[Mistake]]
+Make: TypeAlias = Callable[[Program, int], Iterator[Mistake]]
+
+
+class Operator(NamedTuple):
+    """A kind of mistake: how it is made in the step of an index, and what `learn.check` calls it to a reader."""
+
+    make: Make
+    told_as: str
 
 
 def holds_floats(program: Program, slot: int) -> bool:
@@ -205,15 +213,15 @@ def other_side(program: Program, index: int) -> Iterator[Mistake]:
                 )
 
 
-def stale_operand(program: Program, index: int) -> Iterator[Mistake]:
-    """Another variable of the same shape and type: the `STALE` that were made last before this step."""
+def stale_operand(program: Program, index: int, most: int | None = STALE) -> Iterator[Mistake]:
+    """Another variable of the same shape and type: the `most` that were made last before this step, or all."""
     step, variables = program.steps[index], _variables(program)
     made = [slot for earlier in reversed(program.steps[:index]) for slot in earlier.results]
     for place, (ordinal, slot) in enumerate(_ordinals(step)):
         if slot not in variables or not holds_floats(program, slot):
             continue
         alike = (s for s in (*made, *program.inputs) if s in variables and _alike(program, s, slot))
-        for other in itertools.islice((s for s in alike if s not in step.operands), STALE):
+        for other in itertools.islice((s for s in alike if s not in step.operands), most):
             words = f"the {ordinal} operand is {_name(program, other)} and not {_name(program, slot)}"
             yield _swapped(step, place, other, f"{ordinal}: {_identity(program, other)}", words)
 
@@ -271,20 +279,27 @@ def _exponent(program: Program, step: Step) -> float | None:
             return None
 
 
-OPERATORS: dict[str, Operator] = {
-    "an addend dropped": dropped_addend,
-    "a sign flipped": flipped_sign,
-    "a factor dropped": dropped_factor,
-    "a sum over the wrong axis": wrong_axis,
-    "a mean for a sum": mean_for_sum,
-    "a broadcast's sum missing": missing_sum,
-    "n and n - 1 mistaken": miscounted,
-    "a transpose left out": missing_transpose,
-    "the other side of a non-linearity": other_side,
-    "a stale operand": stale_operand,
-    "a path stopped": stopped_path,
-    "a power off by one": wrong_power,
+# A bare function is a row too: a reader is then told the kind itself.
+OPERATORS: dict[str, Operator | Make] = {
+    "an addend dropped": Operator(dropped_addend, "missing term"),
+    "a sign flipped": Operator(flipped_sign, "sign"),
+    "a factor dropped": Operator(dropped_factor, "missing factor"),
+    "a sum over the wrong axis": Operator(wrong_axis, "wrong axis"),
+    "a mean for a sum": Operator(mean_for_sum, "mean for sum"),
+    "a broadcast's sum missing": Operator(missing_sum, "missing sum"),
+    "n and n - 1 mistaken": Operator(miscounted, "n and n - 1"),
+    "a transpose left out": Operator(missing_transpose, "transposed"),
+    "the other side of a non-linearity": Operator(other_side, "before or after"),
+    "a stale operand": Operator(stale_operand, "another variable"),
+    "a path stopped": Operator(stopped_path, "missing path"),
+    "a power off by one": Operator(wrong_power, "power"),
 }
+
+
+def operator(kind: str) -> Operator:
+    """The row of a kind of mistake. Raises `KeyError` for a kind that the table does not have."""
+    row = OPERATORS[kind]
+    return row if isinstance(row, Operator) else Operator(row, kind)
 
 
 def _changed(program: Program, step: Step, run: Callable[..., Any], variant: str, words: str) -> Mistake:

@@ -1,14 +1,14 @@
 """Would the check have noticed? A backward pass with one mistake at a time, and how many of them a check kills.
 
 A backward pass is traced, the calls in it are inlined, and each of its steps is given each mistake of
-`mutants.OPERATORS` that fits. `mutation_score` runs a user's check on every mutant of a function's pullback;
+`operators.OPERATORS` that fits. `mutation_score` runs a user's check on every mutant of a function's pullback;
 `score_on` judges those of a program on fixed cases, and runs only the steps that a mistake changes again. Steps are
 dispatched one by one and compiled once for their shapes, so that nothing is compiled for a mutant.
 
 A mutant that lives may be right: to drop a factor of 1 changes nothing, and to drop a path whose terms cancel, such
 as the cotangent of a maximum that was subtracted for range only, changes nothing but the rounding. So a mutant counts
 as equivalent if on many random inputs in float64 all its results are within the tolerance that rounding gives the
-right ones (`parity.rounding`, `parity.compare`). Bodies of loops and branches are looked into; a Pallas kernel is one
+right ones (`_within_rounding`). Bodies of loops and branches are looked into; a Pallas kernel is one
 step, and mistakes inside it are not made.
 """
 
@@ -30,7 +30,7 @@ from jaxgrad.checking.pullback import is_float
 from jaxgrad.checking.taylor import random_direction
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs.rounding import accumulated
-from jaxgrad.mutation.operators import OPERATORS, Mistake, holds_floats, numbered, used_steps
+from jaxgrad.mutation.operators import OPERATORS, Mistake, holds_floats, numbered, operator, used_steps
 from jaxgrad.mutation.program import (
     Place,
     Program,
@@ -79,26 +79,26 @@ def mutants_of(program: Program, key: tuple[Any, ...] | None = None) -> Iterator
 
     Steps that no output depends on are left alone, and two operators that make the same change make one mutant.
     """
-    live, kinds = used_steps(program), numbered(program)
+    live, names = used_steps(program), numbered(program)
     for at, step in enumerate(program.steps):
-        if not step.backward or at not in live or (key is not None and key[0] != kinds[at]):
+        if not step.backward or at not in live or (key is not None and key[0] != names[at]):
             continue
         swaps = {step.operands}
-        for operator, mistake, place in _mistakes(program, at):
+        for kind, mistake, place in _mistakes(program, at):
             if mistake.step.run is step.run:
                 if mistake.step.operands in swaps:
                     continue
                 swaps.add(mistake.step.operands)
-            own_key = (kinds[at], operator, mistake.variant)
+            own_key = (names[at], kind, mistake.variant)
             if key in (None, own_key):
-                yield Mutant(operator, mistake.words, place, own_key, at, mistake.step)
+                yield Mutant(kind, mistake.words, place, own_key, at, mistake.step)
 
 
 def _mistakes(program: Program, index: int) -> Iterator[tuple[str, Mistake, Place]]:
     """The operators' mistakes in a step, and in the bodies of a loop or a choice those in their steps."""
     step = program.steps[index]
-    for operator, make in OPERATORS.items() if holds_floats(program, step.results[0]) else ():
-        yield from ((operator, mistake, step.place) for mistake in make(program, index))
+    for kind in OPERATORS if holds_floats(program, step.results[0]) else ():
+        yield from ((kind, mistake, step.place) for mistake in operator(kind).make(program, index))
     if step.name == "pallas_call":
         return
     for name, held in step.params.items():
@@ -308,23 +308,30 @@ def _results(program: Program, mutant: Mutant, known: dict[int, Any]) -> dict[st
 
 def _equal(program: Program, among: Sequence[Mutant], draws: Iterable[Sequence[Any]]) -> tuple[Mutant, ...]:
     """The mutants that give what the program gives, up to its rounding, wherever that is finite."""
-    living, tried = tuple(among), False
-    accumulate = jax.jit(lambda *leaves: accumulated(lambda *inputs: results(program, inputs), *leaves))
+    living, tried, judge = tuple(among), False, _within_rounding(program)
     for leaves in draws:
-        right, variances = jax.tree.map(np.asarray, accumulate(*leaves))
-        if not all(np.isfinite(x).all() for x in (*right.values(), *variances.values())):
+        same = judge(leaves)
+        if same is None:
             continue
         tried, known = True, values(program, leaves)
-        scales = {name: scale(right[name], variances[name]) for name in right}
-
-        def same(mutant: Mutant, known: Any = known, right: Any = right, scales: Any = scales) -> bool:
-            wrong = _results(program, mutant, known)
-            return all(compare(right[n], np.asarray(wrong[n]), scales[n], np.float64).agrees for n in right)
-
-        living = tuple(filter(same, living))
+        living = tuple(m for m in living if same(_results(program, m, known)))
     if living and not tried:
         raise JaxgradError("no draw has finite cotangents, so no mutant can be compared; give `draw` other inputs")
     return living
+
+
+def _within_rounding(program: Program) -> Callable[[Sequence[Any]], Callable[[dict[str, Any]], bool] | None]:
+    """On inputs, whether results are the program's own but for its rounding; None where its own are not finite."""
+    accumulate = jax.jit(lambda *leaves: accumulated(lambda *inputs: results(program, inputs), *leaves))
+
+    def judge(leaves: Sequence[Any]) -> Callable[[dict[str, Any]], bool] | None:
+        right, variances = jax.tree.map(np.asarray, accumulate(*leaves))
+        if not all(np.isfinite(x).all() for x in (*right.values(), *variances.values())):
+            return None
+        scales = {name: scale(right[name], variances[name]) for name in right}
+        return lambda given: all(compare(right[n], np.asarray(given[n]), scales[n], np.float64).agrees for n in right)
+
+    return judge
 
 
 def describe(score: Score) -> str:

@@ -7,16 +7,12 @@ import numpy as np
 import pytest
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.learn import answers, check, or_answer
+from jaxgrad.learn import check, or_answer
 from jaxgrad.learn.reference import NAMES, mistakes
-from jaxgrad.parity import cases
+from jaxgrad.mutation import operators
+from jaxgrad.mutation.score import mutants
 
 EPS = 1e-5
-
-
-@pytest.fixture(scope="module")
-def known():
-    return answers(cases.seed_case())
 
 
 @pytest.fixture(scope="module")
@@ -62,22 +58,38 @@ def test_every_wrong_mutant_has_a_diagnosis(diagnosed):
 
 def test_a_third_are_told_by_their_looks_alone_where_no_derivation_like_ours_is_at_hand(known, monkeypatch):
     every = [(name, wrong) for name in NAMES for _, wrong in mistakes(known, name)]
-    monkeypatch.setattr("jaxgrad.learn.verdict.mistakes", lambda known, name: iter(()))
+    for made in ("mistakes", "other_variables"):
+        monkeypatch.setattr(f"jaxgrad.learn.verdict.{made}", lambda known, name: iter(()))
     verdicts = [check(name, wrong, known) for name, wrong in every]
     wrong = [verdict for verdict in verdicts if not verdict.right]
     # Nearly half of all mutants take a wrong variable, which only the derivation itself can tell.
     assert sum(verdict.kind not in ("unknown", "partly right") for verdict in wrong) > len(wrong) * 0.3
 
 
-def closed_form(v, last_divisor: int):
-    inside = v.dh_norm - v.dbn_bias / v.n - v.bn_raw * v.dbn_gain / last_divisor
-    return v.bn_gain * v.bn_var_inv * inside
+def closed_form(v, last_divisor: int, epsilon: float = EPS):
+    inverse = (v.bn_var + epsilon) ** -0.5
+    raw = v.bn_diff * inverse
+    inside = v.dh_norm - v.dbn_bias / v.n - raw * (raw * v.dh_norm).sum(0) / last_divisor
+    return v.bn_gain * inverse * inside
+
+
+def of_epsilon(v, epsilon: float):
+    return -0.5 * (v.bn_var + epsilon) ** -1.5 * v.dbn_var_inv
+
+
+def constants(v):
+    return v.bn_gain * v.bn_var_inv * v.dh_norm
 
 
 CLASSIC = [
     ("b2", lambda v: v.dlogits, "missing sum", "the sum over axis 0 (the batch) is missing"),
     ("bn_gain", lambda v: v.bn_raw * v.dh_norm, "missing sum", "Forward spread bn_gain there"),
-    ("bn_gain", lambda v: (v.bn_raw * v.dh_norm).sum(0), "shape", "keepdims=True"),
+    ("bn_gain", lambda v: (v.bn_raw * v.dh_norm).sum(0), "shape", "the axis is dropped; the numbers are right"),
+    ("b2", lambda v: v.dlogits.sum(0, keepdims=True), "shape", "the axis is kept; the numbers are right"),
+    ("logit_maxes", lambda v: -v.dnorm_logits.sum(1), "shape", "the axis is dropped; the numbers are right"),
+    ("logit_maxes", lambda v: -v.dnorm_logits, "missing sum", "axis 1"),
+    ("bn_bias", lambda v: v.dh_norm.sum(1, keepdims=True), "wrong axis", "its total is right"),
+    ("C", lambda v: v.demb.sum((0, 1)), "summed too much", "axis 0"),
     ("bn_bias", lambda v: v.dh_norm.mean(0, keepdims=True), "mean for sum", "n = 32 times too small"),
     ("bnmean", lambda v: -v.dbn_diff, "missing sum", "axis 0"),
     ("bnmean", lambda v: v.dbn_diff.sum(0, keepdims=True), "sign", "wrong sign"),
@@ -93,12 +105,31 @@ CLASSIC = [
     ("bn_diff", lambda v: v.bn_var_inv * v.dbn_raw + v.bn_diff * v.dbn_diff_sq, "missing factor", "first factor, 2"),
     ("counts", lambda v: v.counts_sum_inv * v.dprobs, "second use", "counts is used twice"),
     ("h_prenorm", lambda v: v.dbn_diff, "second use", "h_prenorm is used twice"),
+    ("h_prenorm", lambda v: v.dbn_diff, "second use", "it has the batch mean taken for a constant"),
+    ("h_prenorm", constants, "missing path", "has the batch statistics taken for constants"),
+    ("h_prenorm", lambda v: constants(v) - constants(v).mean(0), "missing path", "has the batch variance taken for a"),
+    ("W1", lambda v: v.embcat.T @ constants(v), "missing path", "has the batch statistics taken for constants"),
     ("bn_var", lambda v: (v.bn_var + EPS) ** -1.5 * v.dbn_var_inv, "factor", "and the sign is wrong"),
     ("bn_var", lambda v: -0.5 * (v.bn_var + EPS) ** -0.5 * v.dbn_var_inv, "power", "-0.5 instead of -1.5"),
+    (
+        "bn_var",
+        lambda v: -0.5 * v.bn_var_inv**1.5 * v.dbn_var_inv,
+        "power",
+        "bn_var_inv to a power that is 1.5 too low",
+    ),
+    ("bn_var", lambda v: of_epsilon(v, 0), "epsilon", "leaves epsilon out"),
+    ("bn_var", lambda v: of_epsilon(v, 1e-6), "epsilon", "an epsilon of about 1e-06"),
+    ("bn_diff_sq", lambda v: of_epsilon(v, 0) / (v.n - 1) * np.ones((v.n, 1)), "epsilon", "leaves epsilon out"),
+    ("h_prenorm", lambda v: closed_form(v, v.n - 1, 0.1), "epsilon", "an epsilon of about 0.1"),
     ("bn_raw", lambda v: v.dh_norm, "another variable", "is the derivative of h_norm"),
+    ("bn_gain", lambda v: (v.h_prenorm * v.dh_norm).sum(0, keepdims=True), "another variable", "`h_prenorm`"),
     ("h_norm", lambda v: v.dh * (1 - v.h_norm**2), "before or after", "before the tanh"),
+    ("h_norm", lambda v: v.dh * (1 - v.h) ** 2, "formula", "(1 - h)^2 where 1 - h^2 should be"),
+    ("h_norm", lambda v: v.dh.astype(np.float32).astype(float) * (1 - v.h**2), "precision", "as far as float32 goes"),
     ("h_norm", lambda v: 1 - v.h**2, "missing factor", "`dh`, is dropped"),
     ("h", lambda v: v.h, "another variable", "is the value of h, no derivative"),
+    ("log_probs", lambda v: np.full(v.probs.shape, -1 / v.n), "extra entries", "is right where it is not zero"),
+    ("logit_maxes", lambda v: v.dlogit_maxes + 1e-3, "not zero", "the derivative is zero but for rounding"),
     ("log_probs", lambda v: v.n * v.dlog_probs, "sum for mean", "the 1/n of a mean is missing"),
     ("probs", lambda v: v.dlog_probs * v.probs, "inverse", "multiplies by probs where it should divide"),
     ("logits", lambda v: v.probs / v.n, "missing term", "`one_hot`, is dropped"),
@@ -123,18 +154,58 @@ def test_a_classic_mistake_is_told(known, names, name: str, wrong, kind: str, wo
     assert words in repr(verdict)
 
 
+@pytest.mark.parametrize("epsilon", [0, EPS])
+def test_in_float32_an_array_nearer_to_the_answer_without_epsilon_is_wrong(known, names, epsilon: float):
+    for name, array in (("bn_var", of_epsilon(names, epsilon)), ("hprebn", closed_form(names, names.n - 1, epsilon))):
+        verdict = check(name, array.astype(np.float32), known)
+        assert (verdict.right, "epsilon" in verdict.sentence) == (epsilon == EPS, epsilon != EPS), verdict
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_row_is_all_that_a_new_kind_of_mistake_needs(known, monkeypatch, complete: bool):
+    def tripled(program, index):
+        step = program.steps[index]
+        if step.name == "reduce_sum":
+            run = operators._changed(program, step, lambda a: 3 * step.run(a)[0], "3", "a sum taken three times")
+            yield run
+
+    row = operators.Operator(tripled, "too often") if complete else tripled
+    monkeypatch.setitem(operators.OPERATORS, "a sum tripled", row)
+    verdict = check("b2", 3 * known.right["b2"], known)
+    assert verdict.kind == ("too often" if complete else "a sum tripled")
+    assert verdict.sentence == "db2 looks as if it had a sum taken three times."
+    found = mutants(lambda dy: dy.sum(0), jnp.ones((2, 3)))
+    assert [mutant.words for mutant in found if mutant.operator == "a sum tripled"] == ["a sum taken three times"]
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
-    [(..., "write your answer first"), (None, "write your answer first"), (abs, "is a function"), ("x", "an array")],
+    [
+        (..., "write your answer first"),
+        (None, "write your answer first"),
+        (abs, "is a function"),
+        ("x", "an array"),
+        (1j, "an array"),
+    ],
 )
 def test_what_is_no_answer_is_told(known, given, words: str):
     verdict = check("h", given, known)
     assert (verdict.right, verdict.kind) == (False, "no answer") and words in verdict.sentence
 
 
-def test_a_name_that_the_model_does_not_have_is_refused():
-    with pytest.raises(JaxgradError, match=r"no node or parameter 'dh'; choose from emb"):
-        check("dh", ...)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x", r"no node or parameter 'x'; choose from emb"),
+        ("bnvarinv", r"no node or parameter 'bnvarinv'; did you mean bnvar_inv or bn_var_inv"),
+        ("dlogprob", r"'dlogprob'; did you mean logprobs or log_probs"),
+        ("db1", r"'db1': the first layer has no bias"),
+        (np.ones(2), r"the name of a node comes first"),
+    ],
+)
+def test_a_name_that_the_model_does_not_have_is_refused(name, message: str):
+    with pytest.raises(JaxgradError, match=message):
+        check(name, ...)
 
 
 def test_a_right_answer_is_kept_and_a_wrong_one_replaced(known):
