@@ -1,16 +1,178 @@
-"""The pullback of a PyTorch function, fed the same numbers and told the same names as JAX's."""
+"""PyTorch as an oracle: a module or function -> its outputs and cotangents for JAX's arguments, and their noise.
 
+`prepare` finds out once how a reference is called; `pull` runs its backward pass, with the cotangents laid out in
+memory in one of several ways; `noise` runs it again with every rounding drawn at random. All give host arrays.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import inspect
+import math
 import operator
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.checking.pullback import Pulled, is_float, pair
+from jaxgrad.checking.oracles.align import Match, align
+from jaxgrad.checking.pullback import Pulled
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs.taps import collecting_torch_taps
+
+# How a cotangent lies in memory. A backward that takes its cotangent for contiguous is right in the first alone.
+LAYOUTS = ("contiguous", "expanded", "transposed", "strided")
+
+
+class TorchProgram(NamedTuple):
+    """A torch reference, and how it is called with JAX's arguments.
+
+    `inputs` are the leaves of `(args, kwargs)` that `pull` returns cotangents of, by number and in their order.
+    `frozen` are float leaves that the reference has no cotangent of: parameters with `requires_grad=False`, buffers,
+    float8 leaves, and numbers in the tree of parameters that are no parameters of the module. Leave them out of the
+    comparison on the other side too.
+
+    `matches` has one entry for each leaf of the tree of parameters, None for one that is no tensor of the module.
+    `skip` is 1 where the first argument is that tree, and `keywords` names each further positional argument that
+    `forward` takes by name alone.
+    """
+
+    reference: Any
+    matches: tuple[Match | None, ...]
+    skip: int
+    keywords: tuple[str | None, ...]
+    inputs: tuple[int, ...]
+    frozen: tuple[int, ...]
+
+
+def prepare(
+    reference: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    names: Mapping[str, str] | None = None,
+    *,
+    arg_names: Sequence[str] = (),
+    no_gradient: Collection[int] = (),
+) -> TorchProgram:
+    """How to call `reference`, from arguments of which only shapes and types matter (`ShapeDtypeStruct` will do).
+
+    Of an `nn.Module` with parameters, `args[0]` is the tree of parameters that `align` matches with them. Of a
+    function, or of a module without parameters, all arguments are inputs. An argument goes by position where the
+    reference takes it so, otherwise by its name in JAX. Strings, functions, None, Python's int and bool, and other
+    objects that are not arrays are passed as they are. A module is copied for each call: its buffers take the type
+    of the parameters, and the user's module does not change.
+
+    Args:
+        reference: an `nn.Module` or a function of tensors.
+        args: the JAX function's positional arguments.
+        kwargs: its keyword arguments.
+        names: torch names by leaf paths, for `align`; a buffer's name gives the buffer that leaf's value.
+        arg_names: the names of `args` in the JAX function.
+        no_gradient: numbers of the leaves of `(args, kwargs)` whose cotangents are not wanted.
+
+    Raises `JaxgradError` for a PRNG key, for parameters that are left over, and for arguments that do not fit.
+    """
+    # The compiler's wrapper of a module has other names, and computes the same.
+    reference = getattr(reference, "_orig_mod", reference)
+    if _is_module(reference) and type(reference).__module__.startswith("torch.jit"):
+        raise JaxgradError("a TorchScript module cannot be run in other types; give the nn.Module that it was made of")
+    kwargs = dict(kwargs or {})
+    arg_names = [*arg_names, *(f"arg{number}" for number in range(len(arg_names), len(args)))]
+    _no_keys(args, kwargs, arg_names)
+    matches: tuple[Match | None, ...] = ()
+    skip = 0
+    if _is_module(reference):
+        if dict(reference.named_parameters()):
+            if not args:
+                raise JaxgradError("the torch module has parameters; give the tree of parameters as first argument")
+            matches, skip = _matched(reference, args[0], names), 1
+        elif args and args[0] is not None and not jax.tree.leaves(args[0]):
+            skip = 1  # An empty tree of parameters, for a module that has none.
+    keywords = _keywords(reference, arg_names[skip:], kwargs)
+    without = set(_frozen(reference, matches))
+    leaves = jax.tree.leaves((args, kwargs))
+    inexact = [number for number, leaf in enumerate(leaves) if _is_inexact(leaf)]
+    # PyTorch stores float8 and computes nothing in it.
+    without |= {number for number in inexact if getattr(leaves[number], "dtype", np.dtype(float)).itemsize == 1}
+    inputs = tuple(number for number in inexact if number not in without and number not in set(no_gradient))
+    frozen = tuple(number for number in inexact if number in without)
+    return TorchProgram(reference, matches, skip, keywords, inputs, frozen)
+
+
+def pull(
+    program: TorchProgram,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dys: list[np.ndarray],
+    directions: list[Any] | None = None,
+    *,
+    layout: str = "contiguous",
+) -> tuple[Pulled, list[str]]:
+    r"""Outputs, cotangents of the taps in backward order, and those of `program.inputs`; and the names of the taps.
+
+    `dys` are the cotangents of the float and complex outputs, which are numbered in the order of JAX's leaves: the
+    keys of a plain dict sorted, the fields of a dataclass or ModelOutput as they are declared. `layout` is how they
+    lie in memory, of `LAYOUTS`; "expanded" takes ones for them, as the backward of `sum()` does.
+
+    With `directions`, one for each input, it is the second order: the gradient, in `inputs` alone, of
+    $\sum_i \mathrm{Re}\langle v_i, dx_i\rangle$, where $\langle v, dx\rangle = \sum \bar v\,dx$ as in `jnp.vdot`.
+
+    Cotangents of complex numbers are given and returned in JAX's convention. JAX transposes the derivative, so that
+    $dz = f'(z)\,dy$; PyTorch gives the direction of steepest ascent, $dz = \overline{f'(z)}\,dy$. The one is made
+    from the other by conjugating what goes in and what comes out.
+
+    Raises `JaxgradError` where torch raises, or where the outputs have other shapes than `dys`.
+    """
+    return _pull_program(program, args, kwargs, dys, directions, layout, None)
+
+
+def layouts(shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+    """Those of `LAYOUTS` that differ from one another for some of these shapes of outputs, "contiguous" first.
+
+    >>> layouts([(3, 4)])
+    ('contiguous', 'expanded', 'transposed', 'strided')
+    >>> layouts([(5,)]), layouts([()])
+    (('contiguous', 'expanded', 'strided'), ('contiguous',))
+    """
+    many = any(np.prod(shape) > 1 for shape in shapes)
+    matrix = any(sum(size > 1 for size in shape) > 1 for shape in shapes)
+    wanted = {"contiguous": True, "expanded": many, "transposed": matrix, "strided": many}
+    return tuple(layout for layout in LAYOUTS if wanted[layout])
+
+
+def noise(
+    program: TorchProgram,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dys: list[np.ndarray],
+    directions: list[Any] | None = None,
+    *,
+    unit: float,
+    sums: float,
+    seeds: Sequence[int],
+) -> list[Pulled]:
+    r"""What `pull` gives in float64 with every rounding drawn at random, once for each seed.
+
+    Monte Carlo arithmetic: the result of an operation is multiplied by $1 + u\xi$, with $\xi = \pm1$ drawn for each
+    element, and so are the operands of what hides arithmetic inside: by `sums` times $\sqrt{n/2}$ where n terms are
+    summed, as n partial sums are rounded. The spread of the samples is then the rounding error of an arithmetic with
+    unit roundoff `unit` that accumulates sums with `sums`. Moves of data and choices are exact. A narrower type
+    inside the reference, and a float32 constant in a float64 run, are known no better than to their own type.
+
+    A unit below 2^-52, the spacing of float64 at 1, counts as 2^-52. The same seed gives the same numbers, and
+    torch's own random state is left as it was.
+    Source: Parker 1997, Monte Carlo Arithmetic, UCLA CSD-970002; Denis et al. 2016, arXiv:1509.01347 (Verificarlo).
+    """
+    import torch
+
+    samples = []
+    for seed in seeds:
+        roundings = _Roundings(torch.Generator().manual_seed(seed), unit, sums)
+        samples.append(_pull_program(program, args, kwargs, dys, directions, "contiguous", roundings)[0])
+    return samples
 
 
 def under_torch(
@@ -20,6 +182,8 @@ def under_torch(
 
     PyTorch runs eagerly, so jit and remat are its plain backward, vmap and scan two of them.
     """
+    from jaxgrad.checking.pullback import pair
+
     match transform:
         case "grad_of_grad":
             return _pull(fn, args, dys, directions)
@@ -32,29 +196,622 @@ def under_torch(
 
 
 def to_torch(leaf: Any) -> Any:
-    """A JAX or NumPy array as a tensor on the CPU: float types as they are, int32 as int64, which torch indexes by."""
+    """A JAX or NumPy array as a tensor on the CPU: floats as they are, integers as int64, which torch indexes by.
+
+    Raises `JaxgradError` for a type that torch does not have.
+    """
     import torch
 
     array = np.asarray(leaf)
     if array.dtype == jnp.bfloat16:
         return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
-    if np.issubdtype(array.dtype, np.integer):
-        array = array.astype(np.int64)
-    return torch.from_numpy(array.copy())
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        return torch.from_numpy(array.astype(np.int64))
+    if array.dtype == np.bool_ or (array.dtype.kind in "fc" and array.dtype.isbuiltin == 1):
+        return torch.from_numpy(array.copy())
+    # The float8 types have the same names in ml_dtypes and in torch, and NumPy hands over their bytes.
+    if array.dtype.itemsize == 1 and hasattr(torch, array.dtype.name):
+        return torch.from_numpy(array.view(np.uint8).copy()).view(getattr(torch, array.dtype.name))
+    raise JaxgradError(f"PyTorch has no type like {array.dtype.name}; convert the array before the call")
 
 
 def to_numpy(tensor: Any) -> Any:
-    """A tensor as a NumPy array, bfloat16 included, of which NumPy has no type of its own."""
-    tensor = tensor.detach().cpu()
-    if str(tensor.dtype) == "torch.bfloat16":
+    """A tensor as a NumPy array, bfloat16 and float8 included, of which NumPy has no types of its own."""
+    import torch
+
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if tensor.dtype == torch.bfloat16:
         return tensor.float().numpy().astype(jnp.bfloat16)
+    if tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1:
+        return tensor.contiguous().view(torch.uint8).numpy().view(jnp.dtype(str(tensor.dtype).removeprefix("torch.")))
     return tensor.numpy()
+
+
+# Preparing: which argument goes where.
+
+
+def _is_module(reference: Any) -> bool:
+    return hasattr(reference, "named_parameters")
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array, or the shape of one, and so a tensor for torch."""
+    return hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+
+
+def _is_number(leaf: Any) -> bool:
+    """Whether a leaf is a Python number that has a cotangent; Python's int and bool are options, such as an axis."""
+    return isinstance(leaf, (float, complex))
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return _is_number(leaf) or (_is_array(leaf) and bool(jnp.issubdtype(leaf.dtype, jnp.inexact)))
+
+
+def _no_keys(args: tuple[Any, ...], kwargs: Mapping[str, Any], arg_names: Sequence[str]) -> None:
+    for own, arg in (*zip(arg_names, args, strict=True), *kwargs.items()):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arg):
+            if _is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                raise JaxgradError(
+                    f"{own + jax.tree_util.keystr(path)} is a PRNG key, which PyTorch does not have: close over the"
+                    " key in the JAX function, draw from it there, and let the torch reference close over the same"
+                    " numbers, or pass the numbers as an array to both"
+                )
+
+
+def _matched(module: Any, params: Any, names: Mapping[str, str] | None) -> tuple[Match | None, ...]:
+    shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    # Buffers are the module's own, unless a name gives one a leaf.
+    own = {name: tuple(b.shape) for name, b in module.named_buffers()}
+    shapes |= {name: own[name] for name in (names or {}).values() if name in own}
+
+    def of(wanted: Callable[[Any], bool]) -> tuple[Match | None, ...]:
+        leaves, structure = jax.tree.flatten(params)
+        matched = [wanted(leaf) for leaf in leaves]
+        tree = jax.tree.unflatten(structure, [x if w else None for x, w in zip(leaves, matched, strict=True)])
+        found = iter(align(tree, shapes, names))
+        return tuple(next(found) if w else None for w in matched)
+
+    try:
+        return of(lambda leaf: _is_array(leaf) or _is_number(leaf))
+    except JaxgradError:
+        # A number may be a parameter, or an option that the tree keeps, such as the rate of Equinox's Dropout.
+        if not any(_is_number(leaf) and not _is_array(leaf) for leaf in jax.tree.leaves(params)):
+            raise
+        return of(_is_array)
+
+
+def _frozen(module: Any, matches: tuple[Match | None, ...]) -> Iterator[int]:
+    for number, match in enumerate(matches):
+        parameter = None if match is None else dict(module.named_parameters()).get(match.torch_name)
+        if parameter is None or not parameter.requires_grad:
+            yield number
+
+
+def _keywords(reference: Any, arg_names: Sequence[str], kwargs: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """For each positional argument its name where it has to go by it, else None."""
+    try:
+        parameters = inspect.signature(reference.forward if _is_module(reference) else reference).parameters.values()
+    except (TypeError, ValueError):
+        # Most of torch's own functions do not tell, and take tensors by position.
+        return (None,) * len(arg_names)
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        room = len(arg_names)
+    else:
+        by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        room = len([name for name in by_place if name not in kwargs])
+    by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    keywords: list[str | None] = []
+    for name in arg_names:
+        if name in by_name:
+            keywords.append(name)
+        elif keywords.count(None) < room:
+            keywords.append(None)
+        elif takes_any:
+            keywords.append(name)
+        else:
+            raise JaxgradError(
+                f"the torch reference takes {room} arguments by position and {sorted(by_name) or 'none'} by name, so"
+                f" there is no place for {name!r}; give it a parameter of that name"
+            )
+    return tuple(keywords)
+
+
+# Running: one forward and backward pass.
+
+
+class _Roundings(NamedTuple):
+    """Where noise is drawn from, the unit roundoff of results, and that of sums."""
+
+    generator: Any
+    unit: float
+    sums: float
+
+
+class _Call(NamedTuple):
+    """A call of the reference: what to call, with what, the tensors to differentiate, and the type of the run."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: list[Any]
+    dtype: Any
+
+
+def _pull_program(
+    program: TorchProgram,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dys: list[Any],
+    directions: list[Any] | None,
+    layout: str,
+    roundings: _Roundings | None,
+) -> tuple[Pulled, list[str]]:
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if layout not in LAYOUTS:
+        raise JaxgradError(f"there is no layout {layout!r}; choose from {', '.join(LAYOUTS)}")
+    call = _bound(program, args, dict(kwargs), roundings)
+    rounding = contextlib.nullcontext() if roundings is None else _rounding_mode(roundings)
+    # Of the fused kernels of attention torch has no second derivatives.
+    kernels = sdpa_kernel(SDPBackend.MATH) if directions is not None else contextlib.nullcontext()
+    # Dropout draws the same mask in every call, and leaves torch's random state as it found it.
+    with torch.random.fork_rng(devices=[]), _default_dtype(call.dtype), torch.enable_grad(), kernels, rounding:
+        with collecting_torch_taps() as taps, _our_errors("forward pass"):
+            outs = _leaves(call.fn(*call.args, **call.kwargs))
+        ys = [y for y in outs if _differentiable(y)]
+        cotangents = [_laid_out(dy, layout, y.dtype) for dy, y in zip(_fitting(dys, ys), ys, strict=True)]
+        first = _gradients(ys, cotangents, [*call.inputs, *taps.values()], directions is not None, "backward pass")
+        of_inputs, of_taps = first[: len(call.inputs)], first[len(call.inputs) :]
+        if directions is not None:
+            # Re<v, dx> with dx the conjugate of what torch gives: Re(conj(v) conj(g)) = Re(v g).
+            vs = [to_torch(v).to(g.dtype) for v, g in zip(_transposed(program, directions), of_inputs, strict=True)]
+            inner = [torch.real((v * g).sum()) for v, g in zip(vs, of_inputs, strict=True)]
+            ones = [torch.ones_like(term) for term in inner]
+            of_inputs = _gradients(inner, ones, call.inputs, False, "second backward pass")
+    inputs = _transposed(program, [_conjugate(g) for g in of_inputs], back=True)
+    if directions is not None:
+        return Pulled([], [], inputs), []
+    return Pulled([to_numpy(y) for y in outs], [_conjugate(g) for g in reversed(of_taps)], inputs), list(reversed(taps))
+
+
+def _bound(program: TorchProgram, args: tuple[Any, ...], kwargs: dict[str, Any], roundings: _Roundings | None) -> _Call:
+    leaves, structure = jax.tree.flatten((args, kwargs))
+    if roundings is not None:
+        leaves = [_widened(leaf) for leaf in leaves]
+    dtype = _run_dtype(leaves[: len(program.matches)]) or _run_dtype(leaves)
+    tensors = []
+    for number, leaf in enumerate(leaves):
+        match = program.matches[number] if number < len(program.matches) else None
+        if _is_array(leaf):
+            leaf = to_torch(leaf if match is None else np.transpose(np.asarray(leaf), match.axes))
+        elif _is_number(leaf):
+            tensor = to_torch(leaf)
+            leaf = tensor.to(dtype) if dtype is not None and tensor.dtype.is_floating_point else tensor
+        tensors.append(leaf)
+    fn = program.reference
+    if _is_module(fn):
+        given = {m.torch_name: t for m, t in zip(program.matches, tensors, strict=False) if m is not None}
+        wanted = {m.torch_name for n in program.inputs if n < len(program.matches) and (m := program.matches[n])}
+        fn = _module_with(fn, given, wanted, dtype, roundings)
+        # The module's own parameters hold these values now, and it is they that are differentiated.
+        named = dict(fn.named_parameters())
+        for number, match in enumerate(program.matches):
+            if match is not None:
+                tensors[number] = named.get(match.torch_name)
+    inputs = [tensors[number].requires_grad_() for number in program.inputs]
+    args, kwargs = jax.tree.unflatten(structure, tensors)
+    passed = list(zip(program.keywords, args[program.skip :], strict=True))
+    by_place = tuple(arg for name, arg in passed if name is None)
+    by_name = {name: arg for name, arg in passed if name is not None}
+    return _Call(fn, by_place, {**by_name, **kwargs}, inputs, dtype)
+
+
+def _widened(leaf: Any) -> Any:
+    """A float leaf in float64 and a complex one in complex128, others as they are."""
+    if not _is_array(leaf) or not _is_inexact(leaf) or leaf.dtype.itemsize == 1:
+        return leaf
+    return np.asarray(leaf).astype(np.complex128 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else np.float64)
+
+
+def _run_dtype(leaves: Sequence[Any]) -> Any:
+    """The torch type that these float arrays promote to, None where there are none."""
+    import torch
+
+    floats = [x.dtype.name for x in leaves if _is_array(x) and _is_inexact(x) and x.dtype.itemsize > 1]
+    found = [getattr(torch, name).to_real() for name in floats]
+    return functools.reduce(torch.promote_types, found) if found else None
+
+
+def _module_with(
+    reference: Any, given: Mapping[str, Any], wanted: Collection[str], dtype: Any, roundings: _Roundings | None
+) -> Any:
+    """A copy of a module with the tensors `given`, of which those `wanted` need gradients, and buffers of `dtype`.
+
+    The data of a parameter is replaced, not the parameter: tied parameters stay tied, and a module that keeps a list
+    of its parameters beside their names, as `nn.LSTM` does, sees the new ones.
+    """
+    import torch
+
+    with _our_errors("copy"):
+        module = copy.deepcopy(reference)
+    named = {**dict(module.named_buffers()), **dict(module.named_parameters())}
+    attributes = (x for m in module.modules() for x in (*m._buffers.values(), *vars(m).values()))
+    # Tensors that are attributes and no buffers are constants just the same; some are both, or in two modules.
+    for constant in {id(x): x for x in attributes if isinstance(x, torch.Tensor)}.values():
+        constant.data = _constant(constant.data, dtype, roundings)
+    for name, tensor in given.items():
+        named[name].data = tensor
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in wanted)
+    return module
+
+
+def _constant(x: Any, dtype: Any, roundings: _Roundings | None) -> Any:
+    """A buffer in the type of the run. In float64 one of float32 is known to float32, as 0.1 is for instance."""
+    import torch
+
+    x = x.cpu()
+    if dtype is None or not _differentiable(x):
+        return x
+    wide = x.to(dtype.to_complex() if x.is_complex() else dtype)
+    if roundings is None or roundings.unit >= _FLOAT32 or x.dtype != torch.float32:
+        return wide
+    return _known_to_float32(wide, roundings)
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: Any) -> Iterator[None]:
+    """While open, tensors that a reference makes without naming a type are of float64 in a run of float64.
+
+    So are those of a JAX function with 64-bit types enabled.
+    """
+    import torch
+
+    before = torch.get_default_dtype()
+    if dtype == torch.float64:
+        torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def _our_errors(where: str) -> Iterator[None]:
+    try:
+        yield
+    except JaxgradError:
+        raise
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), "no message")
+        raise JaxgradError(f"the torch reference raised {type(error).__name__} in its {where}: {said}") from error
+
+
+def _leaves(out: Any) -> list[Any]:
+    """The tensors of what a reference returns, in the order that JAX has for the same container."""
+    import torch
+
+    if out is None:
+        return []
+    if isinstance(out, torch.Tensor):
+        return [out]
+    if isinstance(out, (bool, int, float, complex)):
+        return [torch.as_tensor(out)]
+    if isinstance(out, (tuple, list)):
+        parts: Any = out
+    elif isinstance(out, Mapping):
+        # JAX sorts the keys of a dict, and keeps the order of any other mapping, as of a ModelOutput.
+        parts = [out[key] for key in sorted(out)] if type(out) is dict else out.values()
+    elif dataclasses.is_dataclass(out):
+        parts = [getattr(out, field.name) for field in dataclasses.fields(out)]
+    elif hasattr(out, "to_tuple"):
+        parts = out.to_tuple()
+    else:
+        raise JaxgradError(f"the torch reference returned a {type(out).__name__}, which is no tensor and holds none")
+    return [leaf for part in parts for leaf in _leaves(part)]
+
+
+def _differentiable(x: Any) -> bool:
+    return (x.dtype.is_floating_point or x.dtype.is_complex) and x.dtype.itemsize > 1
+
+
+def _fitting(dys: list[Any], ys: list[Any]) -> list[Any]:
+    """`dys`, if they are of the shapes of the outputs `ys`, and complex where these are."""
+    given, own = [tuple(np.shape(dy)) for dy in dys], [tuple(y.shape) for y in ys]
+    if own != given:
+        raise JaxgradError(f"the torch reference has float outputs of shapes {own}, and the function {given}")
+    words = {True: "complex", False: "real"}
+    for number, (dy, y) in enumerate(zip(dys, ys, strict=True)):
+        if np.iscomplexobj(dy) != y.is_complex():
+            raise JaxgradError(
+                f"float output {number} of the torch reference is {words[y.is_complex()]}, and of the function"
+                f" {words[np.iscomplexobj(dy)]}"
+            )
+    return dys
+
+
+def _laid_out(dy: Any, layout: str, dtype: Any) -> Any:
+    """A cotangent in torch's convention, with the same values in another order or at other distances in memory."""
+    import torch
+
+    dy = np.asarray(dy)
+    x = to_torch(np.conj(dy) if np.iscomplexobj(dy) else dy).to(dtype)
+    match layout:
+        case "expanded":
+            return torch.ones((), dtype=dtype).expand(x.shape)
+        case "transposed" if x.dim() > 1:
+            backwards = tuple(reversed(range(x.dim())))
+            return x.permute(backwards).contiguous().permute(backwards)
+        case "strided" if x.dim() > 0:
+            # What lies between is not a number, so that a backward that reads it shows it.
+            buffer = torch.full((*x.shape[:-1], 2 * x.shape[-1]), float("nan"), dtype=dtype)
+            buffer[..., ::2] = x
+            return buffer[..., ::2]
+        case _:
+            return x
+
+
+def _gradients(ys: list[Any], dys: list[Any], at: list[Any], again: bool, where: str) -> list[Any]:
+    """Gradients of the outputs `ys` at the tensors `at`, zeros where they do not depend on them."""
+    import torch
+
+    wanted = [(y, dy) for y, dy in zip(ys, dys, strict=True) if y.requires_grad]
+    if not wanted or not at:
+        return [torch.zeros_like(x) for x in at]
+    outputs, cotangents = zip(*wanted, strict=True)
+    with _our_errors(where):
+        found = torch.autograd.grad(outputs, at, cotangents, create_graph=again, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(at, found, strict=True)]
+
+
+def _conjugate(gradient: Any) -> Any:
+    """A gradient of torch as a cotangent of JAX, on the host."""
+    array = to_numpy(gradient)
+    return np.conj(array) if np.iscomplexobj(array) else array
+
+
+def _transposed(program: TorchProgram, arrays: list[Any], *, back: bool = False) -> list[Any]:
+    """One array for each of `program.inputs`, from JAX's layout to torch's, or back."""
+    arranged = []
+    for number, array in zip(program.inputs, arrays, strict=True):
+        match = program.matches[number] if number < len(program.matches) else None
+        if match is not None:
+            array = np.transpose(np.asarray(array), np.argsort(match.axes) if back else match.axes)
+        arranged.append(array)
+    return arranged
+
+
+# Noise: what an operation rounds.
+
+_FLOAT32 = 2.0**-24  # The unit roundoff of float32.
+# Beyond this a value stands for infinity, as in a mask of the lowest float; a rounding of it would be anything.
+_INFINITE = 1e30
+# More terms than this are summed in blocks by every library that we know.
+_BLOCK = 512
+
+# Operations that only move, make or choose numbers. Those that return views are known by their schemas.
+_MOVES = frozenset(
+    "_adaptive_max_pool2d _conj_physical _reshape_copy _unique _unique2 _unsafe_index _unsafe_masked_index "
+    "_unsafe_view abs adaptive_max_pool2d adaptive_max_pool3d alias alias_copy amax amin aminmax arange "
+    "as_strided_copy as_strided_scatter bernoulli block_diag cat cauchy ceil channel_shuffle clamp clamp_max "
+    "clamp_min clone complex conj_physical constant_pad_nd copysign cummax cummin detach detach_copy diag_embed "
+    "diagonal_copy diagonal_scatter embedding empty empty_like empty_permuted empty_strided expand_copy exponential "
+    "eye fill flip floor floor_divide fmax fmin fmod frac full full_like gather geometric hardshrink hardtanh "
+    "hardtanh_backward heaviside im2col imag index index_copy index_select kthvalue lift lift_fresh lift_fresh_copy "
+    "linspace log_normal logspace masked_fill masked_scatter masked_scatter_backward masked_select max "
+    "max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpool3d maximum median min minimum mode "
+    "multinomial nan_to_num nanmedian narrow_copy neg new_empty new_empty_strided new_full new_ones new_zeros normal "
+    "ones ones_like permute_copy pixel_shuffle pixel_unshuffle poisson rand rand_like randint randint_like randn "
+    "randn_like real reflection_pad1d reflection_pad2d reflection_pad3d relu repeat repeat_interleave "
+    "replication_pad1d replication_pad2d replication_pad3d resize resize_as roll rot90 round scalar_tensor scatter "
+    "select_backward select_copy select_scatter set sign slice_backward slice_copy slice_scatter sort "
+    "split_with_sizes_copy squeeze_copy stack t_copy take threshold threshold_backward topk transpose_copy tril triu "
+    "trunc unbind_copy unfold_copy uniform unique_consecutive unsafe_split unsafe_split_with_sizes unsqueeze_copy "
+    "upsample_nearest1d upsample_nearest2d upsample_nearest3d view_as_complex_copy view_as_real_copy view_copy where "
+    "zero zeros zeros_like".split()
+)
+# Elementwise operations that are one rounding of an exact result, or that libraries compute as well as one.
+_SINGLE = frozenset(
+    "acos acosh add asin asinh atan atan2 atanh cos cosh div erf erfc exp exp2 expm1 ldexp log log10 "
+    "log1p log2 mul pow reciprocal remainder rsqrt rsub sgn sigmoid sin sinh sqrt square sub tan tanh angle hypot "
+    "leaky_relu leaky_relu_backward deg2rad rad2deg _masked_scale native_dropout native_dropout_backward".split()
+)
+# Products of matrices, and where among their operands the first matrix is: its last axis is summed over.
+_PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "vdot": 0, "addmm": 1, "addmv": 1, "baddbmm": 1, "addbmm": 1}
+# `native_batch_norm` writes to these, and its schema does not say so.
+_STATISTICS = frozenset(("running_mean", "running_var"))
+
+
+def _rounding_mode(roundings: _Roundings) -> Any:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Rounding(TorchDispatchMode):  # type: ignore[misc]
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            # Otherwise torch imports its compiler, which takes seconds, in order not to compile this method.
+            return False
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return _rounded(roundings, func, args, kwargs or {})
+
+    return Rounding()
+
+
+def _rounded(roundings: _Roundings, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The operation `func` of torch with noise for what it rounds inside and for what it rounds at its end."""
+    kind = _kind(func, args, kwargs)
+    if roundings.unit < _FLOAT32:
+        args, kwargs = _with_float32_as_known(roundings, func, args, kwargs)
+    if kind == "sum":
+        amount = roundings.sums * _growth(func.overloadpacket.__name__, args)
+        args, kwargs = _with_operands(lambda x: _perturbed(x, amount, roundings), func, args, kwargs)
+    elif kind == "fused":
+        args, kwargs = _with_operands(lambda x: _perturbed(x, roundings.unit, roundings), func, args, kwargs)
+    out = func(*args, **kwargs)
+    if kind == "move":
+        return out
+    written = [r.alias_info is not None for r in func._schema.returns]
+    if not written:
+        return out
+    if len(written) == 1:
+        return _rounded_result(roundings, out, written[0])
+    return type(out)(_rounded_result(roundings, x, w) for x, w in zip(out, written, strict=True))
+
+
+def _rounded_result(roundings: _Roundings, out: Any, in_place: bool) -> Any:
+    import torch
+
+    if isinstance(out, (tuple, list)):
+        return type(out)(_rounded_result(roundings, x, in_place) for x in out)
+    if not isinstance(out, torch.Tensor):
+        return out
+    noisy = _perturbed(out, roundings.unit, roundings)
+    # The result of an in-place operation is its operand, which has to be the one that holds the noise.
+    return out.copy_(noisy) if in_place and noisy is not out else noisy
+
+
+def _kind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """What an operation does to numbers: "move", "single", "fused" (elementwise, several roundings) or "sum"."""
+    import torch
+
+    schema = func._schema
+    name = func.overloadpacket.__name__
+    if not schema.is_mutable and any(r.alias_info is not None for r in schema.returns):
+        return "move"  # a view
+    base = name if name.startswith("__") else name.removesuffix("_")
+    if func.namespace != "aten":
+        return "sum"  # of an operation that somebody registered nothing is known
+    if base in ("copy", "_to_copy"):
+        return "single" if _narrows(args, kwargs) else "move"
+    if base in ("index_put", "_unsafe_index_put", "_index_put_impl"):
+        accumulate = kwargs.get("accumulate", args[3] if len(args) > 3 else False)
+        return "sum" if accumulate else "move"
+    if base == "div" and kwargs.get("rounding_mode"):
+        return "move"
+    if base == "scatter" and "reduce" in func._overloadname:
+        return "sum"
+    if base in _MOVES:
+        return "move"
+    if base in _SINGLE:
+        return "single"
+    # Torch tags elementwise operations, but of `gelu_` and `gelu` only the latter.
+    functional = getattr(getattr(torch.ops.aten, base, None), func._overloadname, func)
+    return "fused" if torch.Tag.pointwise in functional.tags else "sum"
+
+
+def _narrows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a copy is into a type of fewer digits."""
+    import torch
+
+    source = args[1] if len(args) > 1 and isinstance(args[1], torch.Tensor) else args[0]
+    target = kwargs.get("dtype") or args[0].dtype
+    if not (source.is_floating_point() and target.is_floating_point):
+        return False
+    return torch.finfo(target).eps > torch.finfo(source.dtype).eps
+
+
+def _growth(name: str, args: tuple[Any, ...]) -> float:
+    """How much n partial sums, each rounded, add to the error of one operand: the square root of n/2, at least 1.
+
+    n is told by the shapes of products and plain sums, and bounded by the largest sum of a backward operation, such
+    as a bias's over the batch. Of others it is taken as small.
+    """
+    terms = 1.0
+    base = name.removesuffix("_")
+    if base in _PRODUCTS:
+        terms = args[_PRODUCTS[base]].shape[-1]
+    elif base == "convolution":
+        terms = args[1][0].numel()  # a weight has the axes (out, in, *window)
+    elif base == "convolution_backward":
+        terms = args[0][:, 0].numel()  # a cotangent has the axes (batch, out, *places)
+    elif base in ("sum", "mean", "nansum", "cumsum"):
+        x, dims = args[0], args[1] if len(args) > 1 else None
+        over = [dims] if isinstance(dims, int) else dims if isinstance(dims, (list, tuple)) and dims else range(x.dim())
+        terms = math.prod(x.shape[dim] for dim in over if x.dim())
+    elif base.endswith("_backward"):
+        sizes = [x.numel() for x in args if _is_noisy(x) and x.dim()]
+        terms = max(sizes, default=1) / max(min(sizes, default=1), 1)
+    return max(1.0, (min(float(terms), _BLOCK) / 2) ** 0.5)
+
+
+def _is_noisy(x: Any) -> bool:
+    """Whether something is a tensor of a type that arithmetic rounds to."""
+    import torch
+
+    return isinstance(x, torch.Tensor) and x.layout == torch.strided and _differentiable(x)
+
+
+def _perturbed(x: Any, amount: float, roundings: _Roundings) -> Any:
+    r"""`x` times $1 + a\xi$ with $\xi = \pm1$ drawn for every element; what arithmetic does not round as it is."""
+    import torch
+
+    if not _is_noisy(x):
+        return x
+    # 1 + a is 1 for an a below the spacing at 1, so an a that no rounding of this type is below.
+    amount = max(amount, torch.finfo(x.dtype).eps)
+    factor = 1 + _signs(x, amount, roundings)
+    if x.is_complex():
+        # The parts of a complex product round apart, each by what is lost of the whole.
+        factor = torch.complex(factor, _signs(x, amount, roundings))
+    return torch.where(x.abs() < _INFINITE, x * factor, x)
+
+
+def _signs(x: Any, size: float, roundings: _Roundings) -> Any:
+    """An array of `size` and `-size`, real, in the shape of `x`."""
+    import torch
+
+    # Drawn as bytes, which is several times as fast as floats.
+    up = torch.randint(0, 2, x.shape, generator=roundings.generator, dtype=torch.uint8).view(torch.bool)
+    return torch.where(up, torch.tensor(size, dtype=x.dtype.to_real()), -size)
+
+
+def _known_to_float32(x: Any, roundings: _Roundings) -> Any:
+    """A constant that was written in float32, with the noise of that; one of few digits, such as 0.5, is exact."""
+    import torch
+
+    return torch.where(x.to(torch.bfloat16).to(x.dtype) == x, x, _perturbed(x, _FLOAT32, roundings))
+
+
+def _with_float32_as_known(
+    roundings: _Roundings, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Operands with float32 among float64 in float64, with the noise of float32: the other engine has its own."""
+    import torch
+
+    tensors = [x for x in args if isinstance(x, torch.Tensor)]
+    if kwargs.get("dtype") != torch.float64 and not any(x.dtype == torch.float64 and x.dim() for x in tensors):
+        return args, kwargs
+
+    def known(x: Any) -> Any:
+        return _known_to_float32(x.double(), roundings) if x.dtype == torch.float32 else x
+
+    return _with_operands(known, func, args, kwargs)
+
+
+def _with_operands(
+    change: Callable[[Any], Any], func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with every tensor changed that the operation does not write to."""
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    read = {a.name for a in func._schema.arguments if a.alias_info is None or not a.alias_info.is_write} - _STATISTICS
+    places = [a.name for a in func._schema.arguments if not a.kwarg_only]
+    changed = tree_map_only(torch.Tensor, change, {n: x for n, x in zip(places, args, strict=False) if n in read})
+    by_place = tuple(changed.get(name, x) for name, x in zip(places, args, strict=False))
+    by_name = {n: tree_map_only(torch.Tensor, change, x) if n in read else x for n, x in kwargs.items()}
+    return by_place, by_name
 
 
 def _pull(
     fn: Callable[..., Any], args: tuple[Any, ...], dys: list[Any], directions: list[Any] | None = None
 ) -> tuple[Pulled, list[str]]:
     import torch
+
+    from jaxgrad.checking.pullback import is_float
 
     leaves, structure = jax.tree.flatten(args)
     tensors = [to_torch(leaf) for leaf in leaves]
