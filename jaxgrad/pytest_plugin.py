@@ -1,87 +1,190 @@
-"""The pytest plugin: fixtures `seeded_case` and `three_way`, for this suite and for users' own."""
+"""The pytest plugin: the fixture `three_way`, its options, and a summary of what its checks judged.
+
+pytest loads it in every project of an environment that has jaxgrad, so nothing heavy is imported at its head: JAX
+comes with the first test that asks for the fixture, after a `conftest.py` has set it up.
+"""
 
 import functools
+import json
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import pytest
 
 if TYPE_CHECKING:
-    from jaxgrad.checking.findings import Report, Setting
-    from jaxgrad.parity.cases import Case
+    from jaxgrad.checking.findings import Finding, Report, Setting
 
-_reports = pytest.StashKey[list["Report"]]()
+MOST_LINES = 10
+
+# What pytest-xdist can send from a worker: tuples, lists and strings, and no classes of ours.
+Judgement: TypeAlias = tuple[str, str, str]  # setting, outcome, why
+Check: TypeAlias = tuple[str, list[Judgement]]  # the test's id, and one judgement a setting
+
+
+class _Session(NamedTuple):
+    """What the plugin keeps for one session, in its config."""
+
+    defaults: dict[str, Any]  # arguments of check, from the ini file
+    only: dict[str, Any]  # arguments of check, from --three-way-only
+    checks: list[Check]
+    reports: list["Report"]  # only where a page was asked for, because a report holds arrays
+    pages: list[dict[str, Any]]  # the workers' part of the page, as JSON's types
+
+
+_session = pytest.StashKey[_Session]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Two options of the fixture `three_way`."""
+    """Two options of the fixture `three_way`, and a project's defaults for its arguments."""
     group = parser.getgroup("jaxgrad", "three-way gradient checks")
     group.addoption("--three-way-only", metavar="DTYPE/TRANSFORM/SEED", help="run each check in this one setting")
     group.addoption("--three-way-report", metavar="FILE", type=Path, help="write all checks as one HTML page")
+    for key in ("dtypes", "transforms", "seeds"):
+        parser.addini(f"three_way_{key}", f"{key} of three_way where a test gives none", type="args", default=None)
+    parser.addini("three_way_tolerance", "tolerance of three_way where a test gives none", default=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Reports of a session are kept in its own config.
-
-    Raises `pytest.UsageError` for a report under pytest-xdist, where no process sees the checks of the others.
-    """
-    if config.getoption("--three-way-report") is not None and config.getoption("numprocesses", None):
-        raise pytest.UsageError("--three-way-report gathers the checks of one process; run it without --numprocesses")
-    config.stash[_reports] = []
+    """Read options and defaults. Raises `pytest.UsageError` for those that cannot be read."""
+    only = config.getoption("--three-way-only")
+    config.stash[_session] = _Session(_defaults(config.getini), _only(only) if only else {}, [], [], [])
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the page that was asked for."""
-    target = session.config.getoption("--three-way-report")
+    """Write the page that was asked for; a worker of pytest-xdist sends its part, and its checks, instead."""
+    config = session.config
+    kept, target = config.stash[_session], config.getoption("--three-way-report")
     if target is not None:
         from jaxgrad import files
         from jaxgrad.parity import page
 
-        files.write_bytes(target, page.html(page.of_reports(session.config.stash[_reports])).encode())
+        data = page.of_reports(kept.reports)
+        if _is_worker(config):
+            _to_controller(config)["three_way_page"] = json.dumps(data)
+        else:
+            cases = [case for part in (data, *kept.pages) for case in part["cases"]]
+            files.write_bytes(target, page.html({**data, "cases": cases}).encode())
+    if _is_worker(config):
+        _to_controller(config)["three_way_checks"] = kept.checks
 
 
-@pytest.fixture(scope="session")
-def seeded_case() -> "Callable[..., Case]":
-    """The one source of parameters and batches in parity tests: the same seed and sizes give the same arrays.
+# A hook of pytest-xdist, which need not be installed.
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker sent. One that crashed has sent nothing."""
+    kept, sent = node.config.stash[_session], getattr(node, "workeroutput", {})
+    kept.checks.extend(sent.get("three_way_checks", []))
+    if "three_way_page" in sent:
+        kept.pages.append(json.loads(sent["three_way_page"]))
 
-    `seeded_case()` is the seed notebook's batch; `seeded_case(seed=7, batch_size=5, h_size=11, ...)` is one of
-    the sizes asked for (see `jaxgrad.parity.cases.random_case`).
-    """
-    from jaxgrad.parity import cases
 
-    def make(**sizes: int) -> cases.Case:
-        return cases.random_case(**{"seed": 0, **sizes}) if sizes else cases.seed_case()
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """How many checks there were, and which settings they could not judge."""
+    checks = config.stash[_session].checks
+    if checks:
+        terminalreporter.section("three-way gradient checks")
+        for line in summary(checks):
+            terminalreporter.line(line)
 
-    return make
+
+def summary(checks: list[Check]) -> list[str]:
+    """A line of counts, then one for each of the first settings that were not judged, in the order of tests' ids."""
+    # Workers finish in any order. The sort is stable, so the checks of one test keep theirs.
+    judged = [(test, *one) for test, of_test in sorted(checks, key=lambda check: check[0]) for one in of_test]
+    unjudged = [
+        f"{test}  {setting}{': ' if why else ''}{why}"
+        for test, setting, outcome, why in judged
+        if outcome == "not judged"
+    ]
+    counts = _counts(len(checks), Counter(outcome for _, _, outcome, _ in judged))
+    more = [f"… and {len(unjudged) - MOST_LINES} more"] if len(unjudged) > MOST_LINES else []
+    return [f"three_way: {counts}{':' if unjudged else ''}", *unjudged[:MOST_LINES], *more]
+
+
+def _counts(checks: int, outcomes: Counter[str]) -> str:
+    agree, differ, unjudged = (outcomes[outcome] for outcome in ("agrees", "differs", "not judged"))
+    parts = [
+        "1 check" if checks == 1 else f"{checks} checks",
+        "1 setting agrees" if agree == 1 else f"{agree} settings agree",
+        *([f"{differ} differs" if differ == 1 else f"{differ} differ"] if differ else []),
+        *([f"{unjudged} not judged"] if unjudged else []),
+    ]
+    return ", ".join(parts)
 
 
 @pytest.fixture
 def three_way(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Report]]":
-    """`jaxgrad.parity.check`, named after the test, whose failure message has the command that repeats it.
+    """`jaxgrad.check`, named after the test, whose failure message has the command that repeats it.
 
-    `--three-way-only float32/vmap/1` runs that one setting, `--three-way-report FILE` gathers a session's checks.
+    `--three-way-only float32/vmap/1` runs that one setting, `--three-way-report FILE` gathers a session's checks,
+    those of pytest-xdist's workers too. A project's defaults are keys of pytest's ini file: `three_way_dtypes`,
+    `three_way_transforms`, `three_way_seeds` and `three_way_tolerance`. A test's own arguments win over them, and
+    `--three-way-only` wins over both. At its end a session counts what was compared and lists what was not judged.
     """
     from jaxgrad.checking.findings import GradientMismatch
     from jaxgrad.checking.three_way import check
 
-    only = request.config.getoption("--three-way-only")
-    kept = request.config.stash[_reports]
+    kept = request.config.stash[_session]
+    page_wanted = request.config.getoption("--three-way-report") is not None
+    own = {"name": request.node.name, "reproduce": functools.partial(_again, request)}
+
+    def keep(report: "Report") -> None:
+        kept.checks.append((request.node.nodeid, [_judgement(finding) for finding in report.findings]))
+        if page_wanted:
+            kept.reports.append(report)
 
     @functools.wraps(check)
     def checked(fn: Callable[..., Any], *args: Any, **options: Any) -> "Report":
-        narrowed = {**options, **(_only(only) if only else {})}
         try:
-            report = check(
-                fn, *args, **{"name": request.node.name, "reproduce": functools.partial(_again, request), **narrowed}
-            )
+            report = check(fn, *args, **{**own, **kept.defaults, **options, **kept.only})
         except GradientMismatch as error:
-            kept.append(error.report)
+            keep(error.report)
             raise
-        kept.append(report)
+        keep(report)
         return report
 
     yield checked
+
+
+def _judgement(finding: "Finding") -> Judgement:
+    outcome = getattr(finding, "outcome", "agrees" if finding.passed else "differs")
+    # One line each, whatever the reason's own form.
+    return _text(finding.setting), str(outcome), " ".join(str(getattr(finding, "why", "")).split())
+
+
+def _defaults(getini: Callable[[str], Any]) -> dict[str, Any]:
+    """Arguments of `check` from the ini file; which dtypes and transforms exist is for `check` to say."""
+    given = {key: getini(f"three_way_{key}") for key in ("dtypes", "transforms", "seeds")}
+    for key, values in given.items():
+        if values is not None and not values:
+            raise pytest.UsageError(f"three_way_{key} is empty; give at least one of the {key}, or leave the key out")
+    defaults: dict[str, Any] = {key: tuple(map(str, values)) for key, values in given.items() if values is not None}
+    if "seeds" in defaults:
+        defaults["seeds"] = tuple(_seed(text) for text in defaults["seeds"])
+    tolerance = getini("three_way_tolerance")
+    if tolerance is not None:
+        defaults["tolerance"] = _tolerance(tolerance)
+    return defaults
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise pytest.UsageError(f"three_way_seeds has {text!r}; seeds are whole numbers, such as 0 1") from None
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise pytest.UsageError(f"three_way_tolerance is {text!r}; give one number that is not below 0, such as 1e-6")
+    return value
 
 
 def _only(text: str) -> dict[str, tuple[Any, ...]]:
@@ -95,4 +198,17 @@ def _only(text: str) -> dict[str, tuple[Any, ...]]:
 
 
 def _again(request: pytest.FixtureRequest, setting: "Setting") -> str:
-    return f"python -m pytest '{request.node.nodeid}' --three-way-only {'/'.join(map(str, setting))}"
+    return f"python -m pytest '{request.node.nodeid}' --three-way-only {_text(setting)}"
+
+
+def _text(setting: "Setting") -> str:
+    return "/".join(map(str, setting))
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workeroutput")
+
+
+def _to_controller(config: pytest.Config) -> dict[str, Any]:
+    """What pytest-xdist sends when a worker ends: an attribute that it adds to the worker's config."""
+    return config.workeroutput  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 EPS = 1e-5
@@ -143,7 +144,8 @@ def forward(params: Params, batch: Batch, taps: Nodes | None = None) -> Nodes:
     h_norm = tapped("h_norm", bn_gain * bn_raw + bn_bias)
 
     h = tapped("h", jnp.tanh(h_norm))
-    logits = tapped("logits", h @ W2 + b2)
+    # b2 is given the product's rank here, because jax_numpy_rank_promotion="raise" forbids it to be left to jnp.
+    logits = tapped("logits", h @ W2 + broadcast_to_rank(b2, 2))
 
     argmax = logits.argmax(1, keepdims=True)
     logit_maxes = tapped("logit_maxes", jnp.take_along_axis(logits, argmax, axis=1))
@@ -176,4 +178,4 @@ def prenorm(params: Params, X: Int[Array, "batch n"]) -> Float[Array, "batch h_s
 def predict(params: Params, statistics: Statistics, X: Int[Array, "batch n"]) -> Float[Array, "batch vocab"]:
     """Logits of contexts X, normalised with fixed statistics: a row's logits depend on that row alone."""
     bn_raw = (prenorm(params, X) - statistics.mean) * (statistics.var + EPS) ** -0.5
-    return jnp.tanh(params.bn_gain * bn_raw + params.bn_bias) @ params.W2 + params.b2
+    return jnp.tanh(params.bn_gain * bn_raw + params.bn_bias) @ params.W2 + broadcast_to_rank(params.b2, 2)

@@ -5,9 +5,10 @@ import math
 from typing import TypeAlias
 
 import jax
+from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float
 
-from jaxgrad.ops.precision import accumulation_dtype
+from jaxgrad.ops.precision import widen
 
 Residuals: TypeAlias = tuple[Float[Array, "*batch d"], Float[Array, " d"], Float[Array, "... d"]]
 
@@ -41,11 +42,14 @@ def batch_norm_fwd(
     axes, n = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
     if n < 2:
         raise ValueError(f"batch norm over {n} row(s): Bessel's correction divides by n - 1; give at least 2 rows")
-    wide = x.astype(accumulation_dtype(x))
-    diff = wide - wide.mean(axes)
+    # Arrays of one number a feature are given the rank of x here and below, because
+    # jax_numpy_rank_promotion="raise" forbids it to be left to jnp.
+    wide = widen(x)
+    diff = wide - broadcast_to_rank(wide.mean(axes), x.ndim)
     var_inv = jax.lax.rsqrt((diff * diff).sum(axes) / (n - 1) + eps)
-    x_hat = (diff * var_inv).astype(x.dtype)
-    return gain * x_hat + bias, (x_hat, var_inv, gain)
+    x_hat = (diff * broadcast_to_rank(var_inv, x.ndim)).astype(x.dtype)
+    y = broadcast_to_rank(gain, x.ndim) * x_hat + broadcast_to_rank(bias, x.ndim)
+    return y, (x_hat, var_inv, gain)
 
 
 def batch_norm_bwd(
@@ -54,10 +58,12 @@ def batch_norm_bwd(
     """Cotangents of `x`, `gain` and `bias`; `eps` is already inside the residual `r`."""
     x_hat, var_inv, gain = residuals
     axes, n = tuple(range(dy.ndim - 1)), math.prod(dy.shape[:-1])
-    wide = dy.astype(accumulation_dtype(dy))
+    wide, wide_x_hat = widen(dy), widen(x_hat)
     dbias = wide.sum(axes)
-    dgain = (wide * x_hat).sum(axes)
-    dx = gain.reshape(-1) * var_inv * (wide - dbias / n - x_hat * (dgain / (n - 1)))
+    dgain = (wide * wide_x_hat).sum(axes)
+    by_feature = widen(gain).reshape(-1) * var_inv, dbias / n, dgain / (n - 1)
+    scale, by_mean, by_var = (broadcast_to_rank(v, dy.ndim) for v in by_feature)
+    dx = scale * (wide - by_mean - wide_x_hat * by_var)
     return (
         dx.astype(x_hat.dtype),
         dgain.reshape(gain.shape).astype(gain.dtype),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxgrad.ops.precision import accumulation_dtype
+from jaxgrad.ops.precision import widen
 
 Residuals: TypeAlias = tuple[Float[Array, "*batch v"], Int[Array, "*batch"]]
 
@@ -32,7 +32,7 @@ def cross_entropy_fwd(
     logits: Float[Array, "*batch v"], targets: Int[Array, "*batch"]
 ) -> tuple[Float[Array, ""], Residuals]:
     """The loss and the residuals `(probs, targets)`."""
-    wide = logits.astype(accumulation_dtype(logits))
+    wide = widen(logits)
     norm_logits = wide - wide.max(-1, keepdims=True)
     counts = jnp.exp(norm_logits)
     counts_sum = counts.sum(-1, keepdims=True)
@@ -45,7 +45,7 @@ def cross_entropy_bwd(residuals: Residuals, dloss: Float[Array, ""]) -> tuple[Fl
     """Cotangent of `logits`; integer targets have none."""
     probs, targets = residuals
     one_hot = jax.nn.one_hot(targets, probs.shape[-1], dtype=probs.dtype)
-    dlogits = (probs - one_hot) * (dloss / math.prod(targets.shape))
+    dlogits = widen(probs - one_hot) * (dloss / math.prod(targets.shape))
     return dlogits.astype(probs.dtype), None
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgrad.ops.precision import accumulation_dtype
+from jaxgrad.ops.precision import widen
 
 # Of the approximation's cubic term, from eq. 2 of its source.
 CUBIC = 0.044715
@@ -33,7 +33,7 @@ def gelu_fwd(
     x: Float[Array, "*shape"], approximate: bool = False
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """The output and the residual `x`."""
-    wide = x.astype(accumulation_dtype(x))
+    wide = widen(x)
     # erfc and not 1 + erf: for x far below zero the sum would lose every digit.
     cdf = 0.5 * (1 + _tanh(wide)) if approximate else 0.5 * jax.lax.erfc(-wide / math.sqrt(2))
     return (wide * cdf).astype(x.dtype), x
@@ -41,7 +41,7 @@ def gelu_fwd(
 
 def gelu_bwd(approximate: bool, x: Float[Array, "*shape"], dy: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"]]:
     """Cotangent of `x`."""
-    wide = x.astype(accumulation_dtype(x))
+    wide = widen(x)
     if approximate:
         t = _tanh(wide)
         cdf = 0.5 * (1 + t)
@@ -49,7 +49,7 @@ def gelu_bwd(approximate: bool, x: Float[Array, "*shape"], dy: Float[Array, "*sh
     else:
         cdf = 0.5 * jax.lax.erfc(-wide / math.sqrt(2))
         pdf = jnp.exp(-0.5 * wide * wide) / math.sqrt(2 * math.pi)
-    return ((dy * (cdf + wide * pdf)).astype(x.dtype),)
+    return ((widen(dy) * (cdf + wide * pdf)).astype(x.dtype),)
 
 
 def _tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -4,9 +4,10 @@ import functools
 from typing import TypeAlias
 
 import jax
+from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float
 
-from jaxgrad.ops.precision import accumulation_dtype
+from jaxgrad.ops.precision import widen
 
 Residuals: TypeAlias = tuple[Float[Array, "*batch d"], Float[Array, "*batch 1"], Float[Array, " d"]]
 
@@ -36,11 +37,13 @@ def layer_norm_fwd(
     x: Float[Array, "*batch d"], gain: Float[Array, " d"], bias: Float[Array, " d"], eps: float = 1e-5
 ) -> tuple[Float[Array, "*batch d"], Residuals]:
     """The output and the residuals `(x_hat, r, gain)`."""
-    wide = x.astype(accumulation_dtype(x))
+    wide = widen(x)
     diff = wide - wide.mean(-1, keepdims=True)
     var_inv = jax.lax.rsqrt((diff * diff).mean(-1, keepdims=True) + eps)
     x_hat = (diff * var_inv).astype(x.dtype)
-    return gain * x_hat + bias, (x_hat, var_inv, gain)
+    # jnp would make the ranks equal by itself, but not under jax_numpy_rank_promotion="raise".
+    y = broadcast_to_rank(gain, x.ndim) * x_hat + broadcast_to_rank(bias, x.ndim)
+    return y, (x_hat, var_inv, gain)
 
 
 def layer_norm_bwd(
@@ -49,13 +52,13 @@ def layer_norm_bwd(
     """Cotangents of `x`, `gain` and `bias`; `eps` is already inside the residual `r`."""
     x_hat, var_inv, gain = residuals
     batch, d = tuple(range(dy.ndim - 1)), dy.shape[-1]
-    wide = dy.astype(accumulation_dtype(dy))
-    dgain = (wide * x_hat).sum(batch)
+    wide, wide_x_hat = widen(dy), widen(x_hat)
+    dgain = (wide * wide_x_hat).sum(batch)
     dbias = wide.sum(batch)
-    dx_hat = wide * gain
+    dx_hat = wide * broadcast_to_rank(widen(gain), dy.ndim)
     along_ones = dx_hat.sum(-1, keepdims=True) / d
-    along_x_hat = (dx_hat * x_hat).sum(-1, keepdims=True) / d
-    dx = var_inv * (dx_hat - along_ones - x_hat * along_x_hat)
+    along_x_hat = (dx_hat * wide_x_hat).sum(-1, keepdims=True) / d
+    dx = var_inv * (dx_hat - along_ones - wide_x_hat * along_x_hat)
     return dx.astype(x_hat.dtype), dgain.astype(gain.dtype), dbias.astype(gain.dtype)
 
 

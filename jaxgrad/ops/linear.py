@@ -35,7 +35,8 @@ def linear_fwd(
     if b is None:
         return y, (x, w, None)
     # An array without entries tells the backward that there is a bias, and its type, and holds no memory.
-    return y + b, (x, w, b[:0])
+    # jnp would make the ranks equal by itself, but not under jax_numpy_rank_promotion="raise".
+    return y + jax.lax.broadcast_to_rank(b, y.ndim), (x, w, b[:0])
 
 
 def linear_bwd(

@@ -1,0 +1,90 @@
+"""Ops work under other people's JAX settings, and compute the same: strict types, strict ranks, x64 on or off."""
+
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgrad import ops
+
+SETTINGS = {
+    "strict types": lambda: jax.numpy_dtype_promotion("strict"),
+    "strict ranks": lambda: jax.numpy_rank_promotion("raise"),
+}
+
+
+class Use(NamedTuple):
+    """An op as a function of float arrays, and their shapes."""
+
+    op: Callable[..., Any]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+IDS = np.array([[3, 0, 2], [0, 1, 3]], np.int32)
+
+USES = {
+    "linear": Use(ops.linear, ((5, 4), (4, 3), (3,))),
+    "linear without bias": Use(ops.linear, ((5, 4), (4, 3))),
+    "linear over two batch axes": Use(ops.linear, ((2, 5, 4), (4, 3), (3,))),
+    "batch_norm": Use(ops.batch_norm, ((5, 4), (4,), (4,))),
+    "batch_norm with the model's gain": Use(ops.batch_norm, ((5, 4), (1, 4), (1, 4))),
+    "batch_norm over two batch axes": Use(ops.batch_norm, ((2, 5, 4), (4,), (4,))),
+    "layer_norm": Use(ops.layer_norm, ((5, 4), (4,), (4,))),
+    "layer_norm over two batch axes": Use(ops.layer_norm, ((2, 5, 4), (4,), (4,))),
+    "layer_norm of one row": Use(ops.layer_norm, ((4,), (4,), (4,))),
+    "tanh": Use(ops.tanh, ((5, 4),)),
+    "gelu": Use(ops.gelu, ((5, 4),)),
+    "gelu, approximate": Use(lambda x: ops.gelu(x, True), ((5, 4),)),
+    "cross_entropy": Use(lambda logits: ops.cross_entropy(logits, jnp.asarray(IDS[0])), ((3, 4),)),
+    "cross_entropy over two batch axes": Use(lambda logits: ops.cross_entropy(logits, jnp.asarray(IDS)), ((2, 3, 4),)),
+    "cross_entropy of int8": Use(lambda logits: ops.cross_entropy(logits, jnp.asarray(IDS, "int8")), ((2, 3, 4),)),
+    "embedding": Use(lambda table: ops.embedding(table, jnp.asarray(IDS)), ((4, 3),)),
+    "embedding of int8": Use(lambda table: ops.embedding(table, jnp.asarray(IDS, "int8")), ((4, 3),)),
+}
+
+
+def forward_and_backward(use: Use, dtype: str) -> list[np.ndarray]:
+    """The output and the cotangents of all arguments, for normal numbers."""
+    rng = np.random.default_rng(0)
+    args = [jnp.asarray(rng.normal(size=shape), dtype) for shape in use.shapes]
+    dy = rng.normal(size=jax.eval_shape(use.op, *args).shape)
+
+    # Compiled as one: most of the time of this file would go into compiling each primitive by itself.
+    @jax.jit
+    def both(*args: jax.Array) -> list[jax.Array]:
+        y, pullback = jax.vjp(use.op, *args)
+        return [y, *pullback(jnp.asarray(dy, y.dtype))]
+
+    return [np.asarray(array) for array in both(*args)]
+
+
+@pytest.mark.parametrize("x64", [False, True], ids=["x64 off", "x64 on"])
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("use", USES)
+def test_an_op_computes_the_same_under(use: str, dtype: str, setting: str, x64: bool):
+    with jax.enable_x64(x64):
+        expected = forward_and_backward(USES[use], dtype)
+        with SETTINGS[setting]():
+            actual = forward_and_backward(USES[use], dtype)
+    assert [a.dtype for a in actual] == [e.dtype for e in expected]
+    assert all(cotangent.dtype == dtype for cotangent in actual[1:])
+    for e, a in zip(expected, actual, strict=True):
+        # Bytes, because the settings may move no bit.
+        assert a.tobytes() == e.tobytes()
+
+
+def test_every_op_is_used_here():
+    forwards = {name.removesuffix("_fwd") for name in ops.__all__ if name.endswith("_fwd")}
+    assert {name.split()[0].rstrip(",") for name in USES} == forwards
+
+
+@pytest.mark.parametrize("name", ops.__all__)
+def test_the_package_gives_functions_and_not_the_files_of_the_same_names(name: str):
+    given = getattr(ops, name)
+    assert callable(given) and not isinstance(given, types.ModuleType)
+    assert given.__name__ == name
