@@ -2,32 +2,49 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from jaxgrad.checking.compare import Difference
-from jaxgrad.checking.findings import HAND, WRONG_ORDER, Finding, Setting, Tensor
+from jaxgrad.checking.findings import DIFFERS, HAND, NOT_JUDGED, TRUTH, Finding, Report, Setting, Tensor
 
 
-def explain(
-    name: str,
-    wrong: list[Finding],
-    findings: tuple[Finding, ...],
-    expected: str,
-    reproduce: Callable[[Setting], str],
-) -> str:
+def explain(report: Report, expected: str, reproduce: Callable[[Setting], str]) -> str:
     """The message of a failed check, of the first setting in which it failed."""
+    findings, name = report.findings, report.name
+    wrong = [finding for finding in findings if not finding.passed]
+    if not wrong:
+        return _nothing_judged(name, findings)
     finding = wrong[0]
-    lines = [("setting", f"{finding.setting.dtype}, {finding.setting.transform}, seed {finding.setting.seed}")]
-    if finding.first is None:
+    lines = [("setting", _setting(finding.setting))]
+    if finding.outcome != DIFFERS:
         title = f"{name}: the gradient agrees with its oracles, but expected='differs'"
+    elif finding.first is None:
+        title = f"{name}: {finding.why}"
     else:
-        tensor = next(t for t in finding.tensors if t.name == finding.first)
-        title = f"{name}: {_what(tensor)} is wrong"
-        lines += _tensor_lines(finding, tensor)
-    if finding.orders:
+        tensor = next((t for t in finding.tensors if t.name == finding.first), None)
+        title = f"{name}: {_what(tensor) if tensor else f'the cotangent of input {finding.first}'} is wrong"
+        lines += _tensor_lines(finding, tensor) if tensor else []
+        lines += [("note", finding.why)] if finding.why else []
+    if finding.taylor:
         lines.append(("taylor", _taylor(finding)))
     if len(findings) > 1:
         lines.append(("settings", _settings(wrong, findings)))
     lines.append(("again", reproduce(finding.setting)))
+    return _page(title, lines)
+
+
+def _nothing_judged(name: str, findings: tuple[Finding, ...]) -> str:
+    reasons = dict.fromkeys(finding.why for finding in findings if finding.outcome == NOT_JUDGED)
+    return _page(f"{name}: nothing was judged, in {len(findings)} settings", [("because", why) for why in reasons])
+
+
+def _page(title: str, lines: list[tuple[str, str]]) -> str:
     return "\n".join([title, "", *(f"  {label:10s}{text}" for label, text in lines)])
+
+
+def _setting(setting: Setting) -> str:
+    said = f"{setting.dtype}, {setting.transform}, seed {setting.seed}"
+    return f"{said}, {setting.sizes}" if setting.sizes else said
 
 
 def who(finding: Finding) -> str:
@@ -41,11 +58,17 @@ def who(finding: Finding) -> str:
         apart = [f"{a} from {b}" for (a, b), d in tensor.pairs.items() if not d.agrees]
         return "apart: " + ", ".join(apart)
     others = [engine for engine in engines if engine != finding.alone]
+    if others == [TRUTH]:
+        return f"{finding.alone} differs from its own float64" if finding.taylor == {} else _by_definition(finding)
     if len(others) < 2:
-        return f"{finding.alone} is wrong by the definition of the derivative"
+        return _by_definition(finding)
     if finding.alone == HAND:
         return f"hand differs from both oracles: {_listed(others)} agree"
     return f"{finding.alone} stands alone: {_listed(others)} agree"
+
+
+def _by_definition(finding: Finding) -> str:
+    return f"{finding.alone} is wrong by the definition of the derivative"
 
 
 def _what(tensor: Tensor) -> str:
@@ -55,53 +78,67 @@ def _what(tensor: Tensor) -> str:
 
 
 def _tensor_lines(finding: Finding, tensor: Tensor) -> list[tuple[str, str]]:
-    also = [t.name for t in finding.tensors if not all(d.agrees for d in t.pairs.values()) and t.name != tensor.name]
+    also = [t.name for t in finding.tensors if not t.agree and t.name != tensor.name]
     lines = [("who", who(finding))]
     disagreeing = {pair: d for pair, d in tensor.pairs.items() if not d.agrees}
     if disagreeing:
-        pair, d = max(disagreeing.items(), key=lambda item: (item[1].not_finite is not None, item[1].relative))
-        lines += [
-            ("measured", _measured(pair, d, tensor)),
-            ("tolerance", _tolerance(finding, tensor, d)),
-            ("worst", f"{list(d.at)}: " + ", ".join(f"{e} {float(v[d.at]):.9g}" for e, v in tensor.values.items())),
-        ]
+        pair, d = max(disagreeing.items(), key=lambda item: (item[1].not_finite is not None, item[1].share))
+        lines += [("measured", _measured(pair, d)), ("tolerance", _tolerance(finding, tensor, d))]
+        if d.size:
+            each = (f"{engine} {_number(value, d.at)}" for engine, value in tensor.values.items())
+            lines.append(("worst", f"{list(d.at)}: " + ", ".join(each)))
+        if _returned_nothing(tensor):
+            lines.append(("perhaps", f"the rule returns no cotangent; if on purpose, no_gradient=({tensor.name!r},)"))
     if also:
         lines.append(("then", "also wrong after it: " + ", ".join(also)))
     return lines
 
 
-def _measured(pair: tuple[str, str], d: Difference, tensor: Tensor) -> str:
+def _returned_nothing(tensor: Tensor) -> bool:
+    hand = tensor.values.get(HAND)
+    return tensor.kind == "input" and hand is not None and hand.size > 0 and not np.any(hand)
+
+
+def _number(value: np.ndarray, at: tuple[int, ...]) -> str:
+    number = np.asarray(value)[at] if np.shape(value) else np.asarray(value)[()]
+    return f"{complex(number):.9g}" if np.iscomplexobj(number) else f"{float(number):.9g}"
+
+
+def _measured(pair: tuple[str, str], d: Difference) -> str:
     a, b = pair
     if d.not_finite:
-        return f"{a} against {b}: {d.not_finite}; nothing that is not finite agrees"
-    of = "its norm" if tensor.scale.kind == "norm" else "the norm of the terms that cancel in it"
-    return f"|{a} - {b}| is {d.relative:.3g} of {of}, {tensor.scale.value:.3g}; {d.ulps:.2g} ulps at most"
+        return f"{b} against {a}: {d.not_finite}; what is not finite agrees only with the same"
+    return f"|{a} - {b}| is {d.relative:.3g} of |{b}|, and {d.share:.3g} times its limit {d.where}; {d.ulps:.2g} ulps at most"
 
 
 def _tolerance(finding: Finding, tensor: Tensor, d: Difference) -> str:
     if tensor.given_tolerance:
         return f"{d.tolerance:.3g}, given by you"
     return (
-        f"{d.tolerance:.3g} = 4 eps({finding.setting.dtype}) x {tensor.scale.roundings:.3g} roundings, counted in the"
-        " jaxpr of the oracle's backward pass"
+        f"{d.tolerance:.3g} as a whole, for a rounding noise of {d.noise:.3g}, measured over {tensor.noise.samples}"
+        f" runs of the oracle with its roundings in {finding.setting.dtype} at random"
     )
 
 
 def _taylor(finding: Finding) -> str:
     said = []
-    for engine, orders in finding.orders.items():
-        name, order = min(orders.items(), key=lambda item: item[1])
-        said.append(f"{engine} {'wrong' if order < WRONG_ORDER else 'right'} (h^{order:.2f} at {name})")
-    return "the remainder falls with h^2 where a gradient is right: " + ", ".join(said)
+    for engine, of_input in finding.taylor.items():
+        order = ("wrong", "narrow", "undecided", "kink", "right")
+        name, worst = min(of_input.items(), key=lambda item: order.index(item[1].verdict))
+        said.append(f"{engine} {worst.verdict} at {name} ({worst.why})")
+    return "by the definition of the derivative, in float64: " + "; ".join(said)
 
 
 def _settings(wrong: list[Finding], findings: tuple[Finding, ...]) -> str:
+    skipped = sum(finding.outcome == NOT_JUDGED for finding in findings)
+    more_skipped = f"; {skipped} not judged" if skipped else ""
     if len(wrong) == len(findings):
         return f"in all {len(findings)} settings"
-    listed = ", ".join(f"{f.setting.dtype}/{f.setting.transform}/{f.setting.seed}" for f in wrong[:6])
+    listed = ", ".join(str(f.setting) for f in wrong[:6])
     more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
-    wide = "" if any(f.setting.dtype == "float64" for f in wrong) else "; in float64 it is right"
-    return f"in {len(wrong)} of {len(findings)}: {listed}{more}{wide}"
+    wide = any(f.setting.dtype == "float64" and f.passed and f.outcome != NOT_JUDGED for f in findings)
+    right = "; in float64 it is right" if wide and all(f.setting.dtype != "float64" for f in wrong) else ""
+    return f"in {len(wrong)} of {len(findings)}: {listed}{more}{right}{more_skipped}"
 
 
 def _listed(names: list[str]) -> str:

@@ -4,49 +4,73 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgrad.checking.compare import Difference, Scale
+from jaxgrad.checking.compare import Difference, Noise
+from jaxgrad.checking.taylor import Judgement
 
 HAND, REFERENCE, TORCH = "hand", "jax.grad", "torch"
+# The expected value in float64, which every engine of a narrower type is compared with.
+TRUTH = "float64"
 
-# A remainder that falls with less than this power of the step is that of a wrong gradient: the middle of 1 and 2.
-WRONG_ORDER = 1.5
+AGREES, DIFFERS, NOT_JUDGED = "agrees", "differs", "not judged"
 
 
 class Tensor(NamedTuple):
     """One output, node or input: every engine's value, and the difference of each pair that has it.
 
-    `kind` is "output", "node" or "input"; of the latter two the values are cotangents.
+    `kind` is "output", "node" or "input"; of the latter two the values are cotangents. `noise` is that of one
+    engine in the setting's type. In float64 pairs are of engines; in a narrower type each is compared with `TRUTH`.
+    `note` is what a reader should know of the comparison, such as a constant that has no gradient on purpose.
     """
 
     name: str
     kind: str
-    scale: Scale
+    noise: Noise
     given_tolerance: bool
     values: dict[str, np.ndarray]
     pairs: dict[tuple[str, str], Difference]
+    note: str = ""
+
+    @property
+    def agree(self) -> bool:
+        """Whether all pairs agree."""
+        return all(d.agrees for d in self.pairs.values())
 
 
 class Setting(NamedTuple):
-    """The conditions of one comparison."""
+    """The conditions of one comparison; `sizes` are those of `vary`, such as "n=7"."""
 
     dtype: str
     transform: str
     seed: int
+    sizes: str = ""
+
+    def __str__(self) -> str:
+        said = f"{self.dtype}/{self.transform}/{self.seed}"
+        return f"{said} with {self.sizes}" if self.sizes else said
 
 
 class Finding(NamedTuple):
-    """What one setting showed. `orders` are Taylor's, by engine and input, where they were asked for.
+    """What one setting showed.
 
-    `agree` says whether engines agree, and `passed` whether that is as the check expected.
+    `outcome` is "agrees", "differs" or "not judged", and `why` says so in words where it is not the first, or where
+    there is something to know. `taylor` is what the definition of the derivative says of an engine's cotangents, by
+    input, where it was asked. `first` is the tensor where engines part, and `alone` the engine that is wrong there.
+    `passed` says whether the outcome is as the check expected.
     """
 
     setting: Setting
     tensors: tuple[Tensor, ...]
-    orders: dict[str, dict[str, float]]
-    agree: bool
+    taylor: dict[str, dict[str, Judgement]]
+    outcome: str
+    why: str
     first: str | None
     alone: str | None
     passed: bool
+
+    @property
+    def agree(self) -> bool:
+        """Whether engines agree."""
+        return self.outcome == AGREES
 
 
 class Report(NamedTuple):
@@ -56,6 +80,11 @@ class Report(NamedTuple):
     passed: bool
     findings: tuple[Finding, ...]
     message: str
+
+    @property
+    def not_judged(self) -> tuple[Finding, ...]:
+        """The settings of which nothing could be said, each with its `why`."""
+        return tuple(f for f in self.findings if f.outcome == NOT_JUDGED)
 
 
 class GradientMismatch(AssertionError):

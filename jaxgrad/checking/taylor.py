@@ -1,22 +1,462 @@
-r"""The definition of a derivative as a test: how fast Taylor's remainder falls tells a right gradient from a wrong one.
+r"""The definition of a derivative as a test: how Taylor's remainder falls tells a right gradient from a wrong one.
 
 $$R(h) = \bigl|f(x + hv) - f(x) - h\,\langle g, v\rangle\bigr|$$
-falls with $h^2$ where $g = \nabla f(x)$ and with $h$ where it is not. The rate is measured over many h at once, so
-no step size has to be chosen and no tolerance guessed.
+falls with $h^2$ where $g = \nabla f(x)$ and with $h$ where it is not. `judge` measures f along a line through x at
+many h, so no step size is chosen and no tolerance guessed: it looks for the step at which the slope of f is known
+best, and asks whether that slope is $\langle g, v\rangle$. What rounding does to f is measured along the same line.
+
+Four kinds of functions need more than that, and each leaves its own trace on the line:
+
+- a kink at x: the slopes ahead of x and behind it differ however small the step, and any slope between is right;
+- a kink near x: large steps show another slope than small ones, and the small ones are right;
+- float32 inside: f moves in jumps, small steps show no slope or a wrong one, and the large ones are right;
+- f too rough or too large for float64: no step shows a slope.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jaxgrad.jaxprs.rounding import accumulated
+# Steps are the size of x times 4^-k, k = 0 to 23: from as large as x to where 1 + h is only just not 1 in float64.
+_STEPS = 24
+_RATIO = 4.0
+# A slope has settled when four steps in a row, six halvings, show it: kinks that are crossed give no such run.
+_RUN = 4
+# A slope error is seen at a step whose own uncertainty is below this part of it.
+_RESOLVED = 0.3
+# Noise is the largest of about ten to thirty samples, some two standard deviations; four times that is eight.
+_SAFETY = 4.0
+_EPS = float(np.finfo(np.float64).eps)
+# A gradient has rounding of its own, which no look at f can measure; this part of it is always forgiven.
+_GRADIENT_ROUNDING = 2.0**-30
+# A function with steps may have a gradient of 0; steps below this part of its size are arithmetic (float32: 2^-24).
+_JUMP = 2.0**-20
+# Noise above this part of what f moves by is not float64's, except where very large terms cancel.
+_NARROW = 2.0**-30
+# Where a leaf is smaller than this, steps of size 1 are tried as well: f may not know that its input is small.
+_SMALL = 2.0**-16
+# Sets of coordinates that are looked at to find those with a kink.
+_SPLITS = 48
 
-# Halvings of h from 2^-1: enough for the remainder to reach the rounding of f in float64 from any starting size.
-_HALVINGS = 40
+_SEVERITY = ("right", "kink", "undecided", "narrow", "wrong")
+
+# f along a direction: from the direction and a step to a number.
+_Evaluate = Callable[[np.ndarray, float], float]
+
+
+class Judgement(NamedTuple):
+    """What the definition of a derivative says of a gradient.
+
+    `verdict` is "right", "wrong", "kink" (a right subgradient where f has no derivative), "narrow" (f computes in
+    float32 or less, and as far as that shows the gradient is right) or "undecided". `order` is the measured power of
+    h of the remainder, infinite where the remainder is all rounding. `why` is a sentence for a person.
+    """
+
+    verdict: str
+    order: float
+    why: str
+
+
+class _Line(NamedTuple):
+    """f along one line through x: `ahead[k]` is f(x + h[k] v), `behind[k]` is f(x - h[k] v), h falls with k.
+
+    `blur` is the error of x + h v, which is rounded, in units of h v.
+    """
+
+    at_x: float
+    h: np.ndarray
+    ahead: np.ndarray
+    behind: np.ndarray
+    blur: np.ndarray
+
+
+class _Slopes(NamedTuple):
+    """The slope of f at each step, how much more it is ahead of x than behind, and a bound on the error of both.
+
+    `noise` is the part of that bound that f itself has, in units of f. Bounds are infinite where nothing is known.
+    """
+
+    slope: np.ndarray
+    gap: np.ndarray
+    bound: np.ndarray
+    noise: np.ndarray
+
+
+class _Given(NamedTuple):
+    """A gradient along a direction: `<g, v>`, and the size of its terms, the norm of `g v`."""
+
+    slope: float
+    size: float
+
+
+def judge(
+    f: Callable[[list[Array]], Array],
+    x: list[Array],
+    gradients: Mapping[str, list[Array]],
+    key: PRNGKeyArray,
+    *,
+    inputs: Sequence[int] | None = None,
+    directions: int = 3,
+) -> dict[str, list[Judgement]]:
+    """Whether each of `gradients` is the gradient of `f` at `x`, by leaf of `x`.
+
+    Every leaf is moved alone, along random directions; the worst direction counts. f is compiled once and evaluated
+    one step at a time, some 50 times a direction, for all gradients together. An error below 1e-9 of the gradient
+    is forgiven, and so is what the rounding of f hides.
+
+    Args:
+        f: from a list of arrays to a real float64 scalar; traceable by JAX.
+        x: float64 or complex128 arrays; 64-bit types are enabled in JAX.
+        gradients: by a name, arrays like `x` in JAX's convention: the slope along v is `Re(sum(g * v))`.
+        key: of the random directions.
+        inputs: numbers of the leaves to judge, in the order of the answer; all of them by default.
+        directions: random directions a leaf.
+
+    Returns:
+        By the name of the gradient, a judgement for each of `inputs`.
+
+    Raises:
+        ValueError: a leaf is not float64 or complex128: rounding would bury the remainder before it shows its rate.
+
+    >>> with jax.enable_x64(True):
+    ...     x = jnp.arange(3.0)
+    ...     found = judge(lambda x: jnp.sin(x[0]).sum(), [x], {"hand": [jnp.cos(x)]}, jax.random.key(0))
+    >>> found["hand"][0].verdict
+    'right'
+    """
+    if any(leaf.dtype not in (np.float64, np.complex128) for leaf in x):
+        raise ValueError("Taylor's remainder needs float64; convert x, and enable 64-bit types in JAX")
+    step = jax.jit(lambda x, v, h: f([leaf + h.astype(leaf.dtype) * d for leaf, d in zip(x, v, strict=True)]))
+    still = [jnp.zeros_like(leaf) for leaf in x]
+    found: dict[str, list[Judgement]] = {engine: [] for engine in gradients}
+    for number in range(len(x)) if inputs is None else inputs:
+        of_engine = {engine: np.asarray(of[number]) for engine, of in gradients.items()}
+
+        def evaluate(direction: np.ndarray, h: float, number: int = number) -> float:
+            v = [*still[:number], jnp.asarray(direction), *still[number + 1 :]]
+            return float(step(x, v, jnp.float64(h)))
+
+        keys = jax.random.split(jax.random.fold_in(key, number), directions)
+        for engine, judgement in _leaf(evaluate, np.asarray(x[number]), of_engine, keys).items():
+            found[engine].append(judgement)
+    return found
+
+
+def _leaf(
+    evaluate: _Evaluate, x: np.ndarray, gradients: dict[str, np.ndarray], keys: PRNGKeyArray
+) -> dict[str, Judgement]:
+    """The judgement of each gradient by one leaf: the worst over directions."""
+    if not x.size:
+        return dict.fromkeys(gradients, Judgement("right", float("inf"), "the array is empty"))
+    worst: dict[str, Judgement] = {}
+    for key in keys:
+        direction = np.asarray(jax.random.normal(key, x.shape, x.dtype))
+        lines = [_line(evaluate, x, direction, scale) for scale in _scales(x)]
+        for engine, gradient in gradients.items():
+            judged = [_direction(evaluate, x, direction, gradient, line) for line in lines]
+            # Steps of the wrong scale see nothing; then only the other scale counts.
+            seen = [judgement for judgement in judged if judgement.verdict != "undecided"] or judged
+            worst[engine] = max([worst.get(engine, seen[0]), *seen], key=_severity)
+    return worst
+
+
+def _severity(judgement: Judgement) -> int:
+    return _SEVERITY.index(judgement.verdict)
+
+
+def _scales(x: np.ndarray) -> list[float]:
+    """The largest step: the size of x, as a power of two; and 1 too where x is small."""
+    largest = float(np.abs(x).max())
+    if largest == 0 or not np.isfinite(largest):
+        return [1.0]
+    size = largest * np.sqrt(np.mean((np.abs(x) / largest) ** 2))
+    scale = float(2.0 ** np.round(np.log2(size)))
+    return [scale, 1.0] if scale < _SMALL else [scale]
+
+
+def _line(evaluate: _Evaluate, x: np.ndarray, direction: np.ndarray, scale: float) -> _Line:
+    h = scale * _RATIO ** -np.arange(_STEPS)
+    ahead, behind = (np.array([evaluate(direction, sign * step) for step in h]) for sign in (1, -1))
+    blur = _EPS / 2 * np.linalg.norm(x.ravel()) / (h * np.linalg.norm(direction.ravel()))
+    return _Line(evaluate(direction, 0.0), h, ahead, behind, blur)
+
+
+def _direction(
+    evaluate: _Evaluate, x: np.ndarray, direction: np.ndarray, gradient: np.ndarray, line: _Line
+) -> Judgement:
+    """The judgement of a gradient along one direction; where a kink leaves doubt, along parts of it."""
+    near = np.concatenate([[line.at_x], line.ahead[_STEPS // 2 :], line.behind[_STEPS // 2 :]])
+    if not np.isfinite(near).all():
+        return Judgement("undecided", float("nan"), "f is NaN or infinite at x or close to it")
+    if not np.isfinite(gradient).all():
+        return Judgement("wrong", float("nan"), "the gradient is NaN or infinite where f is finite")
+    judged = _on_line(line, _along(gradient, direction))
+    return _by_parts(evaluate, x, direction, gradient, line, judged) if judged.why == _OUTSIDE else judged
+
+
+def _along(gradient: np.ndarray, direction: np.ndarray) -> _Given:
+    terms = np.real(gradient * direction)
+    return _Given(float(terms.sum()), float(np.linalg.norm(terms.ravel())))
+
+
+_OUTSIDE = "a kink here, and the gradient lies outside the one-sided slopes"
+
+
+def _on_line(line: _Line, given: _Given) -> Judgement:
+    """The judgement from f along a line, and the slope that a gradient claims there."""
+    seen = _slopes(line, given)
+    error = seen.slope - given.slope
+    best = _smallest_scale(seen, error)
+    if best is None:
+        return Judgement("undecided", float("nan"), "no step shows a slope")
+    order = _order(line, seen, given, best)
+    if abs(seen.gap[best]) > seen.bound[best]:
+        return _at_kink(line, seen, error, best, order)
+    wide = _other_slope_of_large_steps(seen, error, best)
+    if abs(error[best]) <= seen.bound[best]:
+        return _where_slopes_agree(line, seen, given, best, wide, order)
+    if wide is not None:
+        return _over_jumps(seen, error, wide, order)
+    run = _run(error, seen.bound, best)
+    if run < _RUN or _is_noise(line, seen, best):
+        return Judgement("undecided", order, "too few steps above the noise of f show the same other slope")
+    if _may_be_coarse(line, given, best):
+        return Judgement("undecided", order, "f moves in jumps as large as the steps that would show a slope")
+    return Judgement("wrong", order, f"the remainder falls with h^{order:.2f} over {2 * (run - 1)} halvings of h")
+
+
+def _at_kink(line: _Line, seen: _Slopes, error: np.ndarray, best: int, order: float) -> Judgement:
+    if _run(seen.gap, seen.bound, best) < _RUN or _is_noise(line, seen, best):
+        return Judgement("undecided", order, "f bends at x, but too few steps show the same two slopes")
+    if abs(error[best]) > abs(seen.gap[best]) / 2 + seen.bound[best]:
+        return Judgement("wrong", order, _OUTSIDE)
+    return Judgement("kink", order, "a kink here: the gradient lies between the one-sided slopes")
+
+
+def _where_slopes_agree(
+    line: _Line, seen: _Slopes, given: _Given, best: int, wide: int | None, order: float
+) -> Judgement:
+    """The judgement where the slope known best is the gradient's: right, if that slope is known well."""
+    if wide is not None and _still(line)[best] and _run(seen.slope, seen.bound, wide) >= _RUN:
+        # f stands still at small steps, and the gradient is 0: right for a function with steps, wrong for a float32.
+        if abs(seen.slope[wide]) * line.h[best] < _JUMP * _span(line):
+            return Judgement("wrong", 1.0, "f moves in jumps of rounding, and over many of them with another slope")
+        return Judgement("right", order, "f is a function with steps")
+    if seen.noise[best] > max(_NARROW * _moved(line), 2.0**6 * _rounding(line)[best]):
+        return Judgement("narrow", order, _jumps(seen, best))
+    size = max(abs(given.slope), given.size, 2.0**-20 * _span(line) / line.h[0])
+    if seen.bound[best] > 2.0**-7 * size:
+        return Judgement("undecided", order, "the noise of f hides its slope")
+    falls = "is all rounding" if np.isinf(order) else f"falls with h^{order:.2f} down to rounding"
+    return Judgement("right", order, f"the remainder {falls}")
+
+
+def _over_jumps(seen: _Slopes, error: np.ndarray, wide: int, order: float) -> Judgement:
+    """The judgement by large steps alone, where small ones show another slope: that of jumps, and none between them."""
+    if abs(error[wide]) <= seen.bound[wide]:
+        return Judgement("narrow", order, _jumps(seen, wide))
+    if _run(error, seen.bound, wide) < _RUN:
+        return Judgement("undecided", order, "f moves in jumps, and too few steps are larger than they")
+    return Judgement("wrong", 1.0, "f moves in jumps, and over many of them with another slope")
+
+
+def _jumps(seen: _Slopes, step: int) -> str:
+    size = seen.noise[step] / _SAFETY
+    return f"f moves in jumps of about {size:.0e}, as in float32; over larger steps the gradient is right"
+
+
+def _slopes(line: _Line, given: _Given) -> _Slopes:
+    r"""Slopes by central differences, $s(h) = (f(x+hv) - f(x-hv)) / 2h$, and the gap $s_+ - s_-$ of one-sided ones.
+
+    The gap of a smooth f is proportional to h; Richardson's extrapolation takes that away, and leaves a kink's.
+    The error is measured by how much h s(h), and h times the gap, change from one step to the next: for a smooth f
+    they change by fifteen times the error of truncation, for a noisy one by the noise. A smaller step has no more
+    noise than a larger one, so the largest change of all smaller steps counts.
+    """
+    with np.errstate(all="ignore"):
+        odd, even = (line.ahead - line.behind) / 2, line.ahead + line.behind - 2 * line.at_x
+        slope, bend = odd / line.h, even / line.h
+        gap = (_RATIO * bend - _before(bend)) / (_RATIO - 1)
+        change = np.maximum(np.abs(odd - _before(odd) / _RATIO), line.h * np.abs(gap - _before(gap)))
+        change = np.where(np.isfinite(change), change, np.inf)
+        noise = _SAFETY * np.maximum.accumulate(change[::-1])[::-1] + _rounding(line)
+        # Linear functions would be known to the last bit by their largest steps, and gradients are not.
+        bound = noise / np.minimum(line.h, line.h[0] * 2.0**-8) + _GRADIENT_ROUNDING * given.size
+        bound += _SAFETY * line.blur * np.maximum(np.abs(slope), max(abs(given.slope), given.size))
+    known = np.isfinite(bound) & (line.blur < 0.25)
+    return _Slopes(np.where(known, slope, 0), np.where(known, gap, 0), np.where(known, bound, np.inf), noise)
+
+
+def _before(of_step: np.ndarray) -> np.ndarray:
+    """The value at the next larger step."""
+    return np.concatenate([[np.nan], of_step[:-1]])
+
+
+def _rounding(line: _Line) -> np.ndarray:
+    """The least noise that f can have: its values are rounded, if nothing before them is."""
+    return _SAFETY * 4 * _EPS * np.maximum(np.maximum(np.abs(line.ahead), np.abs(line.behind)), abs(line.at_x))
+
+
+def _smallest_scale(seen: _Slopes, error: np.ndarray) -> int | None:
+    """The step that knows the slope best, unless smaller ones know it to be another: then the best of those.
+
+    Large steps see f well and across kinks: only what no smaller step denies is a property of f at x.
+    """
+    best = int(np.argmin(seen.bound))
+    while np.isfinite(seen.bound[best]):
+        size = max(abs(error[best]), abs(seen.gap[best]))
+        smaller = np.arange(best + 1, len(error))
+        limit = seen.bound[smaller] + _RESOLVED * size
+        denied = (np.abs(error[smaller] - error[best]) > limit) | (np.abs(seen.gap[smaller] - seen.gap[best]) > limit)
+        if size <= seen.bound[best] or not np.any(denied & (seen.bound[smaller] < _RESOLVED * size)):
+            return best
+        best += 1 + int(np.argmin(seen.bound[smaller]))
+    return None
+
+
+def _run(values: np.ndarray, bound: np.ndarray, at: int) -> int:
+    """How many steps in a row around `at` show its value, each by itself."""
+    size = _RESOLVED * abs(values[at])
+    same = (np.abs(values - values[at]) <= size) & (bound <= size)
+    if not same[at]:
+        return 0
+    others = np.flatnonzero(~same)
+    first, last = others[others < at], others[others > at]
+    return int((last[0] if len(last) else len(same)) - (first[-1] if len(first) else -1) - 1)
+
+
+def _other_slope_of_large_steps(seen: _Slopes, error: np.ndarray, best: int) -> int | None:
+    """The step that knows best another slope than `best`, the same on both sides of x; there may be none."""
+    differs = np.abs(seen.slope - seen.slope[best])
+    clear = (seen.bound < _RESOLVED * differs) & (differs > _RESOLVED * abs(error[best]))
+    clear &= (np.abs(seen.gap) <= seen.bound) & (np.arange(len(error)) < best)
+    return int(np.argmin(np.where(clear, seen.bound, np.inf))) if clear.any() else None
+
+
+def _still(line: _Line) -> np.ndarray:
+    """Whether f does not move at all, at each step and all smaller ones."""
+    still = (line.ahead == line.at_x) & (line.behind == line.at_x)
+    return np.logical_and.accumulate(still[::-1])[::-1]
+
+
+def _may_be_coarse(line: _Line, given: _Given, best: int) -> bool:
+    """Whether f may move in jumps as coarse as bfloat16's: it stands still where the gradient claims little change."""
+    still = _still(line)
+    if not still[best] or still.all():
+        return False
+    first = int(np.argmax(still))
+    moves = (line.ahead[first - 1] != line.at_x) and (line.behind[first - 1] != line.at_x)
+    return bool(moves and abs(given.slope) * line.h[first] < 2.0**-5 * _span(line))
+
+
+def _is_noise(line: _Line, seen: _Slopes, step: int) -> bool:
+    """Whether f is nothing but noise at this step, so that a slope of 0 within that noise says nothing."""
+    return bool(seen.noise[step] > 2.0**-10 * _span(line))
+
+
+def _moved(line: _Line) -> float:
+    values = np.concatenate([line.ahead, line.behind])
+    return float(np.abs(values[np.isfinite(values)] - line.at_x).max())
+
+
+def _span(line: _Line) -> float:
+    """The size of f along the line."""
+    return max(abs(line.at_x), _moved(line))
+
+
+def _order(line: _Line, seen: _Slopes, given: _Given, best: int) -> float:
+    """The power of h with which the remainder falls over the smallest steps that show it; infinite if none do near x."""
+    with np.errstate(all="ignore"):
+        ahead = np.abs(line.ahead - line.at_x - line.h * given.slope)
+        behind = np.abs(line.behind - line.at_x + line.h * given.slope)
+        remainder = np.maximum(ahead, behind)
+        above = np.flatnonzero(remainder > seen.bound * line.h)
+    if len(above) < _RUN or above[-1] < best:
+        return float("inf")
+    last = above[-_RUN:]
+    return float(np.polyfit(np.log2(line.h[last]), np.log2(remainder[last]), 1)[0])
+
+
+def _by_parts(
+    evaluate: _Evaluate, x: np.ndarray, direction: np.ndarray, gradient: np.ndarray, line: _Line, judged: Judgement
+) -> Judgement:
+    r"""The judgement of a gradient outside the slopes along a line with a kink, by the coordinates that have the kink.
+
+    $\sum_i c_i\,\mathrm{relu}(x_i)$ at $x = 0$ has the gradient 0 by convention, and with signs of c that differ it
+    need not lie between the slopes of the sum. It does along each coordinate; and the coordinates without a kink
+    have a gradient that is right or wrong.
+    """
+    smooth, kinked = _split(evaluate, x, direction, gradient, line)
+    if not kinked:
+        return judged._replace(verdict="undecided", why="a kink here, of many coordinates together")
+    parts = []
+    if smooth.any():
+        part = np.where(smooth, direction, 0)
+        parts.append(_on_line(_line(evaluate, x, part, line.h[0]), _along(gradient, part)))
+    for coordinate in kinked[:_RUN]:
+        part = _only(direction, np.array([coordinate]))
+        parts.append(_at_coordinate(_line(evaluate, x, part, line.h[0]), _along(gradient, part)))
+    return max(parts, key=_severity)
+
+
+def _at_coordinate(line: _Line, given: _Given) -> Judgement:
+    """As `_on_line`, but a gradient may also count all of the kinks of a coordinate as not there, or as there.
+
+    Where one number enters several units that all have their kink at it, the convention is taken for each unit, and
+    the gradient is 0 or the sum of both slopes, which need not lie between them.
+    """
+    judged = _on_line(line, given)
+    if judged.why != _OUTSIDE:
+        return judged
+    seen = _slopes(line, given)
+    best = int(np.argmin(seen.bound))
+    behind, ahead = seen.slope[best] - seen.gap[best] / 2, seen.slope[best] + seen.gap[best] / 2
+    allowed = (0.0, behind, ahead, behind + ahead)
+    if min(allowed) - seen.bound[best] <= given.slope <= max(allowed) + seen.bound[best]:
+        return Judgement("kink", judged.order, "several kinks here, and the gradient is theirs by convention")
+    return judged
+
+
+def _split(
+    evaluate: _Evaluate, x: np.ndarray, direction: np.ndarray, gradient: np.ndarray, line: _Line
+) -> tuple[np.ndarray, list[int]]:
+    """Which coordinates have no kink, as a mask, and some that have one, by halving sets of coordinates.
+
+    Coordinates for which `_SPLITS` does not suffice are in neither.
+    """
+    seen = _slopes(line, _along(gradient, direction))
+    best = int(np.argmin(seen.bound))
+
+    def bends(coordinates: np.ndarray) -> bool:
+        part = _only(direction, coordinates)
+        small, large = (
+            (evaluate(part, h) + evaluate(part, -h) - 2 * line.at_x) / h for h in (line.h[best], _RATIO * line.h[best])
+        )
+        return abs(_RATIO * small - large) / (_RATIO - 1) > seen.bound[best]
+
+    smooth, kinked = np.zeros(x.size, bool), list[int]()
+    sets, looked = [np.arange(x.size)], 0
+    while sets and looked < _SPLITS:
+        coordinates = sets.pop()
+        looked += 1
+        if not bends(coordinates):
+            smooth[coordinates] = True
+        elif len(coordinates) == 1:
+            kinked.append(int(coordinates[0]))
+        else:
+            sets += np.array_split(coordinates, 2)
+    return smooth.reshape(x.shape), kinked
+
+
+def _only(direction: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    """The direction along these coordinates alone."""
+    part = np.zeros(direction.size, direction.dtype)
+    part[coordinates] = direction.ravel()[coordinates]
+    return part.reshape(direction.shape)
 
 
 def remainder_orders(
@@ -30,9 +470,11 @@ def remainder_orders(
     along the direction up to rounding with just this gradient, and the order is infinite.
     Raises `ValueError` where x is not float64: in float32 rounding buries the remainder before it shows its rate.
     """
+    from jaxgrad.jaxprs.rounding import accumulated
+
     if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(x)):
         raise ValueError("Taylor's remainder needs float64; convert x, and enable 64-bit types in JAX")
-    steps = 2.0 ** -np.arange(1, _HALVINGS + 1)
+    steps = 2.0 ** -np.arange(1, 41)
 
     def along(direction: Any, h: Float[Array, ""]) -> Float[Array, ""]:
         return f(jax.tree.map(lambda leaf, v: leaf + h * v, x, direction))
@@ -42,7 +484,7 @@ def remainder_orders(
     values = jax.jit(jax.vmap(jax.vmap(along, (None, 0)), (0, None)))(stacked, jnp.asarray(steps))
     return {
         name: [
-            _order(np.asarray(of_h), at_x, variance, steps, _inner_product(gradient, direction))
+            _old_order(np.asarray(of_h), at_x, variance, steps, _inner_product(gradient, direction))
             for of_h, direction in zip(values, directions, strict=True)
         ]
         for name, gradient in gradients.items()
@@ -53,7 +495,7 @@ def _inner_product(a: Any, b: Any) -> float:
     return sum(float(np.vdot(x, y)) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
-def _order(values: np.ndarray, at_x: float, variance: float, steps: np.ndarray, slope: float) -> float:
+def _old_order(values: np.ndarray, at_x: float, variance: float, steps: np.ndarray, slope: float) -> float:
     remainders = np.abs(values - at_x - steps * slope)
     # Below four standard deviations of the rounding error of f, twice, a remainder is noise.
     noise = 8 * np.finfo(np.float64).eps * (np.sqrt(variance) + np.abs(values - at_x) + steps * abs(slope))

@@ -1,121 +1,275 @@
 """`check`: a function with a gradient of its own against oracles, in every type and under every transformation."""
 
-import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from jaxgrad.checking.compare import Scale, compare, scale, stands_alone
-from jaxgrad.checking.explain import explain
+from jaxgrad.checking import explain, verdict
+from jaxgrad.checking.domains import Domain
 from jaxgrad.checking.findings import (
+    AGREES,
+    DIFFERS,
     HAND,
+    NOT_JUDGED,
     REFERENCE,
     TORCH,
-    WRONG_ORDER,
     Finding,
     GradientMismatch,
     Report,
     Setting,
-    Tensor,
 )
-from jaxgrad.checking.oracles.align import as_function
-from jaxgrad.checking.oracles.torch import under_torch
-from jaxgrad.checking.pullback import (
-    TRANSFORMS,
-    Pulled,
-    floats_of,
-    is_float,
-    names,
-    pair,
-    parameter_names,
-    pull,
-    pull_again,
-    under,
-    with_floats,
-)
-from jaxgrad.checking.taylor import random_direction, remainder_orders
+from jaxgrad.checking.oracles import Oracle
+from jaxgrad.checking.oracles.jax import jax_oracle
+from jaxgrad.checking.oracles.numpy import numpy_oracle
+from jaxgrad.checking.oracles.torch import torch_oracle
+from jaxgrad.checking.question import CARRIED, DTYPES, Call, applied, call
+from jaxgrad.checking.transforms import DEFAULT, TRANSFORMS
+from jaxgrad.checking.verdict import Subject, in_type, judge
 from jaxgrad.errors import JaxgradError
-from jaxgrad.jaxprs.rounding import accumulated
-
-DTYPES = ("float64", "float32", "bfloat16")
-TAYLOR_DIRECTIONS = 3
+from jaxgrad.jaxprs import casts
 
 
 def check(
     fn: Callable[..., Any],
     *args: Any,
-    reference: Callable[..., Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    reference: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
     torch_reference: Any = None,
     torch_names: Mapping[str, str] | None = None,
-    dtypes: Sequence[str] = DTYPES,
-    transforms: Sequence[str] = TRANSFORMS,
+    oracles: Mapping[str, Callable[..., Any]] | None = None,
+    dtypes: Sequence[str] | None = None,
+    transforms: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1),
+    domains: Domain | Mapping[str, Domain] = "normal",
+    vary: Mapping[str, Sequence[int]] | None = None,
     static_argnums: Sequence[int] = (),
+    no_gradient: Sequence[str] = (),
+    shardings: Any = None,
     tolerance: float | Mapping[str, float] | None = None,
+    nan: str = "error",
     expected: str = "agrees",
     name: str | None = None,
     reproduce: Callable[[Setting], str] | None = None,
 ) -> Report:
-    """Compare the outputs of `fn` and its cotangents of every float input with those of independent oracles.
+    """Compare the outputs of `fn` and its cotangents of every input with those of independent oracles.
 
-    `reference` is the same function in plain JAX, differentiated by `jax.grad`; `torch_reference` the same in
-    PyTorch, a function of tensors or an `nn.Module` (see `parity.align`, whose `names` are `torch_names`),
-    differentiated by autograd. Where both are absent, or differ, Taylor's remainder in float64 decides (see
-    `parity.taylor`).
+    Every setting (a type, a transformation, a seed) ends as agrees, differs or not judged; a check in which nothing
+    was judged fails. Where there is no oracle, or oracles differ, the definition of the derivative decides, in
+    float64 (`checking.taylor`). Tolerances are measured: the noise of the oracle's own arithmetic, element by element
+    (`jaxprs.noise`, `checking.compare`). `tap` marks nodes inside.
 
-    `args` are trees of arrays, numbers and None; a float `jax.ShapeDtypeStruct` is filled with normal numbers by
-    the seed. Each of `dtypes` is compared under each of `transforms` with the first seed, and under jit with the
-    others; output cotangents are normal numbers by the seed. Arguments in `static_argnums` are passed as they are.
-    `tap` marks nodes. `tolerance`, one number or one by dtype, replaces the derived one, and the report says so.
-    `expected="differs"` is for a gradient that is meant not to be the derivative: then outputs must agree, the
-    oracles too, and the cotangents of `fn` must differ from theirs. `reproduce` turns a setting into the command
-    that runs it alone.
+    Args:
+        fn: the function under test, of trees of arrays; traceable by JAX.
+        args: its arguments: arrays, numbers, or `jax.ShapeDtypeStruct`, which is filled with numbers drawn by the
+            seed. Leaves that are no arrays or floats are static.
+        kwargs: its keyword arguments, likewise.
+        reference: the same function in plain JAX, differentiated by JAX; or several of them.
+        torch_reference: the same in PyTorch: a function of tensors or an `nn.Module` (`checking.oracles.align`).
+        torch_names: torch names of parameters by leaf paths, where they cannot be guessed.
+        oracles: by a name, functions of the arguments and then of the output cotangents, in NumPy, that return
+            `(outputs, cotangents)`.
+        dtypes: of `DTYPES`; float64, float32 and bfloat16 by default. A type that is named here and refused fails.
+        transforms: rows of `transforms.TRANSFORMS`; by default all that apply. Those named here and refused fail.
+        seeds: whole numbers; the first is used in every setting, the others under jit.
+        domains: where shapes are filled from, for all or by argument: "normal", "positive", "unit", "probabilities",
+            "spd", "sorted", "integers(low, high)", or a function of a key.
+        vary: sizes by name, for shapes that have names among their sizes, such as `ShapeDtypeStruct(("n", 3), ...)`.
+        static_argnums: arguments that are passed as they are.
+        no_gradient: names of arguments or leaves that have no gradient on purpose.
+        shardings: a `NamedSharding` for each argument, or a tree of them; adds the setting "sharded".
+        tolerance: the largest relative 2-norm of a difference, one or by type, in the place of the measured noise.
+        nan: "error", or "equal" where NaN at the same place in every engine is meant.
+        expected: "agrees", or "differs" for a gradient that is meant not to be the derivative: then outputs must
+            agree, the oracles too, and the cotangents of `fn` must differ from theirs.
+        name: what messages call the function.
+        reproduce: turns a setting into the command that runs it alone.
 
-    Returns the report. Raises `GradientMismatch`, whose message explains it, where the gradient is not as
-    expected, and `JaxgradError` for arguments that cannot be checked.
+    Returns:
+        The report. `report.not_judged` are the settings that nothing could be said of.
+
+    Raises:
+        GradientMismatch: the gradient is not as expected; the message explains where, by how much and who says so.
+        JaxgradError: arguments that cannot be checked.
+
+    >>> import jax, jax.numpy as jnp
+    >>> fn = jax.custom_vjp(jnp.sin)
+    >>> fn.defvjp(lambda x: (jnp.sin(x), x), lambda x, dy: (dy * jnp.cos(x),))
+    >>> check(fn, jax.ShapeDtypeStruct((3,), jnp.float32), reference=jnp.sin).passed
+    True
     """
+    _check_options(dtypes, transforms, seeds, nan, expected, (reference, torch_reference, oracles))
+    title = name or str(getattr(fn, "__name__", type(fn).__name__))
+    findings: list[Finding] = []
+    for sizes, sized, sized_kwargs in _sizes(args, dict(kwargs or {}), vary or {}):
+        asked = call(fn, sized, sized_kwargs, static_argnums, no_gradient, domains)
+        asked, torch_oracles = _with_torch(asked, torch_reference, torch_names)
+        subject = Subject(
+            title,
+            asked,
+            applied(fn, asked),
+            (
+                *_plain(asked, reference),
+                *torch_oracles,
+                *(numpy_oracle(n, f, asked) for n, f in (oracles or {}).items()),
+            ),
+            tolerance,
+            nan,
+            _sharded(asked, shardings),
+            sizes,
+        )
+        first_sizes = not findings
+        for setting, asked_for in _settings(subject, dtypes, transforms, seeds, first_sizes):
+            found = judge(subject, setting, asked_for)
+            if not findings:
+                found = _twice(subject, found)
+            findings.append(found._replace(passed=_as_expected(found, expected)))
+    report = Report(title, _passes(findings), tuple(findings), "")
+    if report.passed:
+        return report
+    said = explain.explain(report, expected, reproduce or _call_again)
+    raise GradientMismatch(report._replace(message=said))
+
+
+def _check_options(
+    dtypes: Sequence[str] | None,
+    transforms: Sequence[str] | None,
+    seeds: Sequence[int],
+    nan: str,
+    expected: str,
+    oracles: tuple[Any, ...],
+) -> None:
     if expected not in ("agrees", "differs"):
         raise JaxgradError(f"expected is {expected!r}; choose 'agrees' or 'differs'")
-    for kind, given, choices in (("dtype", dtypes, DTYPES), ("transform", transforms, TRANSFORMS)):
-        for one in given:
+    if nan not in ("error", "equal"):
+        raise JaxgradError(f"nan is {nan!r}; choose 'error' or 'equal'")
+    for kind, given, choices in (("dtype", dtypes, DTYPES), ("transform", transforms, tuple(TRANSFORMS))):
+        if isinstance(given, str):
+            raise JaxgradError(f"{kind}s is the text {given!r}; give a tuple, such as ({given!r},)")
+        for one in given or ():
             if one not in choices:
                 raise JaxgradError(f"there is no {kind} {one!r}; choose from {', '.join(choices)}")
-    if expected == "differs" and reference is None and torch_reference is None:
+        if given is not None and not given:
+            raise JaxgradError(f"{kind}s is empty; choose from {', '.join(choices)}")
+    if expected == "differs" and all(one is None for one in oracles):
         raise JaxgradError("expected='differs' needs an oracle to differ from; give a reference or a torch_reference")
     if not seeds:
         raise JaxgradError("seeds is empty; give at least one whole number")
-    dynamic, join = _static_apart(args, static_argnums)
-    hand = join(fn)
-    plain = None if reference is None else join(reference)
-    in_torch = None if torch_reference is None else join(as_function(torch_reference, args, torch_names))
-    title = name or str(getattr(fn, "__name__", type(fn).__name__))
 
-    findings = []
-    known: dict[tuple[str, int, float], Pulled] = {}
-    for setting in _settings(dtypes, transforms, seeds):
-        with jax.default_matmul_precision("highest"):
-            scales = _scales(setting, hand, plain, dynamic, known)
-            with jax.enable_x64(setting.dtype == "float64"):
-                found = _find(setting, hand, plain, in_torch, dynamic, scales, tolerance)
-        findings.append(found._replace(passed=_as_expected(found, expected)))
-    wrong = [f for f in findings if not f.passed]
-    report = Report(title, not wrong, tuple(findings), "")
-    if not wrong:
-        return report
-    said = explain(title, wrong, tuple(findings), expected, reproduce or _call_again)
-    raise GradientMismatch(report._replace(message=said))
+
+def _sizes(
+    args: tuple[Any, ...], kwargs: dict[str, Any], vary: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    """The arguments with each choice of sizes in the places of their names, and the choice in words."""
+    named = {size for leaf in jax.tree.leaves((args, kwargs)) for size in _named_sizes(leaf)}
+    for missing in named - vary.keys():
+        raise JaxgradError(f"a shape has the size {missing!r}; give vary={{{missing!r}: (1, 7, 12)}} or a number")
+    for unused in vary.keys() - named:
+        raise JaxgradError(
+            f"vary names {unused!r}, which is in no shape; write ShapeDtypeStruct(({unused!r}, ...), ...)"
+        )
+    for sizes in itertools.product(*vary.values()):
+        of = dict(zip(vary, sizes, strict=True))
+
+        def sized(leaf: Any, of: Mapping[str, int] = of) -> Any:
+            if not _named_sizes(leaf):
+                return leaf
+            return jax.ShapeDtypeStruct(tuple(of.get(size, size) for size in leaf.shape), leaf.dtype)
+
+        said = ", ".join(f"{name}={size}" for name, size in of.items())
+        yield said, *jax.tree.map(sized, (args, kwargs))
+
+
+def _named_sizes(leaf: Any) -> list[str]:
+    return [size for size in leaf.shape if isinstance(size, str)] if isinstance(leaf, jax.ShapeDtypeStruct) else []
+
+
+def _plain(asked: Call, reference: Any) -> list[Oracle]:
+    several = reference if isinstance(reference, (tuple, list)) else () if reference is None else (reference,)
+    names = [REFERENCE, *(f"{REFERENCE} {number}" for number in range(2, len(several) + 1))]
+    return [jax_oracle(name, applied(fn, asked)) for name, fn in zip(names, several, strict=False)]
+
+
+def _with_torch(asked: Call, reference: Any, names: Mapping[str, str] | None) -> tuple[Call, list[Oracle]]:
+    """The torch oracle, and the call with the leaves that it freezes left out on both sides."""
+    if reference is None:
+        return asked, []
+    oracle, frozen = torch_oracle(TORCH, reference, asked, names)
+    leaves = [
+        leaf._replace(kind=CARRIED) if number in frozen and leaf.kind == "input" else leaf
+        for number, leaf in enumerate(asked.leaves)
+    ]
+    return asked._replace(leaves=tuple(leaves)), [oracle]
+
+
+def _sharded(asked: Call, shardings: Any) -> Any:
+    """A sharding for each input, from one for each argument or a tree of them."""
+    if shardings is None:
+        return None
+    of_arguments = shardings if isinstance(shardings, (tuple, list)) else (shardings,) * len(asked.arguments)
+    if len(of_arguments) != len(asked.arguments):
+        raise JaxgradError(
+            f"shardings has {len(of_arguments)} entries; give one for each of {', '.join(asked.arguments)}"
+        )
+    found = []
+    for number in range(len(asked.arguments)):
+        inputs = [leaf for leaf in asked.of_kind("input") if leaf.argument == number]
+        given = jax.tree.leaves(of_arguments[number])
+        found += given * len(inputs) if len(given) == 1 else given
+    return found
+
+
+def _settings(
+    subject: Subject,
+    dtypes: Sequence[str] | None,
+    transforms: Sequence[str] | None,
+    seeds: Sequence[int],
+    first_sizes: bool,
+) -> Iterator[tuple[Setting, bool]]:
+    """The settings of a subject, each with whether it was asked for by name. Other sizes are tried under jit alone."""
+    rows = [row for row in transforms or DEFAULT if transforms is not None or _applies(row, subject)]
+    for dtype in dtypes or DTYPES[:3]:
+        for row in rows if first_sizes or transforms is not None else ("jit",):
+            yield Setting(dtype, row, seeds[0], subject.sizes), dtypes is not None or transforms is not None
+        for seed in seeds[1:] if first_sizes else ():
+            if "jit" in rows:
+                yield Setting(dtype, "jit", seed, subject.sizes), dtypes is not None
+
+
+def _applies(row: str, subject: Subject) -> bool:
+    """Whether a row says anything of a function that it was not asked for: forward mode only of its own rules."""
+    if row == "sharded":
+        return subject.shardings is not None
+    return row != "jvp" or _has_forward_mode(subject)
+
+
+def _has_forward_mode(subject: Subject) -> bool:
+    for dtype in ("float64", "float32"):
+        try:
+            with in_type(dtype):
+                program = verdict.forward(subject, dtype)
+            return casts.has_custom_jvp(program) and not casts.has_custom_vjp(program)
+        except Exception:
+            continue
+    return False
+
+
+def _twice(subject: Subject, found: Finding) -> Finding:
+    """A finding that agrees, unless the same call gives two answers."""
+    if found.outcome != AGREES:
+        return found
+    why = verdict.not_deterministic(subject, found.setting)
+    return found._replace(outcome=DIFFERS, why=why, alone=HAND) if why else found
 
 
 def _as_expected(finding: Finding, expected: str) -> bool:
     if expected == "agrees":
-        return finding.agree
+        return finding.outcome != DIFFERS
+    if finding.outcome == NOT_JUDGED:
+        return True
     # A gradient that is meant to differ has to differ from oracles that agree with one another, and only the gradient.
-    return not finding.agree and all(
+    return finding.outcome == DIFFERS and all(
         d.agrees
         for tensor in finding.tensors
         for pair, d in tensor.pairs.items()
@@ -123,197 +277,9 @@ def _as_expected(finding: Finding, expected: str) -> bool:
     )
 
 
+def _passes(findings: Sequence[Finding]) -> bool:
+    return all(f.passed for f in findings) and any(f.outcome != NOT_JUDGED for f in findings)
+
+
 def _call_again(setting: Setting) -> str:
     return f"check(..., dtypes=({setting.dtype!r},), transforms=({setting.transform!r},), seeds=({setting.seed},))"
-
-
-def _settings(dtypes: Sequence[str], transforms: Sequence[str], seeds: Sequence[int]) -> Iterator[Setting]:
-    for dtype in dtypes:
-        for transform in transforms:
-            yield Setting(dtype, transform, seeds[0])
-        for seed in seeds[1:]:
-            yield Setting(dtype, "jit", seed)
-
-
-def _static_apart(
-    args: tuple[Any, ...], static_argnums: Sequence[int]
-) -> tuple[tuple[Any, ...], Callable[[Callable[..., Any]], Callable[..., Any]]]:
-    """The arguments that are not static, and how to make a function of all into one of these."""
-    static = {number % len(args): args[number] for number in static_argnums}
-    dynamic = tuple(arg for number, arg in enumerate(args) if number not in static)
-
-    def join(fn: Callable[..., Any]) -> Callable[..., Any]:
-        if not static:
-            return fn
-
-        def of_dynamic(*given: Any) -> Any:
-            rest = iter(given)
-            return fn(*(static[number] if number in static else next(rest) for number in range(len(args))))
-
-        # Inputs are reported under the names of the function's own parameters.
-        own = parameter_names(fn, len(args))
-        left = [name for number, name in enumerate(own) if number not in static]
-        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in left]
-        of_dynamic.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        return of_dynamic
-
-    return dynamic, join
-
-
-def _drawn(args: tuple[Any, ...], setting: Setting) -> tuple[Any, ...]:
-    """Arguments as arrays, floats in the setting's type, shapes filled with normal numbers by its seed."""
-    leaves, structure = jax.tree.flatten(args)
-    filled = []
-    for number, leaf in enumerate(leaves):
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            if not is_float(leaf):
-                raise JaxgradError(f"a shape of {leaf.dtype} cannot be filled: give an array of values that make sense")
-            key = jax.random.fold_in(jax.random.key(setting.seed), number)
-            # Drawn in float32, so that every type is given the same numbers up to its own rounding.
-            leaf = jax.random.normal(key, leaf.shape, jnp.float32)
-        filled.append(jnp.asarray(leaf, setting.dtype) if is_float(leaf) else jnp.asarray(leaf))
-    return jax.tree.unflatten(structure, filled)
-
-
-def _find(
-    setting: Setting,
-    hand: Callable[..., Any],
-    plain: Callable[..., Any] | None,
-    in_torch: Callable[..., Any] | None,
-    args: tuple[Any, ...],
-    scales: Pulled,
-    given: float | Mapping[str, float] | None,
-) -> Finding:
-    drawn = _drawn(args, setting)
-    dys, directions = _cotangents(hand, drawn, setting)
-    labels = names(hand, drawn, setting.transform)
-    pulled = {HAND: (under(setting.transform, hand, drawn, dys, directions), labels.nodes)}
-    if plain is not None:
-        nodes = names(plain, drawn, setting.transform).nodes
-        pulled[REFERENCE] = under(setting.transform, plain, drawn, dys, directions), nodes
-    if in_torch is not None:
-        pulled[TORCH] = under_torch(setting.transform, in_torch, drawn, dys, directions)
-
-    tensors = tuple(_tensors(pulled, labels, scales, setting.dtype, given))
-    first = next((t.name for t in tensors if not all(d.agrees for d in t.pairs.values())), None)
-    orders: dict[str, dict[str, float]] = {}
-    # Where engines differ, and where there is only one, the definition of the derivative decides.
-    if _taylor_applies(setting) and (first is not None or len(pulled) == 1):
-        value = partial(_inner, hand, setting.transform, dys, directions)
-        # What is differentiated is the function under test: where outputs differ, an oracle has another function.
-        other = any(t.kind == "output" and not all(d.agrees for d in t.pairs.values()) for t in tensors)
-        judged = {engine: p.inputs for engine, (p, _) in pulled.items() if engine == HAND or not other}
-        of_engines = _orders(value, drawn, judged, setting.seed)
-        orders = {engine: dict(zip(labels.inputs, of, strict=True)) for engine, of in of_engines.items()}
-    wrong = [engine for engine, of_input in orders.items() if min(of_input.values()) < WRONG_ORDER]
-    if len(pulled) == 1 and wrong:
-        first = next(name for name, order in orders[HAND].items() if order < WRONG_ORDER)
-    alone = next((stands_alone(t.pairs) for t in tensors if t.name == first), None)
-    if alone is None and len(wrong) == 1:
-        alone = wrong[0]
-    return Finding(setting, tensors, orders, first is None, first, alone, first is None)
-
-
-def _cotangents(fn: Callable[..., Any], args: tuple[Any, ...], setting: Setting) -> tuple[list[Any], list[Any]]:
-    """Normal numbers by the seed for the float outputs and for the float inputs, in the setting's type."""
-    key = jax.random.fold_in(jax.random.key(setting.seed), 1_000_003)
-    outs, floats = floats_of(jax.eval_shape(fn, *args)), floats_of(args)
-    return _directions(key, outs, setting.dtype), _directions(jax.random.fold_in(key, 1), floats, setting.dtype)
-
-
-def _directions(key: Any, like: list[Any], dtype: str) -> list[Any]:
-    drawn = random_direction(key, [jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in like])
-    return [d.astype(dtype) for d in drawn]
-
-
-def _scales(
-    setting: Setting,
-    hand: Callable[..., Any],
-    plain: Callable[..., Any] | None,
-    args: tuple[Any, ...],
-    known: dict[tuple[str, int, float], Pulled],
-) -> Pulled:
-    """The scale of every tensor, from the roundings that the oracle's pullback accumulates in float64.
-
-    Where there is no plain function with the same taps, it is the pullback under test that is followed.
-    jit and remat compute the same, as do vmap and scan, and float64 and float32 round alike: `known` keeps what
-    was found for one for the other.
-    """
-    kind = {"remat": "jit", "scan": "vmap"}.get(setting.transform, setting.transform)
-    wide_sums = 2.0**-16 if setting.dtype == "bfloat16" else 1.0
-    key = (kind, setting.seed, wide_sums)
-    if key not in known:
-        with jax.enable_x64(True):
-            drawn = _drawn(args, setting._replace(dtype="float64"))
-            nodes = names(hand, drawn, "jit").nodes
-            fn = plain if plain is not None and names(plain, drawn, "jit").nodes == nodes else hand
-            dys, directions = _cotangents(fn, drawn, setting._replace(dtype="float64"))
-            match kind:
-                case "grad_of_grad":
-                    both = accumulated(partial(pull_again, fn), drawn, dys, directions, wide_sums=wide_sums)
-                case "vmap":
-                    both = accumulated(jax.vmap(partial(pull, fn)), *pair(drawn, dys), wide_sums=wide_sums)
-                case _:
-                    both = accumulated(partial(pull, fn), drawn, dys, wide_sums=wide_sums)
-            known[key] = jax.tree.map(lambda value, variance: _scale(np.asarray(value), np.asarray(variance)), *both)
-    return known[key]
-
-
-def _scale(value: np.ndarray, variance: np.ndarray) -> Scale:
-    if np.issubdtype(value.dtype, np.floating):
-        return scale(value, variance)
-    # Integers and booleans are not rounded, so nothing but equality will do.
-    return Scale("norm", 1.0, 0.0)
-
-
-def _tensors(
-    pulled: dict[str, tuple[Pulled, list[str]]],
-    labels: Pulled,
-    scales: Pulled,
-    dtype: str,
-    given: float | Mapping[str, float] | None,
-) -> Iterator[Tensor]:
-    limit = given.get(dtype) if isinstance(given, Mapping) else given
-    for kind, part in (("output", "outputs"), ("node", "nodes"), ("input", "inputs")):
-        for number, (name, own_scale) in enumerate(zip(getattr(labels, part), getattr(scales, part), strict=True)):
-            values = {}
-            for engine, (of_engine, nodes) in pulled.items():
-                # Nodes go by name, because an oracle need not tap them all.
-                if kind != "node":
-                    values[engine] = np.asarray(getattr(of_engine, part)[number])
-                elif name in nodes:
-                    values[engine] = np.asarray(of_engine.nodes[nodes.index(name)])
-            pairs = {
-                (a, b): compare(values[a], values[b], own_scale, dtype, limit)
-                for a, b in itertools.combinations(values, 2)
-            }
-            yield Tensor(name, kind, own_scale, limit is not None, values, pairs)
-
-
-def _taylor_applies(setting: Setting) -> bool:
-    return setting.dtype == "float64" and setting.transform in ("jit", "grad_of_grad")
-
-
-def _inner(fn: Callable[..., Any], transform: str, dys: list[Any], directions: list[Any], *args: Any) -> Any:
-    """The number whose gradient the pullback is: outputs against their cotangents, or cotangents against directions."""
-    if transform == "grad_of_grad":
-        return sum(jnp.vdot(v, dx) for v, dx in zip(directions, pull(fn, args, dys).inputs, strict=True))
-    return sum(jnp.vdot(dy, y) for dy, y in zip(dys, floats_of(fn(*args)), strict=True))
-
-
-def _orders(
-    value: Callable[..., Any], args: tuple[Any, ...], gradients: dict[str, list[Any]], seed: int
-) -> dict[str, list[float]]:
-    """By engine, the least order of Taylor's remainder over several directions, for each float input alone."""
-    x = floats_of(args)
-    directions = []
-    for number in range(len(x)):
-        for again in range(TAYLOR_DIRECTIONS):
-            key = jax.random.fold_in(jax.random.key(seed), TAYLOR_DIRECTIONS * number + again)
-            drawn = random_direction(key, x)
-            directions.append([v if at == number else jnp.zeros_like(v) for at, v in enumerate(drawn)])
-    found = remainder_orders(lambda floats: value(*with_floats(args, floats)), x, gradients, directions)
-    return {
-        engine: [min(orders[at : at + TAYLOR_DIRECTIONS]) for at in range(0, len(orders), TAYLOR_DIRECTIONS)]
-        for engine, orders in found.items()
-    }

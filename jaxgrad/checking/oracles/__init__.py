@@ -1,1 +1,27 @@
 """Independent answers to a question, one file for each kind of program that gives them."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from jaxgrad.checking.pullback import Pulled
+from jaxgrad.checking.question import Question
+from jaxgrad.jaxprs.noise import Rounding
+
+# A rounding, and a seed, to the answer with each of its roundings drawn at random.
+Sample: TypeAlias = Callable[[Rounding, int], Pulled]
+
+
+class Oracle(NamedTuple):
+    """An independent program, and how it answers.
+
+    `pull(question, second)` answers in the question's own type, with the names of its nodes; `sample` answers a
+    float64 question with its roundings drawn at random, and is None where a program cannot be followed;
+    `nodes(question)` names its nodes. `program` is a JAX function, where there is one, to be looked into. Each may
+    raise: that is what the oracle says of a question that it cannot be asked.
+    """
+
+    name: str
+    pull: Callable[[Question, bool], tuple[Pulled, list[str]]]
+    sample: Callable[[Question, bool], Sample] | None
+    nodes: Callable[[Question], list[str]]
+    program: Callable | None = None

@@ -18,9 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad.checking.oracles import Oracle, Sample
 from jaxgrad.checking.oracles.align import Match, align
 from jaxgrad.checking.pullback import Pulled
+from jaxgrad.checking.question import INPUT, STATIC, Call, Question
 from jaxgrad.errors import JaxgradError
+from jaxgrad.jaxprs.noise import Rounding
 from jaxgrad.jaxprs.taps import collecting_torch_taps
 
 # How a cotangent lies in memory. A backward that takes its cotangent for contiguous is right in the first alone.
@@ -173,26 +176,6 @@ def noise(
         roundings = _Roundings(torch.Generator().manual_seed(seed), unit, sums)
         samples.append(_pull_program(program, args, kwargs, dys, directions, "contiguous", roundings)[0])
     return samples
-
-
-def under_torch(
-    transform: str, fn: Callable[..., Any], args: tuple[Any, ...], dys: list[Any], directions: list[Any]
-) -> tuple[Pulled, list[str]]:
-    """What `pullback.under` gives of a JAX function, of a PyTorch one, as NumPy arrays; and the names of its nodes.
-
-    PyTorch runs eagerly, so jit and remat are its plain backward, vmap and scan two of them.
-    """
-    from jaxgrad.checking.pullback import pair
-
-    match transform:
-        case "grad_of_grad":
-            return _pull(fn, args, dys, directions)
-        case "vmap" | "scan":
-            args, dys = pair(args, dys)
-            each = [_pull(fn, *jax.tree.map(operator.itemgetter(i), (args, dys))) for i in range(2)]
-            return jax.tree.map(lambda *leaves: np.stack(leaves), *(pulled for pulled, _ in each)), each[0][1]
-        case _:
-            return _pull(fn, args, dys)
 
 
 def to_torch(leaf: Any) -> Any:
@@ -806,38 +789,39 @@ def _with_operands(
     return by_place, by_name
 
 
-def _pull(
-    fn: Callable[..., Any], args: tuple[Any, ...], dys: list[Any], directions: list[Any] | None = None
-) -> tuple[Pulled, list[str]]:
-    import torch
+def torch_oracle(name: str, reference: Any, asked: Call, names: Mapping[str, str] | None) -> tuple[Oracle, set[int]]:
+    """A torch reference as an oracle of a call, and the numbers of the call's leaves that it has no cotangent of.
 
-    from jaxgrad.checking.pullback import is_float
+    Raises `JaxgradError` as `prepare` does.
+    """
+    kinds = [leaf.kind for leaf in asked.leaves]
+    values = jax.tree.unflatten(asked.structure, [leaf.value for leaf in asked.leaves])
+    carried = {number for number, kind in enumerate(kinds) if kind != INPUT}
+    program = prepare(reference, *values, names, arg_names=asked.arguments, no_gradient=carried)
 
-    leaves, structure = jax.tree.flatten(args)
-    tensors = [to_torch(leaf) for leaf in leaves]
-    floats = [t.requires_grad_() for t, leaf in zip(tensors, leaves, strict=True) if is_float(leaf)]
-    with collecting_torch_taps() as taps:
-        out = fn(*jax.tree.unflatten(structure, tensors))
-    outs = jax.tree.leaves(out)
-    ys = [y for y in outs if y.dtype.is_floating_point]
-    given, own = [tuple(dy.shape) for dy in dys], [tuple(y.shape) for y in ys]
-    if own != given:
-        raise JaxgradError(f"the torch reference has float outputs of shapes {own}, and the function {given}")
-    wanted = [y for y in zip(ys, map(to_torch, dys), strict=True) if y[0].requires_grad]
-    at = [*floats, *taps.values()]
-    grads = torch.autograd.grad(
-        [y for y, _ in wanted],
-        at,
-        [dy.to(y.dtype) for y, dy in wanted],
-        create_graph=directions is not None,
-        allow_unused=True,
-    )
-    grads = [torch.zeros_like(t) if g is None else g for t, g in zip(at, grads, strict=True)]
-    first, of_taps = grads[: len(floats)], grads[len(floats) :]
-    if directions is not None:
-        inner = sum((g * to_torch(d)).sum() for g, d in zip(first, directions, strict=True))
-        again = torch.autograd.grad(inner, floats, allow_unused=True) if inner.requires_grad else [None for _ in floats]
-        zeros = (torch.zeros_like(t) if g is None else g for t, g in zip(floats, again, strict=True))
-        return Pulled([], [], list(map(to_numpy, zeros))), []
-    nodes = list(map(to_numpy, reversed(of_taps)))
-    return Pulled(list(map(to_numpy, outs)), nodes, list(map(to_numpy, first))), list(reversed(taps))
+    def given(q: Question) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # Leaves that the reference freezes are inputs of nobody any more, and are carried.
+        left = iter(q.inputs), iter(q.carried)
+        values = [
+            leaf.value
+            if leaf.kind == STATIC
+            else next(left[0] if leaf.kind == INPUT and number not in program.frozen else left[1])
+            for number, leaf in enumerate(asked.leaves)
+        ]
+        args, kwargs = jax.tree.unflatten(asked.structure, values)
+        return args, kwargs
+
+    def answered(q: Question, second: bool) -> tuple[Pulled, list[str]]:
+        return pull(program, *given(q), q.dys, q.directions if second else None)
+
+    def sampled(q: Question, second: bool) -> Sample:
+        def sample(rounding: Rounding, seed: int) -> Pulled:
+            if rounding.unit == 0:
+                return answered(q, second)[0]
+            directions = q.directions if second else None
+            units = {"unit": rounding.unit, "sums": rounding.sums}
+            return noise(program, *given(q), q.dys, directions, **units, seeds=(seed,))[0]
+
+        return sample
+
+    return Oracle(name, answered, sampled, lambda q: answered(q, False)[1]), set(program.frozen)

@@ -1,0 +1,147 @@
+"""Where inputs are drawn from: numbers that a function is meant for, and numbers that tests forget."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.errors import JaxgradError
+
+# A name of `DOMAINS`, "integers(low, high)", or the caller's own function of a key, which gives the array.
+Domain: TypeAlias = str | Callable[[Any], Any]
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.standard_normal(shape)
+
+
+def _positive(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return np.exp(rng.standard_normal(shape))
+
+
+def _unit(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    # Away from the ends, where the functions that are meant for them have poles.
+    return rng.uniform(1 / 64, 1 - 1 / 64, shape)
+
+
+def _probabilities(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    drawn = np.exp(rng.standard_normal(shape))
+    return drawn / drawn.sum(-1, keepdims=True)
+
+
+def _spd(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    if len(shape) < 2 or shape[-1] != shape[-2]:
+        raise JaxgradError(f"the domain 'spd' is of square matrices, and the shape is {shape}")
+    root = rng.standard_normal(shape)
+    # The unit matrix keeps the smallest eigenvalue, and so the condition number, from being anything at all.
+    return root @ np.swapaxes(root, -1, -2) / shape[-1] + np.eye(shape[-1])
+
+
+def _sorted(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return np.sort(rng.standard_normal(shape), -1)
+
+
+DOMAINS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
+    "normal": _normal,
+    "positive": _positive,
+    "unit": _unit,
+    "probabilities": _probabilities,
+    "spd": _spd,
+    "sorted": _sorted,
+}
+# Those whose numbers may be made larger or smaller and still belong to it.
+_SCALED = frozenset(("normal", "positive", "sorted", "spd"))
+
+# How far inputs drawn from shapes are moved from their usual size, and the edges of a type.
+SIZES = ("0.1", "10", "100")
+EDGES, LARGE, MOVED = "edges", "large", "moved"
+
+
+def draw(domain: Domain, leaf: Any, seed: int, number: int, name: str) -> np.ndarray:
+    """An array of the leaf's shape from a domain, by the seed and the leaf's number.
+
+    Floats are float32 numbers, so that every type is given the same ones up to its own rounding. Raises
+    `JaxgradError` for a domain that does not exist, or that does not fit the leaf.
+    """
+    rng = np.random.default_rng((seed, number))
+    if callable(domain):
+        given = np.asarray(domain(jax.random.fold_in(jax.random.key(seed), number)))
+        if given.shape != leaf.shape:
+            raise JaxgradError(f"the domain of {name} gave an array of shape {given.shape}; its shape is {leaf.shape}")
+        return given
+    if found := re.fullmatch(r"integers\((-?\d+),\s*(-?\d+)\)", domain):
+        return rng.integers(int(found[1]), int(found[2]), leaf.shape)
+    if domain not in DOMAINS:
+        raise JaxgradError(
+            f"there is no domain {domain!r} (for {name}); choose from {', '.join(DOMAINS)}, 'integers(low, high)',"
+            " or give a function of a key"
+        )
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        raise JaxgradError(
+            f"{name} is a shape of {leaf.dtype}, which the domain {domain!r} cannot fill: give an array of values that"
+            " make sense, or domains={...: 'integers(low, high)'}"
+        )
+    drawn = DOMAINS[domain](rng, leaf.shape)
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        drawn = drawn + 1j * DOMAINS[domain](rng, leaf.shape)
+        return drawn.astype(np.complex64)
+    return drawn.astype(np.float32)
+
+
+def reaches(domain: Domain) -> tuple[str, ...]:
+    """The variants of inputs drawn from a domain that `reach` knows."""
+    if callable(domain) or domain not in _SCALED:
+        return ()
+    return (*SIZES, EDGES, LARGE) if domain == "normal" else SIZES
+
+
+def reached(variant: str, drawn: np.ndarray, dtype: Any, seed: int, number: int) -> np.ndarray:
+    """Drawn numbers of another size, or with the edges of their type among them: 0, -0, its smallest and its large.
+
+    A large number is the fourth root of the type's largest, so that its square does not overflow yet.
+    """
+    if variant in SIZES:
+        return drawn * drawn.dtype.type(float(variant))
+    info = jnp.finfo(dtype)
+    tiny, large = float(info.smallest_normal), float(info.max) ** 0.25
+    edges = {EDGES: (0.0, -0.0, tiny, -tiny, float(info.eps)), LARGE: (large, -large)}[variant]
+    rng = np.random.default_rng((seed, number, 1))
+    # A quarter of the entries, and at least one.
+    places = rng.permutation(drawn.size)[: max(1, math.ceil(drawn.size / 4))]
+    wide = np.array(drawn, np.complex128 if drawn.dtype.kind == "c" else np.float64)
+    wide.flat[places] = np.resize(np.array(edges), len(places))
+    return wide
+
+
+def moved(given: np.ndarray, seed: int, number: int) -> np.ndarray:
+    """Given numbers, each moved by about a tenth of the array's size, so that zeros and ones hide nothing.
+
+    What holds of them still does: signs, an order along the last axis, symmetry, rows that add up to 1, the unit
+    interval. Zeros move too, away from a sign that all others have.
+    """
+    rng = np.random.default_rng((seed, number, 2))
+    wide = np.asarray(given, np.complex128 if np.iscomplexobj(given) else np.float64)
+    sizes = np.abs(wide[np.isfinite(wide)])
+    if not sizes.size:
+        return wide
+    typical = float(np.sqrt(np.mean(sizes**2))) or 1.0
+    step = 0.1 * rng.standard_normal(wide.shape)
+    if wide.dtype.kind == "c":
+        return np.where(np.isfinite(wide), wide + typical * step, wide)
+    away = np.where(wide == 0, typical * step, wide * np.exp(step))
+    if (wide >= 0).all():
+        away = np.abs(away)
+    if (wide >= 0).all() and (wide <= 1).all() and ((wide > 0) & (wide < 1)).any():
+        away = np.where(wide == 0, np.minimum(away, 0.5), wide ** np.exp(step))
+    if wide.ndim and wide.shape[-1] > 1:
+        if np.allclose(wide.sum(-1), 1) and (wide >= 0).all():
+            away = away / away.sum(-1, keepdims=True)
+        elif (np.diff(wide, axis=-1) >= 0).all() and not (np.diff(wide, axis=-1) == 0).all():
+            away = np.sort(away, -1)
+    if wide.ndim > 1 and wide.shape[-1] == wide.shape[-2] and np.array_equal(wide, np.swapaxes(wide, -1, -2)):
+        away = (away + np.swapaxes(away, -1, -2)) / 2
+    return np.where(np.isfinite(wide), away, wide)

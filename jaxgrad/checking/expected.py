@@ -1,0 +1,108 @@
+"""What an oracle expects of an example, in float64, and the noise that a type's arithmetic has there."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxgrad.checking.compare import Noise, Spread, exact, floored, is_number, scaled
+from jaxgrad.checking.oracles import Sample
+from jaxgrad.checking.pullback import Pulled
+from jaxgrad.jaxprs.noise import EXACT, rounding
+
+# How far a type's roundings are enlarged when noise is measured, and once more to see which elements hang on a choice.
+# float64's are, by 2^7, because a factor of 1 + 2^-53 is 1 in it.
+_ENLARGED = {"float64": (2.0**7, 2.0**13), "float32": (1.0, 16.0), "bfloat16": (1.0, 4.0), "float16": (1.0, 4.0)}
+# Roundings that are k times as large make errors that are, where all is smooth. Errors further from that than by this
+# factor are those of a choice that flips: rare ones are seen with larger roundings only, ties with any.
+_SMOOTH = 4.0
+
+
+class Expected(NamedTuple):
+    """An oracle's answer to an example, and the noise of each array of it, in the same places."""
+
+    answer: Pulled
+    noise: Pulled
+
+
+def samples_for(answer: Pulled) -> int:
+    """How many samples noise is measured with: fewer of large answers, where many elements say what noise is."""
+    elements = sum(leaf.size for part in answer for leaf in part)
+    return 32 if elements <= 2**17 else 16 if elements <= 2**21 else 8
+
+
+def expect(sample: Sample, dtype: str) -> Expected:
+    """Measure an answer and its noise in a type."""
+    answer = sample(EXACT, 0)
+    return Expected(answer, measured(sample, answer, dtype, samples_for(answer)))
+
+
+def measured(sample: Sample, answer: Pulled, dtype: str, samples: int) -> Pulled:
+    """The noise of an answer's arrays, from samples with a type's roundings drawn at random.
+
+    Each element's error is measured twice, with small roundings and with large ones, drawn alike. Where the two are
+    not in proportion the element is `unsure`.
+    """
+    leaves = _leaves(answer)
+    small, large = _ENLARGED[dtype]
+    usual, again, enlarged = ([Spread(leaf) for leaf in leaves] for _ in range(3))
+    few = max(4, samples // 4)
+    for seed in range(1, samples + 1):
+        _add(usual, sample(rounding(dtype, small), seed))
+        if seed <= few:
+            _add(enlarged, sample(rounding(dtype, large), seed))
+            again = again if seed < few else [_copy(spread) for spread in usual]
+    found = []
+    for leaf, *spreads in zip(leaves, usual, again, enlarged, strict=True):
+        if not is_number(leaf):
+            found.append(exact(leaf)._replace(unsure=spreads[0].differs | spreads[2].differs))
+            continue
+        noise, first, wide = (spread.noise() for spread in spreads)
+        unsure = noise.unsure | wide.unsure | _hangs_on_a_choice(first, wide, large / small)
+        own = scaled(noise, 1 / small)._replace(unsure=unsure)
+        found.append(floored(own, leaf, dtype))
+    return _like(answer, found)
+
+
+def _hangs_on_a_choice(first: Noise, wide: Noise, ratio: float) -> np.ndarray:
+    smooth = ratio * first.deviation
+    return (wide.deviation > _SMOOTH * smooth) | (wide.deviation * _SMOOTH < smooth)
+
+
+def _copy(spread: Spread) -> Spread:
+    same = Spread(spread.expected)
+    same.sums, same.slices, same.differs = spread.sums.copy(), list(spread.slices), spread.differs.copy()
+    return same
+
+
+def _add(spreads: Sequence[Spread], sample: Pulled) -> None:
+    for spread, leaf in zip(spreads, _leaves(sample), strict=True):
+        spread.add(leaf)
+
+
+def _leaves(answer: Pulled) -> list[np.ndarray]:
+    return [leaf for part in answer for leaf in part]
+
+
+def _like(answer: Pulled, leaves: Sequence[Noise]) -> Pulled:
+    rest = iter(leaves)
+    return Pulled(*([next(rest) for _ in part] for part in answer))
+
+
+def combined(noises: Sequence[Noise]) -> Noise:
+    """The noise of several programs' difference from the same value: their variances add up."""
+    deviation = np.sqrt(sum(noise.deviation**2 for noise in noises))
+    unsure = np.any([noise.unsure for noise in noises], 0)
+    freedom = tuple(map(min, zip(*(noise.freedom for noise in noises), strict=False)))
+    return Noise(deviation, min(noise.samples for noise in noises), freedom, unsure)
+
+
+def stacked(noises: Sequence[Noise]) -> Noise:
+    """The noise of several examples' arrays stacked along a new first axis."""
+    whole, *axes = (min(each) for each in zip(*(noise.freedom for noise in noises), strict=True))
+    return Noise(
+        np.stack([noise.deviation for noise in noises]),
+        min(noise.samples for noise in noises),
+        (whole, whole, *axes),
+        np.stack([noise.unsure for noise in noises]),
+    )

@@ -1,0 +1,82 @@
+"""JAX's answer to a question: the pullback of a plain function, exactly in float64, and with its rounding at random."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from jaxgrad.checking.oracles import Oracle, Sample
+from jaxgrad.checking.pullback import Pulled, pull, pull_again
+from jaxgrad.checking.question import Question, output_names
+from jaxgrad.jaxprs.noise import Rounding, noisy
+from jaxgrad.jaxprs.taps import tapped
+
+Function: TypeAlias = Callable[[list[Any], list[Any]], Any]
+
+
+def jax_oracle(name: str, fn: Function) -> Oracle:
+    """A plain JAX function, as `question.applied` makes it, as an oracle."""
+
+    def answered(q: Question, second: bool) -> tuple[Pulled, list[str]]:
+        return pulled(fn, q, second), [] if second else node_names(fn, q)
+
+    def sampled(q: Question, second: bool) -> Sample:
+        return lambda rounding, seed: rounded(fn, q, second, rounding, seed)
+
+    return Oracle(name, answered, sampled, lambda q: node_names(fn, q), fn)
+
+
+def pulled(fn: Function, question: Question, second: bool) -> Pulled:
+    """The pullback as JAX compiles it, in the question's own type; `second` asks for second order."""
+    return on_host(_pulled(fn, second, question))
+
+
+def rounded(fn: Function, question: Question, second: bool, rounding: Rounding, seed: int) -> Pulled:
+    """The pullback of a float64 question, each rounding drawn at random by the seed; `EXACT` rounds nothing."""
+    return on_host(_rounded(fn, second, np.uint32(seed), rounding, question))
+
+
+def program(fn: Function, question: Question, second: bool) -> Any:
+    """The jaxpr of the pullback at a question."""
+    return jax.make_jaxpr(functools.partial(_traced, fn, second))(question)
+
+
+def node_names(fn: Function, question: Question) -> list[str]:
+    """The names of a function's taps, in backward order."""
+    return list(reversed(tapped(fn, question.inputs, question.carried)[1]))
+
+
+def names_of_outputs(fn: Function, question: Question) -> list[str]:
+    """A name for every leaf of what a function returns."""
+    return output_names(jax.eval_shape(fn, question.inputs, question.carried))
+
+
+def on_host(tree: Any) -> Any:
+    """The tree with NumPy arrays for JAX's; keys, of which NumPy has no type, as their data."""
+    return jax.tree.map(_host, tree)
+
+
+def _host(leaf: Any) -> np.ndarray:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
+
+
+def _traced(fn: Function, second: bool, question: Question) -> Pulled:
+    if second:
+        return pull_again(fn, *question)
+    return pull(fn, question.inputs, question.carried, question.dys)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _pulled(fn: Function, second: bool, question: Question) -> Pulled:
+    return _traced(fn, second, question)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _rounded(fn: Function, second: bool, seed: Any, rounding: Rounding, question: Question) -> Pulled:
+    closed, shapes = jax.make_jaxpr(functools.partial(_traced, fn, second), return_shape=True)(question)
+    results = noisy(closed)(seed, rounding, *jax.tree.leaves(question))
+    return jax.tree.unflatten(jax.tree.structure(shapes), results)

@@ -1,0 +1,195 @@
+"""The ways in which a function is used, a row each: what is run, on which examples, and what should come of it.
+
+What should come of it is always made of the oracle's plain answers, one an example, so that an oracle is compiled
+once however many transformations a function is tried under.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.checking.oracles.jax import Function, on_host, pulled
+from jaxgrad.checking.pullback import Pulled, inner_product, pull
+from jaxgrad.checking.question import CARRIED, INPUT, Call, Question, asked, drawn, numbers_of, variants
+
+
+class Group(NamedTuple):
+    """Examples that one run is made of. `batched` are the numbers of the arguments that differ between them."""
+
+    label: str
+    questions: list[Question]
+    batched: frozenset[int]
+
+
+class Asked(NamedTuple):
+    """What a row makes its examples from, and the shardings that the caller gave."""
+
+    fn: Function
+    call: Call
+    dtype: str
+    seed: int
+    shardings: Any
+
+
+class Transform(NamedTuple):
+    """A row. `run(fn, group, asked)` gives a `Pulled` of host arrays for each example of a group.
+
+    `second` is true where the answers are of second order. `expect` makes of an oracle's answer to an example what
+    `run` should give, and `inputs` names that, where it is not a cotangent of each input. `doc` says in words what
+    the row is.
+    """
+
+    doc: str
+    groups: Callable[[Asked], list[Group]]
+    run: Callable[[Function, Group, Asked], list[Pulled]]
+    second: bool = False
+    expect: Callable[[Pulled, Question], Pulled] = lambda answer, question: answer
+    inputs: tuple[str, ...] | None = None
+
+
+def question(of: Asked, variant: str | None = None) -> Question:
+    """The question of a function in a type, by the seed."""
+    return asked(of.fn, *drawn(of.call, of.dtype, of.seed, variant), of.dtype, of.seed)
+
+
+def _one(of: Asked) -> list[Group]:
+    return [Group("", [question(of)], frozenset())]
+
+
+def _patterns(of: Asked) -> list[Group]:
+    """All arguments batched, each of them alone, and all but each."""
+    held = sorted({leaf.argument for leaf in of.call.leaves if leaf.kind in (INPUT, CARRIED)})
+    every = frozenset(held)
+    chosen = {every: ""}
+    for number in held:
+        chosen.setdefault(frozenset((number,)), f"only {of.call.arguments[number]} batched")
+        chosen.setdefault(every - {number}, f"all but {of.call.arguments[number]} batched")
+    base = question(of)
+    return [
+        Group(label, [base, _other(base, of.call, batched)], batched) for batched, label in chosen.items() if batched
+    ]
+
+
+def _pair(of: Asked) -> list[Group]:
+    return _patterns(of)[:1]
+
+
+def _reaches(of: Asked) -> list[Group]:
+    return [Group(variant, [question(of, variant)], frozenset()) for variant in variants(of.call)]
+
+
+def _other(base: Question, call: Call, batched: frozenset[int]) -> Question:
+    """A second example: half of each batched input, so that signs stay, and other cotangents."""
+    places = [leaf.argument for leaf in call.of_kind(INPUT)]
+    inputs = [x * x.dtype.type(0.5) if place in batched else x for x, place in zip(base.inputs, places, strict=True)]
+    return base._replace(inputs=inputs, dys=[dy * dy.dtype.type(-2) for dy in base.dys])
+
+
+def _stack(leaves: Sequence[Any]) -> Any:
+    return np.stack(leaves) if isinstance(leaves[0], np.ndarray) else jnp.stack(leaves)
+
+
+def _together(group: Group, call: Call) -> tuple[Question, Question]:
+    """The examples in one question, batched leaves stacked, and the axes of its leaves."""
+    first = group.questions[0]
+
+    def joined(kind: str, part: str) -> tuple[list[Any], list[int | None]]:
+        arguments = [leaf.argument for leaf in call.of_kind(kind)]
+        each = zip(arguments, *(getattr(q, part) for q in group.questions), strict=True)
+        axes = [0 if argument in group.batched else None for argument in arguments]
+        return [_stack(xs) if argument in group.batched else xs[0] for argument, *xs in each], axes
+
+    (inputs, of_inputs), (carried, of_carried) = joined(INPUT, "inputs"), joined(CARRIED, "carried")
+    dys = [_stack(xs) for xs in zip(*(q.dys for q in group.questions), strict=True)]
+    axes = Question(of_inputs, of_carried, [0 for _ in dys], [None for _ in first.directions])  # type: ignore[arg-type]
+    return Question(inputs, carried, dys, first.directions), axes
+
+
+def _apart(stacked: Pulled, count: int) -> list[Pulled]:
+    return [jax.tree.map(lambda leaf, at=at: leaf[at], stacked) for at in range(count)]
+
+
+def _by_jit(fn: Function, group: Group, of: Asked) -> list[Pulled]:
+    return [pulled(fn, q, False) for q in group.questions]
+
+
+def _by_second(fn: Function, group: Group, of: Asked) -> list[Pulled]:
+    return [pulled(fn, q, True) for q in group.questions]
+
+
+def _by_remat(fn: Function, group: Group, of: Asked) -> list[Pulled]:
+    return [on_host(_remat(fn, q)) for q in group.questions]
+
+
+def _by_vmap(fn: Function, group: Group, of: Asked) -> list[Pulled]:
+    together, axes = _together(group, of.call)
+    flat = tuple(tuple(part) for part in axes)
+    return _apart(on_host(_vmap(fn, flat, together)), len(group.questions))
+
+
+def _by_scan(fn: Function, group: Group, of: Asked) -> list[Pulled]:
+    return _apart(on_host(_scan(fn, _together(group, of.call)[0])), len(group.questions))
+
+
+def _by_jvp(fn: Function, group: Group, of: Asked) -> list[Pulled]:
+    return [on_host(_jvp(fn, q)) for q in group.questions]
+
+
+def _by_mesh(fn: Function, group: Group, of: Asked) -> list[Pulled]:
+    (only,) = group.questions
+    inputs = [jax.device_put(x, sharding) for x, sharding in zip(only.inputs, of.shardings, strict=True)]
+    return [pulled(fn, only._replace(inputs=inputs), False)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _remat(fn: Function, q: Question) -> Pulled:
+    return pull(fn, q.inputs, q.carried, q.dys, jax.checkpoint)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _vmap(fn: Function, axes: tuple[tuple[int | None, ...], ...], q: Question) -> Pulled:
+    inputs, carried, dys, _ = map(list, axes)
+    return jax.vmap(functools.partial(pull, fn), in_axes=(inputs, carried, dys))(q.inputs, q.carried, q.dys)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scan(fn: Function, q: Question) -> Pulled:
+    def step(carry: int, xs: tuple[Any, ...]) -> tuple[int, Pulled]:
+        return carry, pull(fn, *xs)
+
+    return jax.lax.scan(step, 0, (q.inputs, q.carried, q.dys))[1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _jvp(fn: Function, q: Question) -> Pulled:
+    def outputs(inputs: list[Any]) -> list[Any]:
+        return numbers_of(fn(inputs, q.carried))
+
+    _, tangents = jax.jvp(outputs, (q.inputs,), (q.directions,))
+    return Pulled([], [], [inner_product(tangents, q.dys)])
+
+
+def _along(answer: Pulled, q: Question) -> Pulled:
+    """What the tangents along the directions, paired with the cotangents, should be: the transpose's own pairing."""
+    paired = sum(np.real(np.sum(v.astype(dx.dtype) * dx)) for v, dx in zip(q.directions, answer.inputs, strict=True))
+    return Pulled([], [], [np.asarray(paired)])
+
+
+TRANSFORMS: dict[str, Transform] = {
+    "jit": Transform("one call, compiled", _one, _by_jit),
+    "vmap": Transform("batched: all arguments, each of them alone, all but each", _patterns, _by_vmap),
+    "scan": Transform("as the body of a scan", _pair, _by_scan),
+    "remat": Transform("recomputed in the backward pass, by jax.checkpoint", _one, _by_remat),
+    "grad_of_grad": Transform("the gradient of the gradient along a direction", _one, _by_second, second=True),
+    "jvp": Transform(
+        "forward mode", _one, _by_jvp, expect=_along, inputs=("the tangents, along directions and cotangents",)
+    ),
+    "reach": Transform("inputs of other sizes and at the edges of the type; given ones moved", _reaches, _by_jit),
+    "sharded": Transform("split over a mesh by `shardings`", _one, _by_mesh),
+}
+# Those that `check` runs unless it is told which; forward mode where a rule is its own, a mesh where it is given one.
+DEFAULT = ("jit", "vmap", "scan", "remat", "grad_of_grad", "jvp", "reach", "sharded")

@@ -1,0 +1,163 @@
+"""Every use of what JAX does not promise: names and parameters of its primitives, and what an equation tells of itself.
+
+Nothing else in this package reads `eqn.params` of a primitive that holds a program, or imports `jax.extend`. When a
+release of JAX moves one of these, this file is where it is mended, and its tests say which name is gone.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import source_info_util
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+# Programs that these hold are not simply called with the equation's operands.
+_NOT_CALLS = frozenset(
+    ("scan", "while", "cond", "shard_map", "pallas_call", "custom_linear_solve", "reduce", "run_state")
+)
+
+
+class Frame(NamedTuple):
+    """A line that made an equation, as JAX tells it."""
+
+    file: str
+    line: int
+    function: str
+
+
+class Scan(NamedTuple):
+    """The parts of a scan: the program of one step, and how many of its operands are constants and how many carried."""
+
+    body: ClosedJaxpr
+    constants: int
+    carried: int
+    length: int
+    reverse: bool
+
+
+class While(NamedTuple):
+    """The programs of a while loop, each with the number of constants that come first among the loop's operands."""
+
+    condition: ClosedJaxpr
+    condition_constants: int
+    body: ClosedJaxpr
+    body_constants: int
+
+
+class ShardMap(NamedTuple):
+    """The program of one shard, and how to run another function in its place."""
+
+    body: ClosedJaxpr
+    rebuild: Callable[[Callable[..., Any], int], Callable[..., Any]]
+
+
+def closed(jaxpr: Any) -> ClosedJaxpr:
+    """A jaxpr with its constants, of which an open one has none."""
+    return ClosedJaxpr(jaxpr, ()) if isinstance(jaxpr, Jaxpr) else jaxpr
+
+
+def literal(atom: Any) -> bool:
+    """Whether an operand is a constant written into the equation."""
+    return isinstance(atom, Literal)
+
+
+def name(eqn: Any) -> str:
+    """The name of an equation's primitive."""
+    return str(eqn.primitive.name)
+
+
+def bind(eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """The results of an equation's primitive, applied to other operands."""
+    out = eqn.primitive.bind(*values, **eqn.params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def called(eqn: Any) -> ClosedJaxpr | None:
+    """The program of an equation that does nothing but call it: jit, remat, a custom rule's primal, custom_vmap."""
+    if name(eqn) in _NOT_CALLS:
+        return None
+    held = [value for value in eqn.params.values() if isinstance(value, (ClosedJaxpr, Jaxpr))]
+    if len(held) != 1 or len(closed(held[0]).jaxpr.invars) != len(eqn.invars):
+        return None
+    return closed(held[0])
+
+
+def scan(eqn: Any) -> Scan | None:
+    """The parts of a scan; None for another equation."""
+    if name(eqn) != "scan":
+        return None
+    p = eqn.params
+    return Scan(closed(p["jaxpr"]), p["num_consts"], p["num_carry"], p["length"], p["reverse"])
+
+
+def while_loop(eqn: Any) -> While | None:
+    """The parts of a while loop; None for another equation."""
+    if name(eqn) != "while":
+        return None
+    p = eqn.params
+    return While(closed(p["cond_jaxpr"]), p["cond_nconsts"], closed(p["body_jaxpr"]), p["body_nconsts"])
+
+
+def branches(eqn: Any) -> tuple[ClosedJaxpr, ...] | None:
+    """The programs that a cond or a switch chooses from by its first operand; None for another equation."""
+    return tuple(map(closed, eqn.params["branches"])) if name(eqn) == "cond" else None
+
+
+def shard_map(eqn: Any) -> ShardMap | None:
+    """The program of a shard_map; None for another equation.
+
+    `rebuild(fn, extra)` maps `fn` over the same mesh; its first `extra` arguments are whole on every device.
+    """
+    if name(eqn) != "shard_map":
+        return None
+    p = eqn.params
+
+    def rebuild(fn: Callable[..., Any], extra: int) -> Callable[..., Any]:
+        whole = (jax.sharding.PartitionSpec(),) * extra
+        axes = p.get("newly_manual_axes", p.get("manual_axes"))
+        return jax.shard_map(
+            fn,
+            mesh=p["mesh"],
+            in_specs=(*whole, *p["in_specs"]),
+            out_specs=tuple(p["out_specs"]),
+            check_vma=p["check_vma"],
+            **({} if axes is None else {"axis_names": set(axes)}),
+        )
+
+    return ShardMap(closed(p["jaxpr"]), rebuild)
+
+
+def inner(eqn: Any) -> list[ClosedJaxpr]:
+    """Every program that an equation holds, whatever it does with them."""
+    found = []
+    for value in eqn.params.values():
+        for one in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(one, (ClosedJaxpr, Jaxpr)):
+                found.append(closed(one))
+    return found
+
+
+def contracted(eqn: Any) -> int:
+    """How many products a `dot_general` adds up for each of its results."""
+    (axes, _), _ = eqn.params["dimension_numbers"]
+    shape = eqn.invars[0].aval.shape
+    count = 1
+    for axis in axes:
+        count *= shape[axis]
+    return count
+
+
+def convolved(eqn: Any) -> int:
+    """How many products a convolution adds up for each of its results, at most."""
+    kernel = eqn.invars[1].aval
+    outputs = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+    return max(kernel.size // max(outputs, 1), 1)
+
+
+def frames(eqn: Any) -> list[Frame]:
+    """The lines outside JAX that made an equation, the innermost first."""
+    # `file:line:column (function)`, the innermost last.
+    told = reversed(source_info_util.summarize(eqn.source_info, num_frames=100).splitlines())
+    found = [m for line in told if (m := re.fullmatch(r"(.*?):(\d+)(:\d+)? \((.*)\)", line))]
+    return [Frame(m[1], int(m[2]), m[4]) for m in found]

@@ -1,0 +1,63 @@
+"""Where a program computes in a narrower type than it was given."""
+
+import linecache
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr
+
+from jaxgrad import jax_seam
+
+
+class Cast(NamedTuple):
+    """A conversion to a narrower float type, and the line that made it."""
+
+    dtype: str
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        text = linecache.getline(self.file, self.line).strip()
+        return f"{Path(self.file).name}:{self.line}" + (f", `{text}`" if text else "")
+
+
+def narrowest(program: ClosedJaxpr) -> Cast | None:
+    """The conversion from float64 to the narrowest type in a program traced in float64; None where there is none.
+
+    A constant of a narrower type that a function closes over counts, where it is widened: it is known no better.
+    """
+    return min(_casts(program), key=lambda cast: -float(jnp.finfo(cast.dtype).eps), default=None)
+
+
+def _casts(program: ClosedJaxpr) -> Iterator[Cast]:
+    for eqn in program.jaxpr.eqns:
+        for body in jax_seam.inner(eqn):
+            yield from _casts(body)
+        if jax_seam.name(eqn) != "convert_element_type":
+            continue
+        types = [getattr(eqn.invars[0].aval, "dtype", None), eqn.outvars[0].aval.dtype]
+        if not all(dtype is not None and jnp.issubdtype(dtype, jnp.inexact) for dtype in types):
+            continue
+        narrow = max(types, key=lambda dtype: float(jnp.finfo(dtype).eps))
+        if float(jnp.finfo(narrow).eps) > 2.0**-50:
+            frames = jax_seam.frames(eqn)
+            file, line = (frames[0].file, frames[0].line) if frames else ("unknown", 0)
+            yield Cast(str(jnp.finfo(narrow).dtype), file, line)
+
+
+def has_custom_jvp(program: ClosedJaxpr) -> bool:
+    """Whether a forward program has a rule of `jax.custom_jvp` in it, and so a forward mode of its own."""
+    return any(
+        jax_seam.name(eqn) == "custom_jvp_call" or any(map(has_custom_jvp, jax_seam.inner(eqn)))
+        for eqn in program.jaxpr.eqns
+    )
+
+
+def has_custom_vjp(program: ClosedJaxpr) -> bool:
+    """Whether a forward program has a rule of `jax.custom_vjp` in it, which has no forward mode."""
+    return any(
+        jax_seam.name(eqn).startswith("custom_vjp_call") or any(map(has_custom_vjp, jax_seam.inner(eqn)))
+        for eqn in program.jaxpr.eqns
+    )

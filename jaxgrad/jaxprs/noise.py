@@ -1,0 +1,208 @@
+r"""The noise of a program's arithmetic, measured by making every rounding at random: Monte Carlo arithmetic.
+
+A program is evaluated in float64, several times, with the result of each rounding operation multiplied by
+$1 + u\,\xi$, where $u$ is the unit roundoff of the type under test and $\xi$ has mean 0 and variance 1. What the
+results then scatter by is what rounding does to them, amplified and cancelled as the program does it; no operation
+needs an error analysis of its own. Moves and choices (reshape, gather, select, max) round nothing.
+
+A sum of n terms rounds its terms and its partial sums $s_k$. In an unknown order $s_k$ is $\frac kn S$ and a random
+walk around it. Compilers and BLAS add at most some `RUN` terms one after another and then add the partial sums of
+such runs, so with $b = \min(n, \mathrm{RUN})$ terms a run and $m = n/b$ runs
+$$\sum_k s_k^2 \approx \tfrac{b + m}2 \sum_i t_i^2 + \bigl(\tfrac{b}{3m} + \tfrac m3\bigr) S^2,$$
+which times $u^2$ is the variance that a sum's partial sums add to it. $\sum_i t_i^2$ is the same operation applied to
+the squares of its operands.
+
+Sources: Parker 1997, "Monte Carlo arithmetic"; Denis, de Oliveira Castro & Petit 2016, Verificarlo,
+arXiv:1509.01347; the walk of the partial sums is ours.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+
+from jaxgrad import jax_seam
+from jaxgrad.jaxprs.walk import evaluate
+
+# The longest run of terms that an engine adds one after another: XLA's CPU reductions take 32, the panels of Eigen,
+# MKL and oneDNN products 256 to 512.
+RUN = 512
+
+# What only moves, copies, compares or chooses numbers.
+_MOVES = frozenset(
+    "broadcast_in_dim reshape squeeze transpose expand_dims slice dynamic_slice dynamic_update_slice concatenate pad "
+    "rev copy copy_p gather scatter select_n reduce_max reduce_min max min argmax argmin sort top_k approx_top_k "
+    "stop_gradient device_put neg abs sign real imag complex conj clamp floor ceil round optimization_barrier name "
+    "iota cummax cummin scatter_max scatter_min select_and_scatter_add select_and_gather_add reduce_window_max "
+    "reduce_window_min convert_element_type reduce_precision bitcast_convert_type nextafter pvary pbroadcast "
+    "all_gather all_to_all ppermute pmax pmin sharding_constraint split tile copysign is_finite random_bits "
+    "random_seed random_wrap random_unwrap random_fold_in random_split rng_bit_generator empty2 empty get swap "
+    "all_gather_invariant reduce_scatter_move".split()
+)
+# Correctly rounded by every engine: one unit.
+_EXACT = frozenset("add sub mul div sqrt add_any square".split())
+# What libraries compute to about two units of the result.
+_ELEMENTARY = frozenset(
+    "exp exp2 log log1p expm1 tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh logistic erf erfc pow "
+    "integer_pow rsqrt cbrt atan2 rem".split()
+)
+
+
+class Rounding(NamedTuple):
+    """How a type rounds: its unit roundoff, that of the type in which sums are kept, and by how much both are enlarged.
+
+    float64 is evaluated in float64 itself, where a factor of 1 + 2^-53 is 1: its noise is measured enlarged, and
+    brought back to its size afterwards, as noise that small is linear.
+    """
+
+    unit: float
+    sums: float
+    enlarged: float
+
+
+def rounding(dtype: Any, enlarged: float = 1.0) -> Rounding:
+    """The rounding of a float type, times `enlarged`; 16-bit types keep their sums in float32."""
+    unit = float(jnp.finfo(dtype).eps) / 2
+    return Rounding(enlarged * unit, enlarged * min(unit, 2.0**-24), enlarged)
+
+
+EXACT = Rounding(0.0, 0.0, 0.0)
+
+
+def noisy(program: ClosedJaxpr) -> Callable[..., list[Any]]:
+    """The program as a function `(seed, rounding, *values)` that rounds at random, or not at all for `EXACT`.
+
+    `seed` is a uint32; values and results are the program's own, in float64. A value that the program keeps in a
+    narrower type is rounded in that type, whatever `rounding` says of the type under test.
+    """
+
+    def run(seed: Any, rounding: Rounding, *values: Any) -> list[Any]:
+        def visit(eqn: Any, operands: list[Any], place: jax.Array) -> list[Any]:
+            return _rounded(eqn, operands, place, rounding)
+
+        return evaluate(program, values, visit, jnp.asarray(seed, jnp.uint32))
+
+    return run
+
+
+def _rounded(eqn: Any, operands: list[Any], place: jax.Array, rounding: Rounding) -> list[Any]:
+    name = jax_seam.name(eqn).replace("-", "_")
+    if name in _MOVES or not any(_rounds(var.aval) for var in eqn.outvars):
+        return jax_seam.bind(eqn, operands)
+    if name in _SUMS:
+        return [_sum(eqn, name, operands, place, rounding)]
+    if name in _EXACT or name in _ELEMENTARY:
+        units = 1 if name in _EXACT else 2
+        return [_shaken(out, rounding, place, units) for out in jax_seam.bind(eqn, operands)]
+    # An algorithm behind one name, such as a factorisation, a special function or somebody's kernel: stable ones give
+    # the nearly right result of nearly the right operands.
+    shaken = [_shaken(x, rounding, place ^ jnp.uint32(7919 * (k + 1))) for k, x in enumerate(operands)]
+    outs = jax_seam.bind(eqn, shaken)
+    return [_shaken(out, rounding, place ^ jnp.uint32(104729 * (k + 1))) for k, out in enumerate(outs)]
+
+
+def _rounds(aval: Any) -> bool:
+    return hasattr(aval, "dtype") and jnp.issubdtype(aval.dtype, jnp.inexact)
+
+
+def _shaken(x: Any, rounding: Rounding, place: jax.Array, units: int = 1) -> Any:
+    """Multiply each element by 1 + unit xi."""
+    if not _rounds(jax.typeof(x)):
+        return x
+    x, real = jnp.asarray(x), _real(jnp.asarray(x).dtype)
+    size = _at_least(units * rounding.unit, rounding, x.dtype)
+    factor = 1 + size * _normal(place, x.shape, real)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return x * jax.lax.complex(factor, size * _normal(place ^ jnp.uint32(0x2545F491), x.shape, real))
+    return x * factor
+
+
+def _at_least(unit: Any, rounding: Rounding, dtype: Any) -> Any:
+    """The unit, or that of a narrower type inside: its eps, as it holds nothing finer around 1."""
+    eps = float(jnp.finfo(dtype).eps)
+    narrow = 0.0 if eps <= np.finfo(np.float64).eps else eps
+    return jnp.maximum(unit, rounding.enlarged * narrow).astype(_real(dtype))
+
+
+def _real(dtype: Any) -> Any:
+    return jnp.finfo(dtype).dtype
+
+
+def _normal(place: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Numbers of mean 0 and variance 1, nearly normal, that `place` and an element's number alone decide.
+
+    The bits set in a hash of 32 bits are binomial, with mean 16 and variance 8: cheaper than a normal draw, and
+    unlike a mere sign it does not make every error the same size.
+    """
+    size = math.prod(shape)
+    h = jax.lax.iota(jnp.uint32, size) * jnp.uint32(0x9E3779B1) + place * jnp.uint32(0xC2B2AE3D)
+    # The finaliser of murmur3: every bit of its result depends on every bit of what it is given.
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    bits = jax.lax.population_count(h ^ (h >> 16)).astype(jnp.int32)
+    return ((bits - 16).astype(dtype) * (1 / math.sqrt(8))).reshape(shape)
+
+
+def _sum(eqn: Any, name: str, operands: list[Any], place: jax.Array, rounding: Rounding) -> Any:
+    (out,) = jax_seam.bind(eqn, operands)
+    terms, squares = _SUMS[name](eqn, operands, out)
+    run = jnp.clip(terms, 1, RUN)
+    runs = jnp.maximum(terms / run, 1)
+    # The terms are rounded once each, beside their partial sums.
+    size = jnp.sqrt((1 + (run + runs) / 2) * jnp.abs(squares) + (run / runs + runs) / 3 * jnp.abs(out) ** 2)
+    # Engines differ in whether scattered sums are kept in the wide type, so they count as sums in the narrow one.
+    unit = _at_least(rounding.unit if name == "scatter_add" else rounding.sums, rounding, out.dtype)
+    walked = unit * _normal(place ^ jnp.uint32(0x165667B1), out.shape, _real(out.dtype))
+    walked = walked * jnp.where(jnp.isfinite(size), size, 0).astype(walked.dtype)
+    return _shaken(out + walked.astype(out.dtype), rounding, place)
+
+
+def _square(x: Any) -> Any:
+    """|x|^2, in the type of x: what an operation that is linear in x adds up for the variance of its result."""
+    x = jnp.asarray(x)
+    return (x * x.conj()).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x * x
+
+
+def _of_product(eqn: Any, operands: list[Any], out: Any) -> tuple[Any, Any]:
+    (squares,) = jax_seam.bind(eqn, [_square(x) for x in operands])
+    terms = jax_seam.contracted(eqn) if jax_seam.name(eqn) == "dot_general" else jax_seam.convolved(eqn)
+    return float(terms), squares
+
+
+def _of_sum(eqn: Any, operands: list[Any], out: Any) -> tuple[Any, Any]:
+    (squares,) = jax_seam.bind(eqn, [_square(operands[0])])
+    return operands[0].size / max(out.size, 1), squares
+
+
+def _of_prefixes(eqn: Any, operands: list[Any], out: Any) -> tuple[Any, Any]:
+    (squares,) = jax_seam.bind(eqn, [_square(operands[0])])
+    axis = eqn.params["axis"]
+    turn = out.shape[axis] if eqn.params["reverse"] else -1
+    numbers = jnp.abs(jax.lax.broadcasted_iota(squares.dtype, out.shape, axis) - turn)
+    return numbers, squares
+
+
+def _of_windows(eqn: Any, operands: list[Any], out: Any) -> tuple[Any, Any]:
+    (squares,) = jax_seam.bind(eqn, [_square(operands[0])])
+    return float(math.prod(eqn.params["window_dimensions"])), squares
+
+
+def _of_scatter(eqn: Any, operands: list[Any], out: Any) -> tuple[Any, Any]:
+    into, at, added = operands
+    (squares,) = jax_seam.bind(eqn, [_square(into), at, _square(added)])
+    (terms,) = jax_seam.bind(eqn, [jnp.ones_like(into), at, jnp.ones_like(added)])
+    return jnp.abs(terms), squares
+
+
+_SUMS: dict[str, Callable[[Any, list[Any], Any], tuple[Any, Any]]] = {
+    "dot_general": _of_product,
+    "conv_general_dilated": _of_product,
+    "reduce_sum": _of_sum,
+    "cumsum": _of_prefixes,
+    "reduce_window_sum": _of_windows,
+    "scatter_add": _of_scatter,
+}

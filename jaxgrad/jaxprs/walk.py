@@ -1,0 +1,111 @@
+"""One walk over a traced program, into every program that it holds: jit, scan, while, cond, remat, custom rules,
+shard_map.
+
+A visitor says what one primitive gives; the walk does the rest, and can itself be traced, jitted and scanned.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr
+
+from jaxgrad import jax_seam
+
+# (equation, values of its operands, a number of this place) -> values of its results.
+Visitor: TypeAlias = Callable[[Any, list[Any], jax.Array], list[Any]]
+
+
+def evaluate(program: ClosedJaxpr, values: Sequence[Any], visit: Visitor, place: jax.Array) -> list[Any]:
+    """The results of `program` for `values`, with `visit` in the place of each primitive that holds no program.
+
+    `place` is a uint32; every equation, and every turn of a loop, hands the visitor another one made from it.
+    Equations without results, such as `jax.debug.print`, are left out. Raises what the primitives raise.
+    """
+    jaxpr = program.jaxpr
+    known: dict[Any, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
+    known.update(zip(jaxpr.invars, values, strict=True))
+    for number, eqn in enumerate(jaxpr.eqns):
+        if not eqn.outvars:
+            continue
+        operands = [atom.val if jax_seam.literal(atom) else known[atom] for atom in eqn.invars]
+        known.update(zip(eqn.outvars, _results(eqn, operands, visit, another(place, number)), strict=True))
+    return [atom.val if jax_seam.literal(atom) else known[atom] for atom in jaxpr.outvars]
+
+
+def another(place: jax.Array, number: Any) -> jax.Array:
+    """A number for a place inside `place`: the two are mixed so that no two places share one but by chance."""
+    # The multipliers are those of the hash functions murmur3 and xxhash: odd, with bits spread evenly.
+    mixed = place * jnp.uint32(0x85EBCA6B) + jnp.asarray(number).astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
+    return mixed ^ (mixed >> 15) ^ jnp.uint32(0x27D4EB2F)
+
+
+def _results(eqn: Any, operands: list[Any], visit: Visitor, place: jax.Array) -> list[Any]:
+    if (body := jax_seam.called(eqn)) is not None:
+        return evaluate(body, operands, visit, place)
+    if (scan := jax_seam.scan(eqn)) is not None:
+        return _scan(scan, operands, visit, place)
+    if (loop := jax_seam.while_loop(eqn)) is not None:
+        return _while(loop, operands, visit, place)
+    if (branches := jax_seam.branches(eqn)) is not None:
+        index, *rest = operands
+        ways = [lambda *given, one=one: evaluate(one, given, visit, place) for one in branches]
+        return list(jax.lax.switch(jnp.asarray(index).astype(jnp.int32), ways, *rest))
+    if (mapped := jax_seam.shard_map(eqn)) is not None:
+        body = mapped.body
+        run = mapped.rebuild(lambda place, *given: tuple(evaluate(body, given, visit, place)), 1)
+        return list(run(place, *operands))
+    return visit(eqn, operands, place)
+
+
+def _scan(scan: jax_seam.Scan, operands: list[Any], visit: Visitor, place: jax.Array) -> list[Any]:
+    constants, rest = operands[: scan.constants], operands[scan.constants :]
+    carried, scanned = rest[: scan.carried], rest[scan.carried :]
+
+    def step(carry: tuple[Any, list[Any]], slices: list[Any]) -> tuple[tuple[Any, list[Any]], list[Any]]:
+        turn, values = carry
+        made = evaluate(scan.body, [*constants, *values, *slices], visit, another(place, turn))
+        return (turn + 1, made[: scan.carried]), made[scan.carried :]
+
+    (_, last), stacked = jax.lax.scan(step, (jnp.uint32(0), carried), scanned, length=scan.length, reverse=scan.reverse)
+    return [*last, *stacked]
+
+
+def _while(loop: jax_seam.While, operands: list[Any], visit: Visitor, place: jax.Array) -> list[Any]:
+    """As many turns as the loop takes without a visitor: one that changes values might never meet its condition."""
+    of_condition = operands[: loop.condition_constants]
+    of_body = operands[loop.condition_constants :][: loop.body_constants]
+    start = operands[loop.condition_constants + loop.body_constants :]
+
+    def plain(eqn: Any, values: list[Any], place: jax.Array) -> list[Any]:
+        return jax_seam.bind(eqn, values)
+
+    def wanted(values: list[Any]) -> Any:
+        return evaluate(loop.condition, [*of_condition, *values], plain, place)[0]
+
+    def turned(goes_on: Any, number: Any, values: list[Any], visit: Visitor) -> list[Any]:
+        made = evaluate(loop.body, [*of_body, *values], visit, another(place, number))
+        # Under vmap the condition has the batch's axes, and an example that is done keeps its values.
+        return [_where(goes_on, new, old) for new, old in zip(made, values, strict=True)]
+
+    def counted(state: tuple[Any, Any, list[Any]]) -> tuple[Any, Any, list[Any]]:
+        number, turns, values = state
+        goes_on = wanted(values)
+        return number + 1, turns + goes_on.astype(jnp.uint32), turned(goes_on, number, values, plain)
+
+    def noted(state: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
+        number, values = state
+        return number + 1, turned(number < turns, number, values, visit)
+
+    none = jnp.uint32(0)
+    turns = jnp.zeros(jax.eval_shape(wanted, start).shape, jnp.uint32)
+    _, turns, _ = jax.lax.while_loop(lambda state: jnp.any(wanted(state[2])), counted, (none, turns, start))
+    _, last = jax.lax.while_loop(lambda state: jnp.any(state[0] < turns), noted, (none, start))
+    return last
+
+
+def _where(goes_on: Any, new: Any, old: Any) -> Any:
+    if goes_on.ndim == 0:
+        return new
+    return jnp.where(goes_on.reshape(goes_on.shape + (1,) * (new.ndim - goes_on.ndim)), new, old)
