@@ -202,7 +202,7 @@ def _again(request: pytest.FixtureRequest, setting: "Setting") -> str:
 
 
 def _text(setting: "Setting") -> str:
-    return "/".join(map(str, setting))
+    return "/".join(map(str, setting[:3]))
 
 
 def _is_worker(config: pytest.Config) -> bool:

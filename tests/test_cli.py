@@ -1,6 +1,7 @@
 """The command line: what it prints, how it exits, and that an error is a sentence."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,14 @@ def test_parity_on_the_notebooks_batch_as_a_command():
 def test_parity_in_narrow_types(jaxgrad, dtype: str):
     code, out, _ = jaxgrad("parity", "--dtype", dtype)
     assert code == 0 and f"{dtype}, JAX on cpu, PyTorch on cpu" in out
+    assert "All 4 engines agree with float64 on the loss and on 26 cotangents" in out
+
+
+def test_what_parity_could_not_judge_is_counted(jaxgrad, tmp_path: Path):
+    file = tmp_path / "page.html"
+    code, out, _ = jaxgrad("parity", "--batches", 1, "--batch-size", 2, "--dtype", "bfloat16", "--html", file)
+    assert code == 0 and re.search(r"[1-9]\d* are not judged, because rounding in bfloat16 is as large as", out)
+    assert '"judged": false' in file.read_text(encoding="utf-8")
 
 
 def test_parity_on_random_batches_writes_json(jaxgrad, tmp_path: Path):
@@ -47,7 +56,7 @@ def test_parity_on_random_batches_writes_json(jaxgrad, tmp_path: Path):
     code, out, _ = jaxgrad("parity", "--batches", 2, "--batch-size", 5, "--hidden", 7, "--json", file)
     assert code == 0 and "seed 0, batch 1" in out and "notebook" not in out
     data = json.loads(file.read_text())
-    assert (data["schema"], data["agree"], len(data["cases"])) == ("jaxgrad.parity/1", True, 2)
+    assert (data["schema"], data["agree"], len(data["cases"])) == ("jaxgrad.parity/2", True, 2)
     assert data["cases"][0]["shapes"]["W1"] == [30, 7]
 
 

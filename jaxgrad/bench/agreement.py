@@ -1,14 +1,14 @@
 r"""Do competitors compute the same? Their losses, step by step, lie near the median within what rounding explains.
 
 A competitor that rounds differently has, when its parameters are those of the others but for rounding, a loss that
-varies by the roundings of one forward pass, of variance $V_L$ in units of the squared unit roundoff (see
-`jaxgrad.jaxprs.rounding`). After k steps of SGD its parameters differ too, to first order by
-$-\eta \sum_k \delta g_k$ and by the roundings of k updates. An engine may round alike at every step, so its gradients'
-errors are added up, not their squares; to the loss they carry, through its derivative g,
-$$V_k = V_L + k^2 \eta^2 \sum_i g_i^2 V_{g_i} + k \sum_i g_i^2 p_i^2.$$
-All are taken at the first batch, in float64, where gradients are largest; how training bends small differences is
-left out, because on a model that learns at this rate they do not grow. The tolerance of a loss is then
-`4 × eps × sqrt(V_k)`, as everywhere in `jaxgrad.parity`.
+varies by the noise $\sigma_L$ of one forward pass, measured as everywhere in `jaxgrad.checking`. After k steps of SGD
+its parameters differ too, to first order by $-\eta \sum_k \delta g_k$ and by the roundings of k updates. An engine may
+round alike at every step, so its gradients' errors are added up, not their squares; to the loss they carry, through its
+derivative g,
+$$V_k = \sigma_L^2 + k^2 \eta^2 \sum_i g_i^2 \sigma_{g_i}^2 + k\, u^2 \sum_i g_i^2 p_i^2,$$
+with the measured noise $\sigma_{g_i}$ of each gradient and the unit roundoff u of float32. All are taken at the first
+batch, where gradients are largest; how training bends small differences is left out, because on a model that learns at
+this rate they do not grow. The tolerance of a loss is then `DEVIATIONS` times the root of $V_k$.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,11 @@ import jax
 import numpy as np
 
 from jaxgrad.bench.task import Task, examples, rows
-from jaxgrad.checking.compare import tolerance
-from jaxgrad.parity import engines
-from jaxgrad.parity.cases import Case
+from jaxgrad.checking.measure import measure, shaken
+from jaxgrad.models.mlp import Batch, Params, forward
+
+# Of a normal error known from 32 samples, a chance of 1 in 15 million: once in thousands of checks of 100 steps.
+DEVIATIONS = 7.0
 
 
 class Judged(NamedTuple):
@@ -37,15 +39,23 @@ class Judged(NamedTuple):
 def tolerances(task: Task, steps: int) -> np.ndarray:
     """How far from the others a loss may be, for the loss before each update and the one after the last: steps + 1."""
     first = rows(task, 1)[0]
-    params = jax.tree.map(lambda p: np.asarray(p, np.float64), task.params)
     batch = jax.tree.map(lambda symbols: np.asarray(symbols)[first], examples(task))
-    value, variance = engines.roundings(Case("first batch", params, batch), wide_sums=1.0)
-    grads, of_grads = jax.tree.leaves(value.params), jax.tree.leaves(variance.params)
+    (_, grads), (of_loss, of_grads) = measure(_LOSS_AND_GRADS, "float32", task.params, batch)
     k = np.arange(steps + 1)
-    by_gradients = sum(float((g**2 * v).sum()) for g, v in zip(grads, of_grads, strict=True))
-    by_updates = sum(float((g**2 * p**2).sum()) for g, p in zip(grads, jax.tree.leaves(params), strict=True))
-    variances = float(variance.loss) + (k * task.learning_rate) ** 2 * by_gradients + k * by_updates
-    return tolerance(np.float32, 1.0) * np.sqrt(variances)
+    by_gradients = sum(float((g**2 * n.deviation**2).sum()) for g, n in zip(grads, of_grads, strict=True))
+    unit = 2.0**-24
+    by_updates = sum(
+        float((g**2 * np.asarray(p, np.float64) ** 2).sum()) for g, p in zip(grads, task.params, strict=True)
+    )
+    of_loss = float(of_loss.deviation) ** 2
+    return DEVIATIONS * np.sqrt(of_loss + (k * task.learning_rate) ** 2 * by_gradients + k * unit**2 * by_updates)
+
+
+def _loss(params: Params, batch: Batch) -> jax.Array:
+    return forward(params, batch).loss
+
+
+_LOSS_AND_GRADS = shaken(jax.value_and_grad(_loss))
 
 
 def judge(losses: Mapping[str, np.ndarray], limits: np.ndarray) -> dict[str, Judged]:

@@ -51,7 +51,8 @@ class Difference(NamedTuple):
     `share` is the largest part of its limit that any statistic takes: above 1 the arrays differ, and `where` names
     the statistic ("as a whole", "slice 3 of axis 0", "element [3, 4]"). `relative` is the 2-norm of the difference
     over that of the expected array and `noise` that of the noise; `tolerance` is the limit of `relative`, so for a
-    tensor that differs only in a slice it is not what decided. `unjudged` counts elements that hang on a choice.
+    tensor that differs only in a slice it is not what decided. `unjudged` counts elements of which nothing can be
+    said: they hang on a choice, or are part of a slice or tensor that drowns in its noise (`faint`).
     `not_finite` describes NaN or infinities that are not the same in both; `both_nan` NaN at the same places.
     """
 
@@ -67,6 +68,7 @@ class Difference(NamedTuple):
     noise: float
     tolerance: float
     unjudged: int
+    faint: int
     size: int
     not_finite: str | None
     both_nan: str | None
@@ -179,6 +181,7 @@ def compare(
     unsure = noise.unsure & ~same & ~bad
     judged = np.where(same | bad | unsure, 0.0, gap)
     of_expected = _norm(np.where(np.isfinite(a), np.abs(a), 0.0))
+    faint = _faint(a, noise, dtype) & ~same if tolerance is None and is_number(expected) else np.zeros(gap.shape, bool)
     relative = math.nan if bad.any() else _ratio(_norm(judged), of_expected)
     if tolerance is not None:
         share, where, most = _ratio(relative, tolerance), "as a whole", tolerance
@@ -200,11 +203,33 @@ def compare(
         relative=relative,
         noise=_ratio(_norm(noise.deviation), of_expected),
         tolerance=most,
-        unjudged=int(unsure.sum()),
+        unjudged=int((unsure | faint).sum()),
+        faint=int(faint.sum()),
         size=int(gap.size),
         not_finite=f"{a[at]} against {b[at]} at {list(at)}, {int(bad.sum())} in all" if bad.any() else None,
         both_nan=f"first at {list(_first(nan))}, {int(nan.sum())} of {nan.size}" if nan.any() else None,
     )
+
+
+def _faint(expected: np.ndarray, noise: Noise, dtype: Any) -> np.ndarray:
+    """Where the whole is smaller than what its noise may reach, so that 0 would agree, or a slice than its noise.
+
+    What is no more than noise in float64 too is 0, where nothing but 0 agrees, and was judged.
+    """
+    sizes = np.where(np.isfinite(expected), np.abs(expected), 0.0)
+    if not sizes.size:
+        return np.zeros(sizes.shape, bool)
+    in_float64 = float(jnp.finfo(np.float64).eps) / float(jnp.finfo(dtype).eps)
+    unit = max(_largest(sizes), _largest(noise.deviation))
+    squares, variances = (sizes / unit) ** 2, (noise.deviation / unit) ** 2
+    zero = (100 * in_float64) ** 2
+    most = limit(min(noise.freedom[0], sizes.size), noise.samples) ** 2
+    faint = np.full(sizes.shape, zero * variances.sum() < squares.sum() <= most * variances.sum())
+    for axis in range(sizes.ndim) if sizes.ndim > 1 else ():
+        of_slices, of_noise = _along(squares, axis), _along(variances, axis)
+        lost = (zero * of_noise < of_slices) & (of_slices <= of_noise)
+        faint |= lost.reshape([-1 if other == axis else 1 for other in range(sizes.ndim)])
+    return faint
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
@@ -250,6 +275,8 @@ def _worst(gap: np.ndarray, deviation: np.ndarray) -> tuple[int, ...]:
 
 
 def _largest_at(x: np.ndarray) -> tuple[int, ...]:
+    if not x.size:
+        return ()
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(x)), x.shape))
 
 

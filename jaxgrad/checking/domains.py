@@ -56,16 +56,28 @@ DOMAINS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]]
 # Those whose numbers may be made larger or smaller and still belong to it.
 _SCALED = frozenset(("normal", "positive", "sorted", "spd"))
 
+_INTEGERS = re.compile(r"integers\((-?\d+),\s*(-?\d+)\)")
+
 # How far inputs drawn from shapes are moved from their usual size, and the edges of a type.
 SIZES = ("0.1", "10", "100")
 EDGES, LARGE, MOVED = "edges", "large", "moved"
+
+
+def known(domains: Any) -> None:
+    """Raise `JaxgradError` for the name of a domain that does not exist."""
+    for domain in domains.values() if isinstance(domains, dict) else (domains,):
+        if isinstance(domain, str) and domain not in DOMAINS and not _INTEGERS.fullmatch(domain):
+            raise JaxgradError(
+                f"there is no domain {domain!r}; choose from {', '.join(DOMAINS)}, 'integers(low, high)', or give a"
+                " function of a key"
+            )
 
 
 def draw(domain: Domain, leaf: Any, seed: int, number: int, name: str) -> np.ndarray:
     """An array of the leaf's shape from a domain, by the seed and the leaf's number.
 
     Floats are float32 numbers, so that every type is given the same ones up to its own rounding. Raises
-    `JaxgradError` for a domain that does not exist, or that does not fit the leaf.
+    `JaxgradError` for a domain that does not fit the leaf.
     """
     rng = np.random.default_rng((seed, number))
     if callable(domain):
@@ -73,13 +85,8 @@ def draw(domain: Domain, leaf: Any, seed: int, number: int, name: str) -> np.nda
         if given.shape != leaf.shape:
             raise JaxgradError(f"the domain of {name} gave an array of shape {given.shape}; its shape is {leaf.shape}")
         return given
-    if found := re.fullmatch(r"integers\((-?\d+),\s*(-?\d+)\)", domain):
+    if found := _INTEGERS.fullmatch(domain):
         return rng.integers(int(found[1]), int(found[2]), leaf.shape)
-    if domain not in DOMAINS:
-        raise JaxgradError(
-            f"there is no domain {domain!r} (for {name}); choose from {', '.join(DOMAINS)}, 'integers(low, high)',"
-            " or give a function of a key"
-        )
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         raise JaxgradError(
             f"{name} is a shape of {leaf.dtype}, which the domain {domain!r} cannot fill: give an array of values that"
@@ -100,14 +107,14 @@ def reaches(domain: Domain) -> tuple[str, ...]:
 
 
 def reached(variant: str, drawn: np.ndarray, dtype: Any, seed: int, number: int) -> np.ndarray:
-    """Drawn numbers of another size, or with the edges of their type among them: 0, -0, its smallest and its large.
+    """Drawn numbers of another size, or with edges of their type among them: 0, -0, its smallest, and large ones.
 
-    A large number is the fourth root of the type's largest, so that its square does not overflow yet.
+    A large number is 2^30, or a quarter of the root of the type's largest: its square does not overflow yet.
     """
     if variant in SIZES:
         return drawn * drawn.dtype.type(float(variant))
     info = jnp.finfo(dtype)
-    tiny, large = float(info.smallest_normal), float(info.max) ** 0.25
+    tiny, large = float(info.smallest_normal), min(2.0**30, float(info.max) ** 0.5 / 4)
     edges = {EDGES: (0.0, -0.0, tiny, -tiny, float(info.eps)), LARGE: (large, -large)}[variant]
     rng = np.random.default_rng((seed, number, 1))
     # A quarter of the entries, and at least one.

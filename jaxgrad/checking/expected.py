@@ -37,8 +37,10 @@ def expect(sample: Sample, dtype: str) -> Expected:
     return Expected(answer, measured(sample, answer, dtype, samples_for(answer)))
 
 
-def measured(sample: Sample, answer: Pulled, dtype: str, samples: int) -> Pulled:
+def measured(sample: Sample, answer: Pulled, dtype: str, samples: int, narrow: bool = False) -> Pulled:
     """The noise of an answer's arrays, from samples with a type's roundings drawn at random.
+
+    `narrow` is as in `noise.rounding`: reductions keep their sums in the type itself.
 
     Each element's error is measured twice, with small roundings and with large ones, drawn alike. Where the two are
     not in proportion the element is `unsure`.
@@ -48,9 +50,9 @@ def measured(sample: Sample, answer: Pulled, dtype: str, samples: int) -> Pulled
     usual, again, enlarged = ([Spread(leaf) for leaf in leaves] for _ in range(3))
     few = max(4, samples // 4)
     for seed in range(1, samples + 1):
-        _add(usual, sample(rounding(dtype, small), seed))
+        _add(usual, sample(rounding(dtype, small, narrow), seed))
         if seed <= few:
-            _add(enlarged, sample(rounding(dtype, large), seed))
+            _add(enlarged, sample(rounding(dtype, large, narrow), seed))
             again = again if seed < few else [_copy(spread) for spread in usual]
     found = []
     for leaf, *spreads in zip(leaves, usual, again, enlarged, strict=True):

@@ -54,8 +54,10 @@ def who(finding: Finding) -> str:
     if tensor is None:
         return f"{_listed(engines)} agree" if len(engines) > 1 else f"only {engines[0]}, judged by Taylor's remainder"
     engines = list(tensor.values)
+    apart = [f"{a} from {b}" for (a, b), d in tensor.pairs.items() if not d.agrees]
+    if not apart:
+        return f"{_listed(engines)} agree"
     if finding.alone is None:
-        apart = [f"{a} from {b}" for (a, b), d in tensor.pairs.items() if not d.agrees]
         return "apart: " + ", ".join(apart)
     others = [engine for engine in engines if engine != finding.alone]
     if others == [TRUTH]:
@@ -108,7 +110,8 @@ def _measured(pair: tuple[str, str], d: Difference) -> str:
     a, b = pair
     if d.not_finite:
         return f"{b} against {a}: {d.not_finite}; what is not finite agrees only with the same"
-    return f"|{a} - {b}| is {d.relative:.3g} of |{b}|, and {d.share:.3g} times its limit {d.where}; {d.ulps:.2g} ulps at most"
+    limit = f"{d.share:.3g} times its limit {d.where}"
+    return f"|{a} - {b}| is {d.relative:.3g} of |{b}|, and {limit}; {d.ulps:.2g} ulps at most"
 
 
 def _tolerance(finding: Finding, tensor: Tensor, d: Difference) -> str:

@@ -94,6 +94,7 @@ def call(
                 kind = CARRIED
             plain = isinstance(value, (float, complex)) and not hasattr(value, "dtype")
             leaves.append(Leaf(name, kind, number, value, plain))
+    of_domains.known(domains)
     known = {*names, *(leaf.name for leaf in leaves)}
     asked = {} if isinstance(domains, str) or callable(domains) else domains
     for what, names_given in (("no_gradient", no_gradient), ("domains", asked)):
@@ -102,7 +103,7 @@ def call(
                 raise JaxgradError(f"{what} names {name!r}; the arguments are {', '.join(sorted(known))}")
     if not any(leaf.kind == INPUT for leaf in leaves):
         raise JaxgradError("no argument is a float array with a gradient, so there is no gradient to check")
-    default = domains if not asked else "normal"
+    default: Domain = domains if isinstance(domains, str) or callable(domains) else "normal"
     chosen = (asked.get(leaf.name, asked.get(names[leaf.argument], default)) for leaf in leaves)
     return Call(structure, tuple(leaves), tuple(names), tuple(chosen))
 
@@ -198,7 +199,8 @@ def drawn(asked: Call, dtype: str, seed: int, variant: str | None = None) -> tup
     With a `variant` of `domains.reaches` those filled from shapes have another size or edges among them, and with
     `domains.MOVED` given arrays are moved. The same numbers, up to rounding, in every type.
     """
-    inputs, carried = [], []
+    inputs: list[Any] = []
+    carried: list[Any] = []
     for number, (leaf, domain) in enumerate(zip(asked.leaves, asked.domains, strict=True)):
         if leaf.kind == STATIC:
             continue

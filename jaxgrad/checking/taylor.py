@@ -13,20 +13,21 @@ Four kinds of functions need more than that, and each leaves its own trace on th
 - f too rough or too large for float64: no step shows a slope.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 # Steps are the size of x times 4^-k, k = 0 to 23: from as large as x to where 1 + h is only just not 1 in float64.
 _STEPS = 24
 _RATIO = 4.0
 # A slope has settled when four steps in a row, six halvings, show it: kinks that are crossed give no such run.
 _RUN = 4
-# A slope error is seen at a step whose own uncertainty is below this part of it.
+# Two slopes are the same within this part of the one, and clearly different where their bounds are below it.
 _RESOLVED = 0.3
 # Noise is the largest of about ten to thirty samples, some two standard deviations; four times that is eight.
 _SAFETY = 4.0
@@ -44,6 +45,8 @@ _SPLITS = 48
 
 _SEVERITY = ("right", "kink", "undecided", "narrow", "wrong")
 
+_NARROW_TYPES = {"f32": 2.0**-23, "c64": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0**-7, "f8": 2.0**-2, "f4": 2.0**-1}
+
 # f along a direction: from the direction and a step to a number.
 _Evaluate = Callable[[np.ndarray, float], float]
 
@@ -54,17 +57,20 @@ class Judgement(NamedTuple):
     `verdict` is "right", "wrong", "kink" (a right subgradient where f has no derivative), "narrow" (f computes in
     float32 or less, and as far as that shows the gradient is right) or "undecided". `order` is the measured power of
     h of the remainder, infinite where the remainder is all rounding. `why` is a sentence for a person.
+    `error` is how far the gradient's slope is from the one of f, as a part of the gradient's terms along the direction.
     """
 
     verdict: str
     order: float
     why: str
+    error: float = float("inf")
 
 
 class _Line(NamedTuple):
     """f along one line through x: `ahead[k]` is f(x + h[k] v), `behind[k]` is f(x - h[k] v), h falls with k.
 
-    `blur` is the error of x + h v, which is rounded, in units of h v.
+    `blur` is the error of x + h v, which is rounded, in units of h v. A type narrower than float64 in f's program may
+    make f jump over steps below `trusted`.
     """
 
     at_x: float
@@ -72,6 +78,7 @@ class _Line(NamedTuple):
     ahead: np.ndarray
     behind: np.ndarray
     blur: np.ndarray
+    trusted: float
 
 
 class _Slopes(NamedTuple):
@@ -132,6 +139,7 @@ def judge(
         raise ValueError("Taylor's remainder needs float64; convert x, and enable 64-bit types in JAX")
     step = jax.jit(lambda x, v, h: f([leaf + h.astype(leaf.dtype) * d for leaf, d in zip(x, v, strict=True)]))
     still = [jnp.zeros_like(leaf) for leaf in x]
+    coarsest = _coarsest(f, x)
     found: dict[str, list[Judgement]] = {engine: [] for engine in gradients}
     for number in range(len(x)) if inputs is None else inputs:
         of_engine = {engine: np.asarray(of[number]) for engine, of in gradients.items()}
@@ -141,13 +149,19 @@ def judge(
             return float(step(x, v, jnp.float64(h)))
 
         keys = jax.random.split(jax.random.fold_in(key, number), directions)
-        for engine, judgement in _leaf(evaluate, np.asarray(x[number]), of_engine, keys).items():
+        for engine, judgement in _leaf(evaluate, np.asarray(x[number]), of_engine, keys, coarsest).items():
             found[engine].append(judgement)
     return found
 
 
+def _coarsest(f: Callable[[list[Array]], Array], x: list[Array]) -> float:
+    """The largest machine epsilon of the types narrower than float64 in f's program; 0 without any."""
+    found = re.findall(r"\b(bf16|f16|f32|c64|f8|f4)\w*\[", str(jax.make_jaxpr(f)(x)))
+    return max((_NARROW_TYPES[name] for name in found), default=0.0)
+
+
 def _leaf(
-    evaluate: _Evaluate, x: np.ndarray, gradients: dict[str, np.ndarray], keys: PRNGKeyArray
+    evaluate: _Evaluate, x: np.ndarray, gradients: dict[str, np.ndarray], keys: PRNGKeyArray, coarsest: float
 ) -> dict[str, Judgement]:
     """The judgement of each gradient by one leaf: the worst over directions."""
     if not x.size:
@@ -155,9 +169,9 @@ def _leaf(
     worst: dict[str, Judgement] = {}
     for key in keys:
         direction = np.asarray(jax.random.normal(key, x.shape, x.dtype))
-        lines = [_line(evaluate, x, direction, scale) for scale in _scales(x)]
+        lines = [_line(evaluate, x, direction, scale, 16 * coarsest * scale) for scale in _scales(x)]
         for engine, gradient in gradients.items():
-            judged = [_direction(evaluate, x, direction, gradient, line) for line in lines]
+            judged = [_direction(evaluate, x, direction, gradient, line, engine not in worst) for line in lines]
             # Steps of the wrong scale see nothing; then only the other scale counts.
             seen = [judgement for judgement in judged if judgement.verdict != "undecided"] or judged
             worst[engine] = max([worst.get(engine, seen[0]), *seen], key=_severity)
@@ -173,34 +187,45 @@ def _scales(x: np.ndarray) -> list[float]:
     largest = float(np.abs(x).max())
     if largest == 0 or not np.isfinite(largest):
         return [1.0]
-    size = largest * np.sqrt(np.mean((np.abs(x) / largest) ** 2))
-    scale = float(2.0 ** np.round(np.log2(size)))
+    scale = float(2.0 ** np.round(np.log2(_norm(x) / np.sqrt(x.size))))
     return [scale, 1.0] if scale < _SMALL else [scale]
 
 
-def _line(evaluate: _Evaluate, x: np.ndarray, direction: np.ndarray, scale: float) -> _Line:
+def _line(evaluate: _Evaluate, x: np.ndarray, direction: np.ndarray, scale: float, trusted: float) -> _Line:
     h = scale * _RATIO ** -np.arange(_STEPS)
     ahead, behind = (np.array([evaluate(direction, sign * step) for step in h]) for sign in (1, -1))
-    blur = _EPS / 2 * np.linalg.norm(x.ravel()) / (h * np.linalg.norm(direction.ravel()))
-    return _Line(evaluate(direction, 0.0), h, ahead, behind, blur)
+    blur = _EPS / 2 * _norm(x) / (h * _norm(direction))
+    return _Line(evaluate(direction, 0.0), h, ahead, behind, blur, trusted)
+
+
+def _norm(x: np.ndarray) -> float:
+    """The Euclidean norm, of numbers whose squares may be too large or too small as well."""
+    largest = float(np.abs(x).max())
+    return largest * float(np.linalg.norm((x / largest).ravel())) if 0 < largest < np.inf else largest
 
 
 def _direction(
-    evaluate: _Evaluate, x: np.ndarray, direction: np.ndarray, gradient: np.ndarray, line: _Line
+    evaluate: _Evaluate, x: np.ndarray, direction: np.ndarray, gradient: np.ndarray, line: _Line, first: bool
 ) -> Judgement:
-    """The judgement of a gradient along one direction; where a kink leaves doubt, along parts of it."""
+    """The judgement of a gradient along one direction; where a kink leaves doubt, along parts of it.
+
+    A gradient between the slopes at a kink may be wrong all the same. As that takes many evaluations, it is looked
+    into along the first direction only.
+    """
     near = np.concatenate([[line.at_x], line.ahead[_STEPS // 2 :], line.behind[_STEPS // 2 :]])
     if not np.isfinite(near).all():
         return Judgement("undecided", float("nan"), "f is NaN or infinite at x or close to it")
     if not np.isfinite(gradient).all():
         return Judgement("wrong", float("nan"), "the gradient is NaN or infinite where f is finite")
     judged = _on_line(line, _along(gradient, direction))
-    return _by_parts(evaluate, x, direction, gradient, line, judged) if judged.why == _OUTSIDE else judged
+    if judged.why == _OUTSIDE or (judged.verdict == "kink" and first):
+        return _by_parts(evaluate, x, direction, gradient, line, judged)
+    return judged
 
 
 def _along(gradient: np.ndarray, direction: np.ndarray) -> _Given:
     terms = np.real(gradient * direction)
-    return _Given(float(terms.sum()), float(np.linalg.norm(terms.ravel())))
+    return _Given(float(terms.sum()), _norm(terms))
 
 
 _OUTSIDE = "a kink here, and the gradient lies outside the one-sided slopes"
@@ -213,24 +238,31 @@ def _on_line(line: _Line, given: _Given) -> Judgement:
     best = _smallest_scale(seen, error)
     if best is None:
         return Judgement("undecided", float("nan"), "no step shows a slope")
+    size = max(abs(given.slope), given.size)
+    apart = float(abs(error[best]) / size) if size else float("inf")
+    return _at_best(line, seen, given, error, best)._replace(error=apart)
+
+
+def _at_best(line: _Line, seen: _Slopes, given: _Given, error: np.ndarray, best: int) -> Judgement:
+    """The judgement by the step at which the slope is known best."""
     order = _order(line, seen, given, best)
     if abs(seen.gap[best]) > seen.bound[best]:
         return _at_kink(line, seen, error, best, order)
-    wide = _other_slope_of_large_steps(seen, error, best)
+    wide = _other_slope_of_large_steps(line, seen, error, best)
     if abs(error[best]) <= seen.bound[best]:
         return _where_slopes_agree(line, seen, given, best, wide, order)
     if wide is not None:
         return _over_jumps(seen, error, wide, order)
     run = _run(error, seen.bound, best)
-    if run < _RUN or _is_noise(line, seen, best):
+    if len(run) < _RUN or _is_noise(line, seen, best):
         return Judgement("undecided", order, "too few steps above the noise of f show the same other slope")
-    if _may_be_coarse(line, given, best):
-        return Judgement("undecided", order, "f moves in jumps as large as the steps that would show a slope")
-    return Judgement("wrong", order, f"the remainder falls with h^{order:.2f} over {2 * (run - 1)} halvings of h")
+    if np.sum(line.h[run] >= line.trusted) < _RUN:
+        return Judgement("undecided", order, "f computes in a narrow type, and shows another slope at tiny steps only")
+    return Judgement("wrong", order, f"the remainder falls with h^{order:.2f} over {2 * (len(run) - 1)} halvings of h")
 
 
 def _at_kink(line: _Line, seen: _Slopes, error: np.ndarray, best: int, order: float) -> Judgement:
-    if _run(seen.gap, seen.bound, best) < _RUN or _is_noise(line, seen, best):
+    if len(_run(seen.gap, seen.bound, best)) < _RUN or _is_noise(line, seen, best):
         return Judgement("undecided", order, "f bends at x, but too few steps show the same two slopes")
     if abs(error[best]) > abs(seen.gap[best]) / 2 + seen.bound[best]:
         return Judgement("wrong", order, _OUTSIDE)
@@ -241,14 +273,17 @@ def _where_slopes_agree(
     line: _Line, seen: _Slopes, given: _Given, best: int, wide: int | None, order: float
 ) -> Judgement:
     """The judgement where the slope known best is the gradient's: right, if that slope is known well."""
-    if wide is not None and _still(line)[best] and _run(seen.slope, seen.bound, wide) >= _RUN:
+    if _still(line)[best] and not _still(line).all():
         # f stands still at small steps, and the gradient is 0: right for a function with steps, wrong for a float32.
-        if abs(seen.slope[wide]) * line.h[best] < _JUMP * _span(line):
-            return Judgement("wrong", 1.0, "f moves in jumps of rounding, and over many of them with another slope")
-        return Judgement("right", order, "f is a function with steps")
-    if seen.noise[best] > max(_NARROW * _moved(line), 2.0**6 * _rounding(line)[best]):
-        return Judgement("narrow", order, _jumps(seen, best))
+        if wide is not None and len(_run(seen.slope, seen.bound, wide)) >= _RUN:
+            if line.trusted or abs(seen.slope[wide]) * line.h[best] < _JUMP * _span(line):
+                return Judgement("wrong", 1.0, "f moves in jumps of rounding, and over many of them with another slope")
+        elif line.h[best] < line.trusted:
+            return Judgement("undecided", order, "f computes in a narrow type, and moves in few large jumps")
     size = max(abs(given.slope), given.size, 2.0**-20 * _span(line) / line.h[0])
+    noisy = seen.noise[best] > max(_NARROW * _moved(line), 2.0**6 * _rounding(line)[best])
+    if line.trusted and noisy and seen.bound[best] < size / 2:
+        return Judgement("narrow", order, _jumps(seen, best))
     if seen.bound[best] > 2.0**-7 * size:
         return Judgement("undecided", order, "the noise of f hides its slope")
     falls = "is all rounding" if np.isinf(order) else f"falls with h^{order:.2f} down to rounding"
@@ -259,7 +294,7 @@ def _over_jumps(seen: _Slopes, error: np.ndarray, wide: int, order: float) -> Ju
     """The judgement by large steps alone, where small ones show another slope: that of jumps, and none between them."""
     if abs(error[wide]) <= seen.bound[wide]:
         return Judgement("narrow", order, _jumps(seen, wide))
-    if _run(error, seen.bound, wide) < _RUN:
+    if len(_run(error, seen.bound, wide)) < _RUN:
         return Judgement("undecided", order, "f moves in jumps, and too few steps are larger than they")
     return Judgement("wrong", 1.0, "f moves in jumps, and over many of them with another slope")
 
@@ -298,7 +333,7 @@ def _before(of_step: np.ndarray) -> np.ndarray:
 
 def _rounding(line: _Line) -> np.ndarray:
     """The least noise that f can have: its values are rounded, if nothing before them is."""
-    return _SAFETY * 4 * _EPS * np.maximum(np.maximum(np.abs(line.ahead), np.abs(line.behind)), abs(line.at_x))
+    return 4 * _EPS * np.maximum(np.maximum(np.abs(line.ahead), np.abs(line.behind)), abs(line.at_x))
 
 
 def _smallest_scale(seen: _Slopes, error: np.ndarray) -> int | None:
@@ -318,22 +353,20 @@ def _smallest_scale(seen: _Slopes, error: np.ndarray) -> int | None:
     return None
 
 
-def _run(values: np.ndarray, bound: np.ndarray, at: int) -> int:
-    """How many steps in a row around `at` show its value, each by itself."""
-    size = _RESOLVED * abs(values[at])
-    same = (np.abs(values - values[at]) <= size) & (bound <= size)
-    if not same[at]:
-        return 0
-    others = np.flatnonzero(~same)
-    first, last = others[others < at], others[others > at]
-    return int((last[0] if len(last) else len(same)) - (first[-1] if len(first) else -1) - 1)
+def _run(values: np.ndarray, bound: np.ndarray, at: int) -> np.ndarray:
+    """The steps in a row around `at` that show its value, each by itself."""
+    same = (np.abs(values - values[at]) <= np.maximum(_RESOLVED * abs(values[at]), bound)) & (bound <= abs(values[at]))
+    others = np.concatenate([[-1], np.flatnonzero(~same), [len(same)]])
+    return np.arange(others[others < at].max() + 1, others[others > at].min()) if same[at] else np.arange(0)
 
 
-def _other_slope_of_large_steps(seen: _Slopes, error: np.ndarray, best: int) -> int | None:
+def _other_slope_of_large_steps(line: _Line, seen: _Slopes, error: np.ndarray, best: int) -> int | None:
     """The step that knows best another slope than `best`, the same on both sides of x; there may be none."""
     differs = np.abs(seen.slope - seen.slope[best])
     clear = (seen.bound < _RESOLVED * differs) & (differs > _RESOLVED * abs(error[best]))
     clear &= (np.abs(seen.gap) <= seen.bound) & (np.arange(len(error)) < best)
+    # Over steps longer than its waves, sin(10^6 x) has a slope of 0 within its own size.
+    clear &= seen.noise < 2.0**-6 * _span(line)
     return int(np.argmin(np.where(clear, seen.bound, np.inf))) if clear.any() else None
 
 
@@ -341,16 +374,6 @@ def _still(line: _Line) -> np.ndarray:
     """Whether f does not move at all, at each step and all smaller ones."""
     still = (line.ahead == line.at_x) & (line.behind == line.at_x)
     return np.logical_and.accumulate(still[::-1])[::-1]
-
-
-def _may_be_coarse(line: _Line, given: _Given, best: int) -> bool:
-    """Whether f may move in jumps as coarse as bfloat16's: it stands still where the gradient claims little change."""
-    still = _still(line)
-    if not still[best] or still.all():
-        return False
-    first = int(np.argmax(still))
-    moves = (line.ahead[first - 1] != line.at_x) and (line.behind[first - 1] != line.at_x)
-    return bool(moves and abs(given.slope) * line.h[first] < 2.0**-5 * _span(line))
 
 
 def _is_noise(line: _Line, seen: _Slopes, step: int) -> bool:
@@ -369,7 +392,7 @@ def _span(line: _Line) -> float:
 
 
 def _order(line: _Line, seen: _Slopes, given: _Given, best: int) -> float:
-    """The power of h with which the remainder falls over the smallest steps that show it; infinite if none do near x."""
+    """The power of h with which the remainder falls over the smallest steps that show it; infinite if none do."""
     with np.errstate(all="ignore"):
         ahead = np.abs(line.ahead - line.at_x - line.h * given.slope)
         behind = np.abs(line.behind - line.at_x + line.h * given.slope)
@@ -387,38 +410,40 @@ def _by_parts(
     r"""The judgement of a gradient outside the slopes along a line with a kink, by the coordinates that have the kink.
 
     $\sum_i c_i\,\mathrm{relu}(x_i)$ at $x = 0$ has the gradient 0 by convention, and with signs of c that differ it
-    need not lie between the slopes of the sum. It does along each coordinate; and the coordinates without a kink
-    have a gradient that is right or wrong.
+    need not lie between the slopes of the sum. It does along each coordinate; and along the coordinates without a
+    kink it is right or wrong.
     """
     smooth, kinked = _split(evaluate, x, direction, gradient, line)
     if not kinked:
-        return judged._replace(verdict="undecided", why="a kink here, of many coordinates together")
+        why = "a kink here, of many coordinates together"
+        return judged if judged.verdict == "kink" else Judgement("undecided", judged.order, why)
     parts = []
     if smooth.any():
         part = np.where(smooth, direction, 0)
-        parts.append(_on_line(_line(evaluate, x, part, line.h[0]), _along(gradient, part)))
+        parts.append(_on_line(_line(evaluate, x, part, line.h[0], line.trusted), _along(gradient, part)))
     for coordinate in kinked[:_RUN]:
         part = _only(direction, np.array([coordinate]))
-        parts.append(_at_coordinate(_line(evaluate, x, part, line.h[0]), _along(gradient, part)))
+        along = _line(evaluate, x, part, line.h[0], line.trusted)
+        found = _on_line(along, _along(gradient, part))
+        if found.why == _OUTSIDE and not _stays(evaluate, along, part, direction - part):
+            found = Judgement("undecided", found.order, "several kinks meet here")
+        parts.append(found)
     return max(parts, key=_severity)
 
 
-def _at_coordinate(line: _Line, given: _Given) -> Judgement:
-    """As `_on_line`, but a gradient may also count all of the kinks of a coordinate as not there, or as there.
+def _stays(evaluate: _Evaluate, line: _Line, part: np.ndarray, rest: np.ndarray) -> bool:
+    """Whether the kink of a coordinate is there, and the same, when x has moved a little along the others.
 
-    Where one number enters several units that all have their kink at it, the convention is taken for each unit, and
-    the gradient is 0 or the sum of both slopes, which need not lie between them.
+    If not, several units have their kink at x, as in relu(x @ w) at x = 0. Then the gradient follows the convention
+    of each unit, and their sum need not lie between the slopes of the sum.
     """
-    judged = _on_line(line, given)
-    if judged.why != _OUTSIDE:
-        return judged
-    seen = _slopes(line, given)
-    best = int(np.argmin(seen.bound))
-    behind, ahead = seen.slope[best] - seen.gap[best] / 2, seen.slope[best] + seen.gap[best] / 2
-    allowed = (0.0, behind, ahead, behind + ahead)
-    if min(allowed) - seen.bound[best] <= given.slope <= max(allowed) + seen.bound[best]:
-        return Judgement("kink", judged.order, "several kinks here, and the gradient is theirs by convention")
-    return judged
+    h, shift = line.h[13], line.h[9] * rest
+
+    def gap(shift: np.ndarray) -> float:
+        return (evaluate(shift + h * part, 1.0) + evaluate(shift - h * part, 1.0) - 2 * evaluate(shift, 1.0)) / h
+
+    here, there = gap(0 * rest), gap(shift)
+    return abs(here - there) < _RESOLVED * abs(here)
 
 
 def _split(
@@ -457,54 +482,6 @@ def _only(direction: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
     part = np.zeros(direction.size, direction.dtype)
     part[coordinates] = direction.ravel()[coordinates]
     return part.reshape(direction.shape)
-
-
-def remainder_orders(
-    f: Callable[[Any], Float[Array, ""]], x: Any, gradients: Mapping[str, Any], directions: list[Any]
-) -> dict[str, list[float]]:
-    """The power of h with which Taylor's remainder of `f` at `x` falls: 2 or more, or 1; of each gradient, by name,
-    along each direction.
-
-    `x`, gradients and directions are trees of float64 arrays of the same shapes; `f` is traceable by JAX. Only
-    remainders well above the rounding of f count, the smallest of them most; where there are none, f is linear
-    along the direction up to rounding with just this gradient, and the order is infinite.
-    Raises `ValueError` where x is not float64: in float32 rounding buries the remainder before it shows its rate.
-    """
-    from jaxgrad.jaxprs.rounding import accumulated
-
-    if any(leaf.dtype != np.float64 for leaf in jax.tree.leaves(x)):
-        raise ValueError("Taylor's remainder needs float64; convert x, and enable 64-bit types in JAX")
-    steps = 2.0 ** -np.arange(1, 41)
-
-    def along(direction: Any, h: Float[Array, ""]) -> Float[Array, ""]:
-        return f(jax.tree.map(lambda leaf, v: leaf + h * v, x, direction))
-
-    at_x, variance = (float(out) for out in accumulated(f, x))
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *directions)
-    values = jax.jit(jax.vmap(jax.vmap(along, (None, 0)), (0, None)))(stacked, jnp.asarray(steps))
-    return {
-        name: [
-            _old_order(np.asarray(of_h), at_x, variance, steps, _inner_product(gradient, direction))
-            for of_h, direction in zip(values, directions, strict=True)
-        ]
-        for name, gradient in gradients.items()
-    }
-
-
-def _inner_product(a: Any, b: Any) -> float:
-    return sum(float(np.vdot(x, y)) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
-
-
-def _old_order(values: np.ndarray, at_x: float, variance: float, steps: np.ndarray, slope: float) -> float:
-    remainders = np.abs(values - at_x - steps * slope)
-    # Below four standard deviations of the rounding error of f, twice, a remainder is noise.
-    noise = 8 * np.finfo(np.float64).eps * (np.sqrt(variance) + np.abs(values - at_x) + steps * abs(slope))
-    above = np.flatnonzero(remainders > noise)
-    # A rate needs a run of neighbouring steps; a lone one above the noise is noise too.
-    if len(above) < 4:
-        return float("inf")
-    last = above[-4:]
-    return float(np.polyfit(np.log2(steps[last]), np.log2(remainders[last]), 1)[0])
 
 
 def random_direction(key: PRNGKeyArray, like: Any) -> Any:

@@ -256,11 +256,15 @@ def _has_forward_mode(subject: Subject) -> bool:
 
 
 def _twice(subject: Subject, found: Finding) -> Finding:
-    """A finding that agrees, unless the same call gives two answers."""
+    """A finding that agrees, unless the same call gives two answers, or an oracle contradicts itself."""
     if found.outcome != AGREES:
         return found
     why = verdict.not_deterministic(subject, found.setting)
-    return found._replace(outcome=DIFFERS, why=why, alone=HAND) if why else found
+    if why:
+        return found._replace(outcome=DIFFERS, why=why, alone=HAND)
+    for oracle, flaw in verdict.flaws(subject, found.setting):
+        return found._replace(outcome=DIFFERS, why=flaw, alone=oracle)
+    return found
 
 
 def _as_expected(finding: Finding, expected: str) -> bool:

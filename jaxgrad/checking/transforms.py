@@ -105,7 +105,7 @@ def _together(group: Group, call: Call) -> tuple[Question, Question]:
 
     (inputs, of_inputs), (carried, of_carried) = joined(INPUT, "inputs"), joined(CARRIED, "carried")
     dys = [_stack(xs) for xs in zip(*(q.dys for q in group.questions), strict=True)]
-    axes = Question(of_inputs, of_carried, [0 for _ in dys], [None for _ in first.directions])  # type: ignore[arg-type]
+    axes = Question(of_inputs, of_carried, [0 for _ in dys], [None for _ in first.directions])
     return Question(inputs, carried, dys, first.directions), axes
 
 

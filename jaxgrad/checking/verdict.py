@@ -8,6 +8,7 @@ asked ends as not judged, with the reason.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -114,8 +115,9 @@ def _by_itself(subject: Subject, setting: Setting, group: Group, run: Pulled, na
         if leaf.plain and not np.any(dx)
     }
     of_hand = {name: j for name, j in judged[HAND].items() if name not in left_out}
-    allowed = 0.0 if limit is None else limit
-    wrong = next((name for name, j in of_hand.items() if j.verdict == "wrong" and not j.error <= allowed), None)
+    # A tolerance that was given is one for the slope, as long as f shows one at all.
+    of_hand = {name: j for name, j in of_hand.items() if limit is None or not j.error <= limit}
+    wrong = next((name for name, j in of_hand.items() if j.verdict == "wrong"), None)
     if wrong is not None:
         return _outcome(setting, tensors, DIFFERS, "", first=wrong, alone=HAND, taylor=judged)
     unsure = [f"{name}: {j.why}" for name, j in of_hand.items() if j.verdict == "undecided"]
@@ -130,7 +132,7 @@ class Unanswered(Exception):
 
 
 def _outcome(setting: Setting, tensors: tuple[Tensor, ...], outcome: str, why: str, **rest: Any) -> Finding:
-    known = {"taylor": {}, "first": None, "alone": None, "passed": outcome == AGREES}
+    known: dict[str, Any] = {"taylor": {}, "first": None, "alone": None, "passed": outcome == AGREES}
     return Finding(setting, tensors, outcome=outcome, why=why, **{**known, **rest})
 
 
@@ -158,6 +160,15 @@ def not_deterministic(subject: Subject, setting: Setting) -> str:
                     f" differs by {np.nanmax(gap):.3g} at most"
                 )
     return ""
+
+
+def flaws(subject: Subject, setting: Setting) -> Iterator[tuple[str, str]]:
+    """The oracles that contradict themselves in a setting's type, each with a sentence."""
+    with in_type(setting.dtype):
+        q = question(Asked(subject.hand, subject.call, setting.dtype, setting.seed, None))
+        for oracle in subject.oracles:
+            if flaw := oracle.flaw(q):
+                yield oracle.name, flaw
 
 
 def _refused(subject: Subject, setting: Setting, error: Exception, asked_for: bool) -> Finding:
@@ -264,10 +275,10 @@ def _source(subject: Subject, q: Question, dtype: str, second: bool, key: Any) -
 
 def _asked_of(subject: Subject, q: Question, dtype: str, second: bool) -> _Source:
     reasons = []
-    asked_first = [oracle for oracle in subject.oracles if oracle.sample is not None]
-    for oracle in asked_first:
+    asked_first = [(oracle, oracle.sample) for oracle in subject.oracles if oracle.sample is not None]
+    for oracle, sample in asked_first:
         try:
-            expected = expect(oracle.sample(q, second), dtype)
+            expected = expect(sample(q, second), dtype)
             return _Source(oracle.name, expected, [] if second else oracle.nodes(q))
         except JaxgradError:
             raise
@@ -278,10 +289,9 @@ def _asked_of(subject: Subject, q: Question, dtype: str, second: bool) -> _Sourc
     if asked_first:
         raise JaxgradError(f"{subject.name}: no oracle answers; {'; '.join(reasons)}")
     _accept(subject)
-    own = _own(subject)
-    assert own.sample is not None
+    own = functools.partial(in_jax.rounded, subject.hand, q, second)
     try:
-        return _Source(TRUTH, expect(own.sample(q, second), dtype), [] if second else own.nodes(q))
+        return _Source(TRUTH, expect(own, dtype), [] if second else in_jax.node_names(subject.hand, q))
     except Exception as error:
         raise Unanswered(f"there is no oracle, and in float64 the function says {_first_line(error)}") from error
 
@@ -482,15 +492,15 @@ def _tensor(
                 f"{engine} gives {name} the shape {value.shape}, and {source.name} {truth.shape}; make them equal"
             )
     if setting.transform == "reach":
-        noise = noise._replace(unsure=noise.unsure | _overflown(subject, truth, values, setting.dtype))
+        noise = noise._replace(unsure=noise.unsure | _astray(subject, truth, values, noise, setting.dtype))
+        values = {HAND: hand}
     if part == "inputs" and asked.row.inputs is None and _left_out(subject, number, hand, truth):
         return Tensor(shown, kind, noise, False, {}, {}, f"{name} is a plain number without a gradient, on purpose")
     if setting.dtype == "float64":
         against = source.name
-        if asked.others and source.name in values:
-            truth = values[source.name]
-        values = values if source.name in values else {**values, source.name: truth}
-        chosen = list(itertools.combinations(values, 2)) if asked.others else [(HAND, against)]
+        truth = values.get(against, truth)
+        values = {**values, against: truth}
+        chosen = list(itertools.combinations(values, 2)) if len(values) > 2 else [(HAND, against)]
         pairs = {(a, b): compare(values[b], values[a], scaled(noise, 2**0.5), "float64", limit) for a, b in chosen}
         return Tensor(shown, kind, noise, limit is not None, values, pairs)
     noise = scaled(noise, factor)
@@ -504,16 +514,23 @@ def _left_out(subject: Subject, number: int, hand: np.ndarray, truth: np.ndarray
     return leaf.plain and not np.any(hand) and bool(np.any(truth))
 
 
-def _overflown(subject: Subject, truth: np.ndarray, values: Mapping[str, np.ndarray], dtype: str) -> np.ndarray:
-    """Where inputs of unusual size take an oracle out of its type or domain, so that it says nothing."""
-    with np.errstate(over="ignore"):
-        narrow = (
-            truth
-            if not is_number(truth)
-            else np.asarray(truth).astype(jnp.dtype(dtype) if truth.dtype.kind != "c" else truth.dtype)
-        )
+def _astray(
+    subject: Subject, truth: np.ndarray, values: Mapping[str, np.ndarray], noise: Noise, dtype: str
+) -> np.ndarray:
+    """Where inputs of unusual size lead an oracle out of its type or domain, so that it says nothing.
+
+    It is not finite there, or in a narrow type so far from float64 that noise as it was measured is not all there is:
+    then nothing is known of the whole tensor. Without an oracle the function stands in for it.
+    """
     oracles = [v for engine, v in values.items() if engine != HAND] if subject.oracles else list(values.values())
-    return np.any([~np.isfinite(np.asarray(v, np.complex128)) for v in (narrow, *oracles)], 0)
+    if not is_number(truth):
+        return np.zeros(truth.shape, bool)
+    with np.errstate(over="ignore"):
+        narrow = truth if truth.dtype.kind == "c" else truth.astype(jnp.dtype(dtype))
+    lost = np.any([~np.isfinite(np.asarray(v, np.complex128)) for v in (narrow, *oracles)], 0)
+    known = noise._replace(unsure=noise.unsure | lost)
+    far = dtype != "float64" and subject.oracles and not all(compare(truth, v, known, dtype).agrees for v in oracles)
+    return np.full(truth.shape, True) if far else lost
 
 
 # From tensors to an outcome.
@@ -522,9 +539,11 @@ def _overflown(subject: Subject, truth: np.ndarray, values: Mapping[str, np.ndar
 def _judged(subject: Subject, asked: Sequence[_Asked], tensors: tuple[Tensor, ...]) -> Finding:
     """Who is wrong and where, or why nothing can be said."""
     setting = asked[0].setting
-    notes = []
+    notes: list[str] = []
     if not all(t.agree for t in tensors):
         tensors, notes = _appealed(subject, asked, tensors)
+    if setting.transform == "reach" and not all(t.agree for t in tensors):
+        tensors, notes = _without_conventions(subject, asked, tensors)
     first = next((t for t in tensors if not t.agree), None)
     judged: dict[str, dict[str, Judgement]] = {}
     if first is not None and setting.dtype == "float64" and setting.transform in ("jit", "grad_of_grad"):
@@ -532,43 +551,38 @@ def _judged(subject: Subject, asked: Sequence[_Asked], tensors: tuple[Tensor, ..
     alone = stands_alone(first.pairs) if first else None
     wrong = [engine for engine, of in judged.items() if any(j.verdict == "wrong" for j in of.values())]
     if first is not None and alone is None:
-        alone = wrong[0] if len(wrong) == 1 else _only_differing(first)
+        alone = wrong[0] if len(wrong) == 1 else _only_differing(subject, first)
     if first is not None:
         return _outcome(setting, tensors, DIFFERS, "; ".join(notes), first=first.name, alone=alone, taylor=judged)
     nan = next(((t, d.both_nan) for t in tensors for d in t.pairs.values() if d.both_nan), None)
     if nan and subject.nan != "equal" and setting.transform != "reach":
         why = f"{nan[0].name} is not a number in every engine, {nan[1]}; if that is meant, give nan='equal'"
         return _outcome(setting, tensors, DIFFERS, why, first=nan[0].name)
-    unjudged = [why for t in tensors if (why := _why_not_judged(subject, t, setting))]
-    if unjudged:
+    unjudged = [why for t in tensors if (why := _why_not_judged(t, setting))]
+    # Far from usual numbers much may drown; what is left is worth its verdict.
+    if unjudged and (setting.transform != "reach" or len(unjudged) == len(tensors)):
         return _outcome(setting, tensors, NOT_JUDGED, "; ".join([*unjudged, *notes]))
     return _outcome(setting, tensors, AGREES, "; ".join([*notes, *(t.note for t in tensors if t.note)]))
 
 
-def _only_differing(first: Tensor) -> str | None:
-    """In a narrower type, the one engine that is not what float64 expects."""
-    wrong = [pair[0] for pair, d in first.pairs.items() if not d.agrees and pair[1] == TRUTH]
-    return wrong[0] if len(wrong) == 1 and len(first.pairs) > 1 else None
+def _only_differing(subject: Subject, first: Tensor) -> str | None:
+    """The one engine that is not what was expected, by an oracle in float64 or by several oracles that agree."""
+    wrong = [pair[0] for pair, d in first.pairs.items() if not d.agrees]
+    against = {pair[1] for pair in first.pairs}
+    told = len(first.pairs) > 1 or len(subject.oracles) > 1
+    return wrong[0] if len(wrong) == 1 and len(against) == 1 and told else None
 
 
-def _why_not_judged(subject: Subject, tensor: Tensor, setting: Setting) -> str:
-    """Why a tensor that agrees says nothing, or nothing where it does.
-
-    Either too many of its elements hang on a choice, or a wrong value of any size would have agreed: rounding is as
-    large as the tensor itself. A tensor that is nothing but rounding even in float64 is 0, and was judged.
-    """
+def _why_not_judged(tensor: Tensor, setting: Setting) -> str:
+    """Why a tensor that agrees says nothing, or nothing where it does."""
     for d in tensor.pairs.values():
+        if not d.judged and d.faint:
+            return (
+                f"{d.faint} of {d.size} elements of {tensor.name} drown in their rounding in {setting.dtype}"
+                f" ({d.noise:.0%} of the whole)"
+            )
         if not d.judged:
             return f"{d.unjudged} of {d.size} elements of {tensor.name} hang on a choice that rounding flips"
-    truth = tensor.values.get(TRUTH)
-    if truth is None or tensor.given_tolerance or not is_number(truth):
-        return ""
-    size = float(np.linalg.norm(np.where(np.isfinite(truth), truth, 0)))
-    unit = float(jnp.finfo(setting.dtype).eps) / float(jnp.finfo("float64").eps)
-    zero = size <= 100 * float(np.linalg.norm(tensor.noise.deviation)) / unit
-    if size and not zero and min(d.tolerance for d in tensor.pairs.values()) >= 1:
-        noise = min(d.noise for d in tensor.pairs.values())
-        return f"rounding in {setting.dtype} is {noise:.0%} of {tensor.name}, so that even 0 would agree"
     return ""
 
 
@@ -590,11 +604,57 @@ def _appealed(
         again = [
             tensor
             for one, noise in zip(asked, noises, strict=True)
+            if noise is not None
             for tensor in _tensors(subject, one._replace(noise=noise))
         ]
         if all(t.agree for t in again if t.name in wrong):
             return tuple(again), [note] if note else []
     return tensors, []
+
+
+def _without_conventions(
+    subject: Subject, asked: Sequence[_Asked], tensors: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], list[str]]:
+    """Among edges drawn for it, a function may have a kink at 0, where two right subgradients differ.
+
+    Inputs that are exactly 0 are left out where the definition, asked at one of them alone, does not call the
+    function's cotangent wrong. Inputs that the caller gives are not: there a difference of conventions counts.
+    """
+    spared: dict[str, None] = {}
+    again: list[Tensor] = []
+    for one in asked:
+        inputs = list(one.noise.inputs)
+        for number, leaf in enumerate(subject.call.of_kind("input")):
+            tensor = next(t for t in tensors if t.name == f"{leaf.name} ({one.group.label})")
+            at = next((d.at for d in tensor.pairs.values() if not d.agrees and d.not_finite is None), None)
+            x = np.asarray(one.group.questions[0].inputs[number])
+            if (
+                at is not None
+                and x.shape == tensor.noise.unsure.shape
+                and x[at] == 0
+                and _kink(subject, one, number, at)
+            ):
+                inputs[number] = inputs[number]._replace(unsure=inputs[number].unsure | (x == 0))
+                spared[leaf.name] = None
+        again += _tensors(subject, one._replace(noise=one.noise._replace(inputs=inputs)))
+    if not spared:
+        return tensors, []
+    return tuple(again), [f"at 0 the cotangent of {', '.join(spared)} is another subgradient than the oracle's"]
+
+
+def _kink(subject: Subject, asked: _Asked, number: int, at: tuple[int, ...]) -> bool:
+    """Whether the function's cotangent of one input that is 0 is right, or a subgradient, where no other input is 0."""
+    q = widened(asked.group.questions[0])
+    inputs = [np.where(x == 0, 2.0**-10, x) for x in q.inputs]
+    inputs[number][at] = 0.0
+    try:
+        with in_type("float64"):
+            alone = q._replace(inputs=inputs)
+            gradients = {HAND: in_jax.pulled(subject.hand, alone, False).inputs}
+            judged = _by_definition(subject, alone, False, gradients)[HAND]
+    except Exception:
+        return False
+    return judged[subject.call.of_kind("input")[number].name].verdict in ("kink", "right")
 
 
 def _narrower(subject: Subject, asked: _Asked) -> Iterator[tuple[str, str]]:
@@ -627,9 +687,10 @@ def _own_noise(subject: Subject, asked: _Asked, dtype: str) -> Pulled | None:
         oracle = _source(subject, q, dtype, asked.row.second, key).expected
         try:
             with in_type("float64"):
-                sample = _own(subject).sample(wide, asked.row.second)  # type: ignore[misc]
+                sample = functools.partial(in_jax.rounded, subject.hand, wide, asked.row.second)
                 answer = sample(EXACT, 0)
-                own = measured(sample, answer, dtype, samples_for(answer))
+                # A program of JAX's own may keep the sums of reductions in its type; torch's never do.
+                own = measured(sample, answer, dtype, samples_for(answer), narrow=True)
         except Exception:
             return None
         nodes = in_jax.node_names(subject.hand, wide) if oracle.answer.nodes else []

@@ -1,7 +1,7 @@
 """`jaxgrad parity` and `jaxgrad mutate`: who disagrees with whom, and would the check have noticed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,14 +31,14 @@ def parity(
     ),
     device: Annotated[Platform, typer.Option(help="Where JAX runs.")] = Platform.cpu,
     torch_device: Annotated[str, typer.Option(help="Where PyTorch runs: cpu, cuda, mps, ...")] = "cpu",
-    json: Annotated[Path | None, typer.Option(help="Write everything as JSON, schema jaxgrad.parity/1.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write everything as JSON, schema jaxgrad.parity/2.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with graph, table and maps of the errors.")] = None,
     replay: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Compare on the batch and parameters of a step of this run.")
     ] = None,
     step: Annotated[int, typer.Option(min=0, help="The step to replay, the first being 0.")] = 0,
 ) -> None:
-    """Compare every engine's gradients, node by node; exit 0 only when all agree, 1 when not.
+    """Compare every engine's gradients, node by node; exit 1 when any differ, or when nothing could be judged.
 
     Example: jaxgrad parity --batches 5 --batch-size 64 --dtype float32
     """
@@ -46,9 +46,10 @@ def parity(
 
     from jaxgrad import corpus as corpora
     from jaxgrad import files
+    from jaxgrad.checking.findings import AGREES, DIFFERS
     from jaxgrad.parity import cases, page, report
     from jaxgrad.parity import verdict as verdicts
-    from jaxgrad.parity.engines import Target, run
+    from jaxgrad.parity.engines import Target
 
     names = tuple(name.strip() for name in engines.split(","))
     if len(set(names)) < 2:
@@ -62,27 +63,32 @@ def parity(
 
     console = Console(soft_wrap=True)
     target = Target(dtype.value, device.value, torch_device)
-    found, judged = [], []
+    # What is kept of a case are numbers about it: the arrays of many batches would fill the memory.
+    outcomes: list[str] = []
+    kept: list[dict[str, Any]] = []
+    drawn: list[dict[str, Any]] = []
     with bar(console, len(chosen), "batches") as update:
         for case in chosen:
-            gradients = run(names, case, target)
-            verdict = verdicts.verdict(case, target, gradients)
-            found.append(verdict)
+            verdict = verdicts.judge(case, target, names)
+            outcomes.append(verdict.outcome)
+            if json is not None:
+                kept.append(report.case(verdict))
             if html is not None:
-                judged.append(gradients)
+                drawn.append(page.case(verdict))
             if len(chosen) == 1 or not verdict.agree:
                 console.print(report.tables(verdict))
             console.print(report.summary(verdict), highlight=False)
-            if not verdict.agree and target.dtype != "float64":
-                console.print(verdicts.appeal(verdict, gradients), highlight=False)
-            update(len(found), "all agree" if all(v.agree for v in found) else "not all agree")
+            if verdict.outcome == DIFFERS and target.dtype != "float64":
+                console.print(verdicts.appeal(verdict), highlight=False)
+            update(len(outcomes), "all agree" if set(outcomes) == {AGREES} else "not all agree")
     if json is not None:
-        files.write_json(json, report.to_json(found))
+        files.write_json(json, report.to_json(kept))
         console.print(f"written: {json}", highlight=False)
     if html is not None:
-        files.write_bytes(html, page.html(page.of_verdicts(found, judged)).encode())
+        written = page.html(page.of_cases(drawn, target.jax_device, target.torch_device))
+        files.write_bytes(html, written.encode())
         console.print(f"written: {html}", highlight=False)
-    if not all(v.agree for v in found):
+    if DIFFERS in outcomes or AGREES not in outcomes:
         raise SystemExit(1)
 
 

@@ -28,15 +28,16 @@ from jax.extend.core import ClosedJaxpr
 from jaxgrad import jax_seam
 from jaxgrad.jaxprs.walk import evaluate
 
-# The longest run of terms that an engine adds one after another: XLA's CPU reductions take 32, the panels of Eigen,
-# MKL and oneDNN products 256 to 512.
+# The longest run of terms that an engine adds one after another: the panels of Eigen, MKL and oneDNN products are 256
+# to 512 long, XLA's reductions on a CPU take 32.
 RUN = 512
+SHORT_RUN = 32
 
 # What only moves, copies, compares or chooses numbers.
 _MOVES = frozenset(
     "broadcast_in_dim reshape squeeze transpose expand_dims slice dynamic_slice dynamic_update_slice concatenate pad "
     "rev copy copy_p gather scatter select_n reduce_max reduce_min max min argmax argmin sort top_k approx_top_k "
-    "stop_gradient device_put neg abs sign real imag complex conj clamp floor ceil round optimization_barrier name "
+    "stop_gradient device_put neg abs sign real imag complex conj clamp floor ceil round rem optimization_barrier name "
     "iota cummax cummin scatter_max scatter_min select_and_scatter_add select_and_gather_add reduce_window_max "
     "reduce_window_min convert_element_type reduce_precision bitcast_convert_type nextafter pvary pbroadcast "
     "all_gather all_to_all ppermute pmax pmin sharding_constraint split tile copysign is_finite random_bits "
@@ -48,12 +49,16 @@ _EXACT = frozenset("add sub mul div sqrt add_any square".split())
 # What libraries compute to about two units of the result.
 _ELEMENTARY = frozenset(
     "exp exp2 log log1p expm1 tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh logistic erf erfc pow "
-    "integer_pow rsqrt cbrt atan2 rem".split()
+    "integer_pow rsqrt cbrt atan2".split()
 )
+# XLA's special functions in float32 are off by up to some ten units.
+_OPAQUE = 8
 
 
 class Rounding(NamedTuple):
-    """How a type rounds: its unit roundoff, that of the type in which sums are kept, and by how much both are enlarged.
+    """How a type rounds: its unit roundoff, those of the types that sums are kept in, and by how much all are enlarged.
+
+    `sums` are those of products of matrices and convolutions, `reductions` all others.
 
     float64 is evaluated in float64 itself, where a factor of 1 + 2^-53 is 1: its noise is measured enlarged, and
     brought back to its size afterwards, as noise that small is linear.
@@ -61,16 +66,22 @@ class Rounding(NamedTuple):
 
     unit: float
     sums: float
+    reductions: float
     enlarged: float
 
 
-def rounding(dtype: Any, enlarged: float = 1.0) -> Rounding:
-    """The rounding of a float type, times `enlarged`; 16-bit types keep their sums in float32."""
+def rounding(dtype: Any, enlarged: float = 1.0, narrow: bool = False) -> Rounding:
+    """The rounding of a float type, times `enlarged`; 16-bit types keep their sums in float32.
+
+    With `narrow` they keep those of reductions, which are not products, in the type itself, as XLA does where a
+    program does not widen them.
+    """
     unit = float(jnp.finfo(dtype).eps) / 2
-    return Rounding(enlarged * unit, enlarged * min(unit, 2.0**-24), enlarged)
+    wide = min(unit, 2.0**-24)
+    return Rounding(enlarged * unit, enlarged * wide, enlarged * (unit if narrow else wide), enlarged)
 
 
-EXACT = Rounding(0.0, 0.0, 0.0)
+EXACT = Rounding(0.0, 0.0, 0.0, 0.0)
 
 
 def noisy(program: ClosedJaxpr) -> Callable[..., list[Any]]:
@@ -96,13 +107,18 @@ def _rounded(eqn: Any, operands: list[Any], place: jax.Array, rounding: Rounding
     if name in _SUMS:
         return [_sum(eqn, name, operands, place, rounding)]
     if name in _EXACT or name in _ELEMENTARY:
-        units = 1 if name in _EXACT else 2
-        return [_shaken(out, rounding, place, units) for out in jax_seam.bind(eqn, operands)]
+        (out,) = jax_seam.bind(eqn, operands)
+        return [jnp.where(_whole(out, rounding), out, _shaken(out, rounding, place, 1 if name in _EXACT else 2))]
     # An algorithm behind one name, such as a factorisation, a special function or somebody's kernel: stable ones give
     # the nearly right result of nearly the right operands.
-    shaken = [_shaken(x, rounding, place ^ jnp.uint32(7919 * (k + 1))) for k, x in enumerate(operands)]
+    shaken = [_shaken(x, rounding, place ^ jnp.uint32(7919 * (k + 1)), _OPAQUE) for k, x in enumerate(operands)]
     outs = jax_seam.bind(eqn, shaken)
-    return [_shaken(out, rounding, place ^ jnp.uint32(104729 * (k + 1))) for k, out in enumerate(outs)]
+    return [_shaken(out, rounding, place ^ jnp.uint32(104729 * (k + 1)), _OPAQUE) for k, out in enumerate(outs)]
+
+
+def _whole(x: Any, rounding: Rounding) -> Any:
+    """Where a result is a whole number that its type holds, such as a float that counts: nothing is rounded there."""
+    return (x == jnp.round(x)) & (jnp.abs(x) * rounding.unit <= 1)
 
 
 def _rounds(aval: Any) -> bool:
@@ -150,15 +166,19 @@ def _normal(place: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 def _sum(eqn: Any, name: str, operands: list[Any], place: jax.Array, rounding: Rounding) -> Any:
     (out,) = jax_seam.bind(eqn, operands)
     terms, squares = _SUMS[name](eqn, operands, out)
-    run = jnp.clip(terms, 1, RUN)
+    product = name in ("dot_general", "conv_general_dilated")
+    # Engines differ in whether scattered sums are kept in the wide type, so they count as sums in the narrow one.
+    unit = rounding.unit if name == "scatter_add" else rounding.sums if product else rounding.reductions
+    longest = jnp.where(rounding.reductions > rounding.sums, RUN if product else SHORT_RUN, RUN)
+    run = jnp.clip(terms, 1, longest)
     runs = jnp.maximum(terms / run, 1)
     # The terms are rounded once each, beside their partial sums.
     size = jnp.sqrt((1 + (run + runs) / 2) * jnp.abs(squares) + (run / runs + runs) / 3 * jnp.abs(out) ** 2)
-    # Engines differ in whether scattered sums are kept in the wide type, so they count as sums in the narrow one.
-    unit = _at_least(rounding.unit if name == "scatter_add" else rounding.sums, rounding, out.dtype)
-    walked = unit * _normal(place ^ jnp.uint32(0x165667B1), out.shape, _real(out.dtype))
-    walked = walked * jnp.where(jnp.isfinite(size), size, 0).astype(walked.dtype)
-    return _shaken(out + walked.astype(out.dtype), rounding, place)
+    walked = _at_least(unit, rounding, out.dtype) * _normal(place ^ jnp.uint32(0x165667B1), out.shape, _real(out.dtype))
+    # Where squares overflow although the sum does not, nothing is known of its noise; NaN says so.
+    size = jnp.where(jnp.isfinite(size), size, jnp.where(jnp.isfinite(jnp.abs(out)), jnp.nan, 0))
+    walked = walked * size.astype(walked.dtype)
+    return jnp.where(_whole(out, rounding), out, _shaken(out + walked.astype(out.dtype), rounding, place))
 
 
 def _square(x: Any) -> Any:

@@ -1,14 +1,15 @@
 """What a reader's derivative is held against: the right ones of a batch, and those with a known mistake."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.checking.compare import Scale, scale
+from jaxgrad.checking.compare import Noise, scaled
 from jaxgrad.models import mlp_backward
 from jaxgrad.models.mlp import EPS, Gradients, Nodes, Params, forward
 from jaxgrad.mutation.operators import stale_operand, used_steps
@@ -16,7 +17,7 @@ from jaxgrad.mutation.program import Program, Step, trace, values
 from jaxgrad.mutation.score import Mutant, mutants_of
 from jaxgrad.parity import own_score
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.engines import roundings
+from jaxgrad.parity.engines import measured
 
 NAMES = (*Nodes._fields, *Params._fields)
 
@@ -36,13 +37,13 @@ class Derivation(NamedTuple):
 class Answers(NamedTuple):
     """One batch, in float64, by the names of its 20 nodes and 6 parameters.
 
-    `right` are the derivatives by `jax.grad`, `scales` what a difference from them is measured against, `ours` the
-    hand-written ones, and `primals` the values themselves. `derivations` are our backward passes, node by node and in
-    closed forms.
+    `right` are the derivatives by `jax.grad`, `noise` gives for a type how far from them rounding takes an array of
+    it, `ours` are the hand-written ones, and `primals` the values themselves. `derivations` are our backward passes,
+    node by node and in closed forms.
     """
 
     right: dict[str, np.ndarray]
-    scales: dict[str, Scale]
+    noise: Callable[[str], dict[str, Noise]]
     ours: dict[str, np.ndarray]
     primals: dict[str, np.ndarray]
     derivations: tuple[Derivation, ...]
@@ -50,8 +51,9 @@ class Answers(NamedTuple):
 
 def answers(case: Case) -> Answers:
     """The answers for a case: every cotangent by `jax.grad` and by hand. Raises what `parity.engines.run` raises."""
-    right, variance = (_by_name(tree) for tree in roundings(case, wide_sums=1.0))
-    scales = {name: scale(right[name], variance[name]) for name in NAMES}
+    right = _by_name(measured(case, "float64").values)
+    # Few readers use more than one type, and each type's noise is measured when it is first asked for.
+    noise = functools.cache(functools.partial(_noise, case))
     with _wide():
         params, batch = jax.tree.map(jnp.asarray, (case.params, case.batch))
         programs = (
@@ -60,9 +62,15 @@ def answers(case: Case) -> Answers:
         )
         inputs = jax.tree.leaves((params, batch))
         derivations = tuple(Derivation(p, values(p, inputs), _slots(p), _own_steps(p)) for p in programs)
-        ours = _by_name(jax.jit(own_score.by_node)(params, batch))
+        ours = _by_name(jax.tree.map(np.asarray, jax.jit(own_score.by_node)(params, batch)))
         primals = {**jax.jit(forward)(params, batch)._asdict(), **params._asdict()}
-    return Answers(right, scales, ours, {name: np.asarray(x) for name, x in primals.items()}, derivations)
+    return Answers(right, noise, ours, {name: np.asarray(x) for name, x in primals.items()}, derivations)
+
+
+def _noise(case: Case, dtype: str) -> dict[str, Noise]:
+    """The noise of an array's difference from the right one, which in float64 has as much itself."""
+    noise = _by_name(measured(case, dtype).noise)
+    return {name: scaled(one, 2**0.5 if dtype == "float64" else 1.0) for name, one in noise.items()}
 
 
 def mistakes(known: Answers, name: str) -> Iterator[tuple[Mutant, np.ndarray]]:
@@ -166,7 +174,5 @@ def _slots(program: Program) -> dict[str, int]:
     return {path.rpartition(".")[2]: slot for path, slot in program.outputs.items() if path != ".loss"}
 
 
-def _by_name(gradients: Gradients) -> dict[str, np.ndarray]:
-    return {
-        name: np.asarray(x) for name, x in (*gradients.nodes._asdict().items(), *gradients.params._asdict().items())
-    }
+def _by_name(gradients: Gradients) -> dict[str, Any]:
+    return {**gradients.nodes._asdict(), **gradients.params._asdict()}

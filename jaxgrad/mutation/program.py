@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend import source_info_util
 from jax.extend.core import Literal
 
-from jaxgrad.checking.pullback import floats_of, is_float, leaf_names, with_floats
+from jaxgrad.checking.question import parameter_names
 
 # Primitives that hold a jaxpr but do more than call it.
 _NOT_CALLS = frozenset({"scan", "shard_map", "pallas_call"})
@@ -94,7 +95,7 @@ def trace(fn: Callable[..., Any], *args: Any, starts: Callable[[Place], bool] | 
     """
     closed, results = jax.make_jaxpr(fn, return_shape=True)(*args)
     tape = Tape()
-    inputs = dict(zip(map(tape.slot, closed.in_avals), leaf_names(fn, args), strict=True))
+    inputs = dict(zip(map(tape.slot, closed.in_avals), _leaf_names(fn, args), strict=True))
     made = tape.record(closed, list(inputs), backward=True)
     program = tape.program(inputs, dict(zip(_paths(results), made, strict=True)))
     return Traced(program if starts is None else _started_by(program, starts), results)
@@ -111,7 +112,7 @@ def trace_pullback(fn: Callable[..., Any], *args: Any, static_argnums: Sequence[
     forward, (out, residuals) = jax.make_jaxpr(rule.forward, return_shape=True)(*rule.dynamic)
     backward, results = jax.make_jaxpr(rule.backward, return_shape=True)(residuals, out)
     tape = Tape()
-    names = leaf_names(fn, rule.join(rule.dynamic, hide_static=True))
+    names = _leaf_names(fn, rule.join(rule.dynamic, hide_static=True))
     inputs = dict(zip(map(tape.slot, forward.in_avals), names, strict=True))
     given = tape.record(forward, list(inputs), backward=False)[len(jax.tree.leaves(out)) :]
     dys = {
@@ -226,6 +227,26 @@ def _started_by(program: Program, starts: Callable[[Place], bool]) -> Program:
     return program._replace(steps=tuple(steps))
 
 
+def is_float(leaf: Any) -> bool:
+    """Whether a leaf is a float array or number, which has a cotangent; integers, booleans and keys have none."""
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+
+
+def _floats_of(tree: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
+
+
+def _with_floats(tree: Any, floats: Sequence[Any]) -> Any:
+    """The tree with `floats` in the places of its float leaves."""
+    given = iter(floats)
+    return jax.tree.map(lambda leaf: next(given) if is_float(leaf) else leaf, tree)
+
+
+def _leaf_names(fn: Callable[..., Any], args: tuple[Any, ...]) -> list[str]:
+    """A name for every leaf of `args`: the parameter's own name and the path inside it, such as `params['w']`."""
+    return [own + path for own, arg in zip(parameter_names(fn, len(args)), args, strict=True) for path in _paths(arg)]
+
+
 class Rule(NamedTuple):
     """A function's forward to its output and residuals, and from these and a cotangent backward."""
 
@@ -253,7 +274,7 @@ def rule_of(fn: Any, args: tuple[Any, ...], static_argnums: Sequence[int]) -> Ru
         )
 
     def forward(*given: Any) -> tuple[Any, Any]:
-        return jax.vjp(lambda *floats: fn(*join(with_floats(given, list(floats)))), *floats_of(given))
+        return jax.vjp(lambda *floats: fn(*join(_with_floats(given, floats))), *_floats_of(given))
 
     def backward(vjp: Any, dy: Any) -> Any:
         made = iter(vjp(dy))

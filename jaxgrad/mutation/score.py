@@ -7,9 +7,9 @@ dispatched one by one and compiled once for their shapes, so that nothing is com
 
 A mutant that lives may be right: to drop a factor of 1 changes nothing, and to drop a path whose terms cancel, such
 as the cotangent of a maximum that was subtracted for range only, changes nothing but the rounding. So a mutant counts
-as equivalent if on many random inputs in float64 all its results are within the tolerance that rounding gives the
-right ones (`_within_rounding`). Bodies of loops and branches are looked into; a Pallas kernel is one
-step, and mistakes inside it are not made.
+as equivalent if on many random inputs in float64 all its results are within the measured noise of the right ones
+(`_within_noise`). Bodies of loops and branches are looked into; a Pallas kernel is one step, and mistakes inside it
+are not made.
 """
 
 import functools
@@ -25,11 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from jaxgrad.checking.compare import compare, scale
-from jaxgrad.checking.pullback import is_float
+from jaxgrad.checking.compare import compare, scaled
+from jaxgrad.checking.measure import measure, shaken
 from jaxgrad.checking.taylor import random_direction
 from jaxgrad.errors import JaxgradError
-from jaxgrad.jaxprs.rounding import accumulated
 from jaxgrad.mutation.operators import OPERATORS, Mistake, holds_floats, numbered, operator, used_steps
 from jaxgrad.mutation.program import (
     Place,
@@ -37,6 +36,7 @@ from jaxgrad.mutation.program import (
     Step,
     Tape,
     bound,
+    is_float,
     positional,
     results,
     rule_of,
@@ -307,8 +307,8 @@ def _results(program: Program, mutant: Mutant, known: dict[int, Any]) -> dict[st
 
 
 def _equal(program: Program, among: Sequence[Mutant], draws: Iterable[Sequence[Any]]) -> tuple[Mutant, ...]:
-    """The mutants that give what the program gives, up to its rounding, wherever that is finite."""
-    living, tried, judge = tuple(among), False, _within_rounding(program)
+    """The mutants that give what the program gives, but for its noise, wherever that is finite."""
+    living, tried, judge = tuple(among), False, _within_noise(program)
     for leaves in draws:
         same = judge(leaves)
         if same is None:
@@ -320,16 +320,17 @@ def _equal(program: Program, among: Sequence[Mutant], draws: Iterable[Sequence[A
     return living
 
 
-def _within_rounding(program: Program) -> Callable[[Sequence[Any]], Callable[[dict[str, Any]], bool] | None]:
-    """On inputs, whether results are the program's own but for its rounding; None where its own are not finite."""
-    accumulate = jax.jit(lambda *leaves: accumulated(lambda *inputs: results(program, inputs), *leaves))
+def _within_noise(program: Program) -> Callable[[Sequence[Any]], Callable[[dict[str, Any]], bool] | None]:
+    """On inputs, whether results are the program's own but for its noise; None where its own are not finite."""
+    run = shaken(lambda *leaves: results(program, leaves))
 
     def judge(leaves: Sequence[Any]) -> Callable[[dict[str, Any]], bool] | None:
-        right, variances = jax.tree.map(np.asarray, accumulate(*leaves))
-        if not all(np.isfinite(x).all() for x in (*right.values(), *variances.values())):
+        right, noises = measure(run, "float64", *leaves)
+        if not all(np.isfinite(x).all() for x in (*right.values(), *(n.deviation for n in noises.values()))):
             return None
-        scales = {name: scale(right[name], variances[name]) for name in right}
-        return lambda given: all(compare(right[n], np.asarray(given[n]), scales[n], np.float64).agrees for n in right)
+        # Both are rounded. What hangs on a choice counts too: a mutant that chooses otherwise is not equivalent.
+        allowed = {name: scaled(n, 2**0.5)._replace(unsure=np.zeros_like(n.unsure)) for name, n in noises.items()}
+        return lambda given: all(compare(right[n], np.asarray(given[n]), allowed[n], "float64").agrees for n in right)
 
     return judge
 

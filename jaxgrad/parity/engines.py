@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad.checking.compare import Noise, scaled
+from jaxgrad.checking.measure import Measured, excess, measure, shaken
 from jaxgrad.checking.oracles.torch import to_numpy
 from jaxgrad.errors import JaxgradError
-from jaxgrad.jaxprs.rounding import accumulated
 from jaxgrad.models import mlp_backward
 from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward, zero_taps
 from jaxgrad.parity.cases import Case
@@ -47,8 +48,7 @@ def kernel(case: Case, target: Target) -> Gradients:
     """The one-kernel step's gradients; its kernel is interpreted on the CPU, which compiles none."""
     from jaxgrad.kernels import launch
 
-    platform = launch.INTERPRET if target.jax_device == "cpu" else target.jax_device
-    return _in_jax(functools.partial(launch.gradients, platform=platform), case, target)
+    return _in_jax(_kernel(launch.INTERPRET if target.jax_device == "cpu" else target.jax_device), case, target)
 
 
 def jax_grad(case: Case, target: Target) -> Gradients:
@@ -89,15 +89,42 @@ ENGINES: dict[str, Engine] = {
 }
 
 
-def roundings(case: Case, wide_sums: float) -> tuple[Gradients, Gradients]:
-    """The gradients in float64 on the CPU, and the variance of their rounding errors (see `parity.rounding`).
+def measured(case: Case, dtype: str) -> Measured:
+    """The gradients in float64 on the CPU, and the noise that the arithmetic of `dtype` has there.
 
-    Follows `jax.grad`, so that a mistake in a hand-written backward cannot widen its own tolerance.
+    Both are of `jax.grad`, so that a mistake in a hand-written backward cannot widen its own tolerance.
     """
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), case.params)
-        batch = jax.tree.map(jnp.asarray, case.batch)
-        return jax.tree.map(np.asarray, accumulated(_jax_grad, params, batch, wide_sums=wide_sums))
+    return measure(_SHAKEN, dtype, case.params, case.batch)
+
+
+def truth(case: Case, target: Target) -> Measured:
+    """`measured` of parameters as a type holds them, with at least the noise of JAX's own gradient in a narrow type.
+
+    What engines differ by is then their arithmetic, and no engine is held to more than `jax.grad` achieves.
+    """
+    found = measured(_held_by(case, target.dtype), target.dtype)
+    if target.dtype == "float64":
+        return found
+    own = jax_grad(case, target)
+
+    def calibrated(native: np.ndarray, value: np.ndarray, noise: Noise) -> Noise:
+        return scaled(noise, excess(native, value, noise))
+
+    return found._replace(noise=jax.tree.map(calibrated, own, found.values, found.noise))
+
+
+def own_noise(engine: str, case: Case, dtype: str) -> Gradients | None:
+    """The noise of an engine's own formulas, where they are not those of `jax.grad`; nodes that it lacks are None."""
+    run = _OWN.get(engine)
+    if run is None:
+        return None
+    held = _held_by(case, dtype)
+    return measure(run, dtype, held.params, held.batch).noise
+
+
+def _held_by(case: Case, dtype: str) -> Case:
+    """The case with its parameters rounded to a type."""
+    return case._replace(params=jax.tree.map(lambda p: p.astype(jnp.dtype(dtype)).astype(np.float64), case.params))
 
 
 def run(names: tuple[str, ...], case: Case, target: Target) -> dict[str, Gradients]:
@@ -162,6 +189,21 @@ def _jax_grad(params: Params, batch: Batch) -> Gradients:
     taps = zero_taps(params, batch)
     loss, (dparams, dnodes) = jax.value_and_grad(_loss, argnums=(0, 1))(params, taps, batch)
     return Gradients(loss, dparams, dnodes)
+
+
+# Compiled once for the sizes of a case, so that further verdicts of the same sizes compile nothing.
+_SHAKEN = shaken(_jax_grad)
+# Neither a Pallas kernel nor PyTorch's operations can be followed inside, and both compute the closed forms.
+_CLOSED = shaken(mlp_backward.fused)
+_OWN = {"by-node": shaken(_by_node), "fused": _CLOSED, "kernel": _CLOSED, "torch.nn": _CLOSED}
+
+
+@functools.cache
+def _kernel(platform: str) -> Callable[[Params, Batch], Gradients]:
+    """The kernel's step on a platform: one object, so that `jax.jit` finds what it compiled for it."""
+    from jaxgrad.kernels import launch
+
+    return functools.partial(launch.gradients, platform=platform)
 
 
 def _in_jax(backward: Callable[[Params, Batch], Gradients], case: Case, target: Target) -> Gradients:

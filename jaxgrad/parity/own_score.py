@@ -1,7 +1,7 @@
 """This project's own backward passes, with one mistake at a time: does parity on a case notice every one?
 
-Each mutant of `by_node`, of `fused` and of every operation is compared in float64 with `jax.grad`, by the tolerances
-of `parity.compare`: on cases at the seed's initialisation, where every mutant that is not equivalent must differ, and
+Each mutant of `by_node`, of `fused` and of every operation is compared in float64 with `jax.grad`, within the measured
+noise of the latter: on cases at the seed's initialisation, where every mutant that is not equivalent must differ, and
 on the same cases with the zeros and ones that the seed warns of, which hide mistakes. `rows` measures both.
 """
 
@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad import ops
-from jaxgrad.checking.compare import compare, scale
+from jaxgrad.checking.compare import Noise, compare, scaled
+from jaxgrad.checking.measure import Measured, measure, shaken
 from jaxgrad.checking.taylor import random_direction
-from jaxgrad.jaxprs.rounding import accumulated
 from jaxgrad.models import mlp_backward
 from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward
 from jaxgrad.mutation.program import Place, Program, results, trace, trace_pullback
 from jaxgrad.mutation.score import Mutant, Score, score_on, survivors
 from jaxgrad.parity import cases
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.engines import roundings
+from jaxgrad.parity.engines import measured
 
 DRAWS = 20
 
@@ -39,12 +39,12 @@ class Row(NamedTuple):
 
 
 class _Subject(NamedTuple):
-    """A backward pass as a program, and of a case its inputs and the expected results with their variances."""
+    """A backward pass as a program, and of a case its inputs and the expected results, by name, with their noise."""
 
     name: str
     program: Program
     inputs: Callable[[Case], list[Any]]
-    expected: Callable[[Case], tuple[dict[str, Any], dict[str, Any]]]
+    expected: Callable[[Case], Measured]
 
 
 def rows(chosen: Sequence[Case], sizes: Mapping[str, int], draws: int = DRAWS) -> Iterator[Row]:
@@ -72,15 +72,14 @@ def zeros_and_ones(case: Case) -> Case:
 
 def _judged(subject: _Subject, chosen: Sequence[Case]) -> tuple[list[list[Any]], Callable[[int, dict[str, Any]], bool]]:
     """The cases' inputs, and whether results agree with what `jax.grad` says of them."""
-    expected = []
-    for case in chosen:
-        right, variances = jax.tree.map(np.asarray, subject.expected(case))
-        expected.append({name: (right[name], scale(right[name], variances[name])) for name in subject.program.outputs})
+    expected = [subject.expected(case) for case in chosen]
 
     def agrees(number: int, results: dict[str, Any]) -> bool:
+        right, noise = expected[number]
+        # Both sides are rounded.
         return all(
-            compare(np.asarray(results[name]), right, scale, np.float64).agrees
-            for name, (right, scale) in expected[number].items()
+            compare(right[name], np.asarray(results[name]), scaled(noise[name], 2**0.5), "float64").agrees
+            for name in subject.program.outputs
         )
 
     return [subject.inputs(case) for case in chosen], agrees
@@ -100,10 +99,12 @@ def _subjects(like: Case) -> Iterator[_Subject]:
         def inputs(case: Case, arguments: Any = arguments, dys: Any = dys) -> list[Any]:
             return [*arguments(*_in_forward(case)), *dys]
 
-        def expected(case: Case, plain: Program = plain, inputs: Any = inputs) -> tuple[Any, Any]:
-            return accumulated(lambda *leaves: results(plain, leaves), *inputs(case))
+        yield _Subject(name, program, inputs, _of_plain(plain, inputs))
 
-        yield _Subject(name, program, inputs, expected)
+
+def _of_plain(plain: Program, inputs: Callable[[Case], list[Any]]) -> Callable[[Case], Measured]:
+    run = shaken(lambda *leaves: results(plain, leaves))
+    return lambda case: measure(run, "float64", *inputs(case))
 
 
 def by_node(params: Params, batch: Batch) -> Gradients:
@@ -120,13 +121,13 @@ def in_rule(place: Place) -> bool:
     return any(function.endswith("_bwd") for function in place.functions)
 
 
-def _jax_grad(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
-    value, variance = roundings(case, wide_sums=1.0)
-    return _by_path(value), _by_path(variance)
+def _jax_grad(case: Case) -> Measured:
+    return Measured(*map(_by_path, measured(case, "float64")))
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: isinstance(node, Noise))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
 def _arrays(case: Case) -> tuple[Params, Batch]:
@@ -165,7 +166,7 @@ def own_cases() -> dict[str, tuple[Case, dict[str, int]]]:
     return {"The notebook's batch": (cases.seed_case(), {}), "All sizes 6": (cases.random_case(0, **SQUARE), SQUARE)}
 
 
-def table(measured: Sequence[Row]) -> str:
+def table(scored: Sequence[Row]) -> str:
     """The rows in Markdown."""
     heads = (
         "backward pass",
@@ -176,7 +177,7 @@ def table(measured: Sequence[Row]) -> str:
     )
     cells = [
         (row.name, sum(map(len, row.score)), len(row.score.equivalent), len(row.score.killed), len(row.hidden))
-        for row in measured
+        for row in scored
     ]
     lines = [heads, ("---", *["---:"] * (len(heads) - 1)), *cells]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

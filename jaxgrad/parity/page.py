@@ -9,42 +9,36 @@ from typing import Any
 
 import numpy as np
 
-from jaxgrad.checking.compare import Difference, Scale
+from jaxgrad.checking.compare import Difference, limit
 from jaxgrad.checking.explain import who
-from jaxgrad.checking.findings import Report
-from jaxgrad.models.mlp import Gradients
+from jaxgrad.checking.findings import NOT_JUDGED, Finding, Report, Tensor
+from jaxgrad.parity import report
 from jaxgrad.parity.report import as_json, environment
-from jaxgrad.parity.verdict import FORWARD_LOSS, USERS, Verdict, tensor
+from jaxgrad.parity.verdict import FORWARD_LOSS, USERS, Verdict
 
 MOST_CELLS = 48
 
 
 def html(data: dict[str, Any]) -> str:
-    """The page of `data`: {title, environment, cases}, as `of_verdicts` and `of_reports` make it.
+    """The page of `data`: {title, environment, cases}, as `of_cases` and `of_reports` make it.
 
-    It needs no network, and shows names as they are, whatever they contain. A case has name, agree, sentence,
-    details, dtype, losses, rows and edges; a row has name, scale, pairs as in `report.to_json`, and heat: what
-    `heat` returns, with the two engines, or None. A case's edges go from a node to those that get its cotangent.
+    It needs no network, and shows names as they are, whatever they contain. A case has name, outcome, agree (whether
+    the outcome is as expected), sentence, details, dtype, losses, rows and edges; a row is a tensor as `report.tensor`
+    makes it, and heat: what `heat` returns, with the two engines, or None. A case's edges go from a node to those that
+    get its cotangent.
     """
     template = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-    cases = [{**case, "rows": [_ranked(row) for row in case["rows"]]} for case in data["cases"]]
+    cases = [{**case, "rows": list(map(_ranked, case["rows"]))} for case in data["cases"]]
     kept = json.dumps(as_json({**data, "cases": cases}), allow_nan=False)
     # Inside a script element only a `<` could end it, so there is none.
     parts = {"title": escaping.escape(data["title"]), "data": kept.replace("<", "\\u003c")}
     return re.sub(r"\{\{(title|data)\}\}", lambda found: parts[found[1]], template)
 
 
-def of_verdicts(verdicts: list[Verdict], gradients: list[dict[str, Gradients]]) -> dict[str, Any]:
-    """The data of the model's own parity run: a case for each verdict, with the gradients that it judged."""
-    devices = {
-        "JAX device": ", ".join(sorted({v.target.jax_device for v in verdicts})),
-        "PyTorch device": ", ".join(sorted({v.target.torch_device for v in verdicts})),
-    }
-    return {
-        "title": "jaxgrad parity",
-        "environment": {**environment(), **devices},
-        "cases": [_of_verdict(v, g) for v, g in zip(verdicts, gradients, strict=True)],
-    }
+def of_cases(cases: list[dict[str, Any]], jax_device: str, torch_device: str) -> dict[str, Any]:
+    """The data of the model's own parity run, from cases that `case` makes."""
+    devices = {"JAX device": jax_device, "PyTorch device": torch_device}
+    return {"title": "jaxgrad parity", "environment": {**environment(), **devices}, "cases": cases}
 
 
 def of_reports(reports: list[Report]) -> dict[str, Any]:
@@ -56,27 +50,100 @@ def of_reports(reports: list[Report]) -> dict[str, Any]:
     }
 
 
-def heat(a: np.ndarray, b: np.ndarray, scale_value: float, most: int = MOST_CELLS) -> dict[str, Any]:
-    """The shape, and log10 of |a - b| over the scale on a grid of at most `most` by `most` cells.
+def case(v: Verdict) -> dict[str, Any]:
+    """A verdict as a case of the page, with maps in the place of its arrays."""
+    # In backward order a cotangent flows from a node's users to the node.
+    edges = [[FORWARD_LOSS, "loss"], *([user, name] for name, users in USERS.items() for user in users)]
+    return {
+        "name": v.case.name,
+        "outcome": v.outcome,
+        "agree": v.agree,
+        "sentence": v.sentence,
+        "details": "",
+        "dtype": v.target.dtype,
+        "losses": v.losses,
+        "rows": [_row(t) for t in v.tensors],
+        "edges": edges,
+    }
 
-    A cell holds the largest of its block; leading axes are joined into the grid's rows. It is None where nothing
-    differs, and one of the strings "nan", "inf" and "-inf" where the ratio is not finite: where a or b is not, or
-    the scale is 0. Raises `ValueError` where shapes differ.
+
+def _of_report(report: Report) -> list[dict[str, Any]]:
+    first = next((finding for finding in report.findings if not finding.passed), None)
+    return [
+        {
+            "name": _name(report, finding),
+            "outcome": finding.outcome,
+            "agree": finding.passed,
+            "sentence": _sentence(finding),
+            "details": report.message if finding is first else "",
+            "dtype": finding.setting.dtype,
+            "losses": {},
+            "rows": [_row(t) for t in finding.tensors],
+            "edges": [],
+        }
+        for finding in report.findings
+    ]
+
+
+def _name(report: Report, finding: Finding) -> str:
+    setting = finding.setting
+    said = f"{report.name}, {setting.transform}, seed {setting.seed}"
+    return f"{said}, {setting.sizes}" if setting.sizes else said
+
+
+def _sentence(finding: Finding) -> str:
+    if finding.outcome == NOT_JUDGED:
+        return f"not judged: {finding.why}"
+    told = who(finding) if finding.tensors else ""
+    return "; ".join(part for part in (told, finding.why) if part)
+
+
+def _row(t: Tensor) -> dict[str, Any]:
+    row = report.tensor(t)
+    worst = _worst(row["pairs"])
+    if worst is None:
+        return {**row, "heat": None}
+    (a, b), d = list(t.pairs.items())[worst]
+    return {**row, "heat": {"engines": [a, b], **heat(t.values[a], t.values[b], _limits(t, t.values[b], d))}}
+
+
+def _limits(t: Tensor, expected: np.ndarray, d: Difference) -> Any:
+    """How far each element may be from the expected one: as noise explains, or a given tolerance spread evenly."""
+    size = float(np.linalg.norm(_wide(expected)))
+    if t.given_tolerance:
+        return d.tolerance * size / math.sqrt(max(d.size, 1))
+    # The noise of a pair is that of a tensor times a factor: two engines are rounded, or one is known to round more.
+    own = float(np.linalg.norm(t.noise.deviation))
+    factor = d.noise * size / own if own and math.isfinite(d.noise * size) else 1.0
+    return limit(1.0, t.noise.samples, d.size) * (factor or 1.0) * t.noise.deviation
+
+
+def heat(a: np.ndarray, b: np.ndarray, limits: Any, most: int = MOST_CELLS) -> dict[str, Any]:
+    """The shape, and log10 of |a - b| over its limit on a grid of at most `most` by `most` cells.
+
+    `limits` is a number, or one for each element. A cell holds the largest of its block; leading axes are joined into
+    the grid's rows. It is None where nothing differs, and one of the strings "nan", "inf" and "-inf" where the ratio
+    is not finite: where a or b is not, or the limit is 0. Raises `ValueError` where shapes differ.
     """
     if a.shape != b.shape:
         raise ValueError(f"arrays of the shapes {a.shape} and {b.shape} cannot be compared")
     columns = a.shape[-1] if a.ndim else 1
     rows = math.prod(a.shape[:-1])
+    wide_a, wide_b = _wide(a), _wide(b)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        gap = np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).reshape(rows, columns)
-        largest = np.maximum.reduceat(np.maximum.reduceat(gap, _starts(rows, most), 0), _starts(columns, most), 1)
-        # A difference of logarithms, because the quotient of a tiny gap and a large scale may underflow to 0.
-        levels = np.where(largest == 0, np.nan, np.log10(largest) - np.log10(np.float64(scale_value)))
-    grid = [
-        [None if top == 0 else as_json(round(float(level), 2)) for top, level in zip(*line, strict=True)]
-        for line in zip(largest, levels, strict=True)
-    ]
+        gap = np.where(wide_a == wide_b, 0.0, np.abs(wide_a - wide_b))
+        # A difference of logarithms, because the quotient of a tiny gap and a large limit may underflow to 0.
+        levels = np.where(gap == 0, -np.inf, np.log10(gap) - np.log10(np.asarray(limits, np.float64)))
+    # Where nothing differs a level is -inf, below any number; NaN and inf are above all.
+    along_rows = np.maximum.reduceat(levels.reshape(rows, columns), _starts(rows, most), 0)
+    largest = np.maximum.reduceat(along_rows, _starts(columns, most), 1)
+    grid = [[None if level == -np.inf else as_json(round(float(level), 2)) for level in line] for line in largest]
     return {"shape": list(a.shape), "grid": grid}
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    array = np.asarray(array)
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
 def _starts(size: int, most: int) -> np.ndarray:
@@ -86,63 +153,15 @@ def _starts(size: int, most: int) -> np.ndarray:
 
 
 def _ranked(row: dict[str, Any]) -> dict[str, Any]:
-    """A row that also says which of its pairs is the worst, and by how much each exceeds its tolerance."""
-    pairs = [{**pair, "excess": _excess(pair)} for pair in row["pairs"]]
-    return {**row, "pairs": pairs, "worst": _worst(pairs)}
+    """A row that also says which of its pairs is the worst."""
+    return {**row, "worst": _worst(row["pairs"])}
 
 
 def _worst(pairs: list[dict[str, Any]]) -> int | None:
-    return max(range(len(pairs)), key=lambda at: (not pairs[at]["agrees"], _excess(pairs[at])), default=None)
+    """The pair that most needs a look: one that differs, one that was not judged, or the nearest to its limit."""
 
+    def rank(at: int) -> tuple[bool, bool, bool, float]:
+        pair = pairs[at]
+        return not pair["agrees"], not pair["judged"], pair["not_finite"] is not None, float(pair["share"])
 
-def _excess(pair: dict[str, Any]) -> float:
-    """The relative difference over its tolerance; infinite where anything is not finite."""
-    relative, limit = float(pair["relative"]), float(pair["tolerance"])
-    if pair["not_finite"] or not math.isfinite(relative):
-        return math.inf
-    return relative / limit if limit else math.inf if relative else 0.0
-
-
-def _of_verdict(v: Verdict, gradients: dict[str, Gradients]) -> dict[str, Any]:
-    rows = [
-        _row(row.name, row.scale, row.pairs, {engine: tensor(g, row.name) for engine, g in gradients.items()})
-        for row in v.rows
-    ]
-    return {
-        "name": v.case.name,
-        "agree": v.agree,
-        "sentence": v.sentence,
-        "details": "",
-        "dtype": v.target.dtype,
-        "losses": v.losses,
-        "rows": rows,
-        # In backward order a cotangent flows from a node's users to the node.
-        "edges": [[FORWARD_LOSS, "loss"], *([user, name] for name, users in USERS.items() for user in users)],
-    }
-
-
-def _of_report(report: Report) -> list[dict[str, Any]]:
-    first = next((finding for finding in report.findings if not finding.passed), None)
-    return [
-        {
-            "name": f"{report.name}, {finding.setting.transform}, seed {finding.setting.seed}",
-            "agree": finding.passed,
-            "sentence": who(finding),
-            "details": report.message if finding is first else "",
-            "dtype": finding.setting.dtype,
-            "losses": {},
-            "rows": [_row(t.name, t.scale, t.pairs, t.values) for t in finding.tensors],
-            "edges": [],
-        }
-        for finding in report.findings
-    ]
-
-
-def _row(name: str, scale: Scale, pairs: dict[tuple[str, str], Difference], values: dict[str, Any]) -> dict[str, Any]:
-    listed = [as_json({"engines": list(pair), **d._asdict()}) for pair, d in pairs.items()]
-    worst = _worst(listed)
-    drawn = None
-    if worst is not None:
-        a, b = listed[worst]["engines"]
-        drawn = {"engines": [a, b], **heat(values[a], values[b], scale.value)}
-    return {"name": name, "scale": as_json(scale._asdict()), "pairs": listed, "heat": drawn}
+    return max(range(len(pairs)), key=rank, default=None)

@@ -1,4 +1,4 @@
-"""A verdict as tables in a terminal, and as JSON."""
+"""A verdict as tables in a terminal, and verdicts and checks as JSON."""
 
 import math
 import platform
@@ -11,44 +11,46 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxgrad.checking.compare import Difference
-from jaxgrad.parity.verdict import Row, Verdict
+from jaxgrad.checking.findings import AGREES, DIFFERS, NOT_JUDGED, Tensor
+from jaxgrad.parity.verdict import Verdict
 
-SCHEMA = "jaxgrad.parity/1"
+SCHEMA = "jaxgrad.parity/2"
 
 
 def tables(verdict: Verdict) -> Group:
     """One table for each pair of engines, a row for each node and parameter in backward order, in the seed's words.
 
-    exact: equal bit for bit (signs of zero apart) · approx: within the tolerance · maxdiff: largest |a - b| ·
-    ulps: largest |a - b| in units of its own last place · rel: 2-norm of a - b over that of the scale ·
-    tol: the tolerance of rel · scale: the tensor's own norm, or that of the terms which cancel in it.
+    exact: equal bit for bit (signs of zero apart) · approx: within the limits, "?" where that was not judged ·
+    maxdiff: largest |a - b| · ulps: that in units of its own last place, the largest of all elements · rel: 2-norm of
+    a - b over that of b · noise: 2-norm of the measured rounding error over that of b · limit: the largest rel that
+    such noise explains · share: the largest part of its limit that the tensor, a slice or an element takes.
     """
-    pairs = dict.fromkeys(pair for row in verdict.rows for pair in row.pairs)
+    pairs = dict.fromkeys(pair for tensor in verdict.tensors for pair in tensor.pairs)
     return Group(*(Group(_pair_table(verdict, pair), "") for pair in pairs))
 
 
 def _pair_table(verdict: Verdict, pair: tuple[str, str]) -> Table:
-    table = Table(
-        title=f"{pair[0]} | {pair[1]}", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left"
-    )
-    for heading in ("", "exact", "approx", "maxdiff", "ulps", "rel", "tol", "scale"):
-        table.add_column(heading, justify="left" if heading in ("", "scale") else "right", no_wrap=True)
-    for row in verdict.rows:
-        if pair in row.pairs:
-            table.add_row(*_cells(row, row.pairs[pair]), style=None if row.pairs[pair].agrees else "bold red")
+    table = Table(title=f"{pair[0]} | {pair[1]}", box=box.SIMPLE_HEAD, show_edge=False, padding=0, title_justify="left")
+    for heading in ("", "exact", "approx", "maxdiff", "ulps", "rel", "noise", "limit", "share"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for tensor in verdict.tensors:
+        if pair in tensor.pairs:
+            d = tensor.pairs[pair]
+            style = "bold red" if not d.agrees else None if d.judged else "dim"
+            table.add_row(tensor.name, *_cells(d), style=style)
     return table
 
 
-def _cells(row: Row, d: Difference) -> tuple[str, ...]:
+def _cells(d: Difference) -> tuple[str, ...]:
     return (
-        row.name,
         str(d.exact),
-        str(d.agrees),
-        f"{d.max_abs:.3e}",
+        str(d.agrees) if d.judged or not d.agrees else "?",
+        f"{d.max_abs:.1e}",
         f"{d.ulps:.2g}",
         f"{d.relative:.1e}",
+        f"{d.noise:.1e}",
         f"{d.tolerance:.1e}",
-        row.scale.kind,
+        f"{d.share:.2g}" if d.judged or not d.agrees else "not judged",
     )
 
 
@@ -56,7 +58,7 @@ def summary(verdict: Verdict) -> Text:
     """The losses, the devices, and at the end who agrees with whom."""
     target = verdict.target
     losses = " · ".join(f"{name} {loss:.4f}" for name, loss in verdict.losses.items())
-    style = "bold green" if verdict.agree else "bold red"
+    style = {AGREES: "bold green", DIFFERS: "bold red", NOT_JUDGED: "bold yellow"}[verdict.outcome]
     return Text.assemble(
         f"{verdict.case.name}, {target.dtype}, JAX on {target.jax_device}, PyTorch on {target.torch_device},"
         " matmul precision highest\n",
@@ -65,20 +67,48 @@ def summary(verdict: Verdict) -> Text:
     )
 
 
-def to_json(verdicts: list[Verdict]) -> dict[str, Any]:
-    """All of the verdicts as one JSON object of the schema `jaxgrad.parity/1`.
+def to_json(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """All cases, as `case` makes them, as one JSON object of the schema `jaxgrad.parity/2`.
 
     `agree`: whether all cases agree · `environment`: versions, machine, matmul precision · `cases`: for each its
-    name, dtype, devices, sizes, losses, agree, first, alone, sentence and `rows`. A row has name, scale (kind,
-    value, roundings) and `pairs`, each with its two engines and the fields of `compare.Difference`. A number that
-    is not finite is one of the strings "nan", "inf", "-inf".
+    name, dtype, devices, sizes, losses, outcome ("agrees", "differs", "not judged"), first, alone, sentence and
+    `tensors`. A tensor has name, kind ("output", "node", "input"), note and `pairs`: for each its two engines and the
+    fields of `compare.Difference`, with `values` in the order of the engines, and whether it was `judged`. In float32
+    and bfloat16 the second engine is "float64", the truth. A number that is not finite is one of the strings "nan",
+    "inf", "-inf".
     """
     return {
         "schema": SCHEMA,
-        "agree": all(v.agree for v in verdicts),
+        "agree": all(case["outcome"] == AGREES for case in cases),
         "environment": environment(),
-        "cases": [_case(v) for v in verdicts],
+        "cases": cases,
     }
+
+
+def case(v: Verdict) -> dict[str, Any]:
+    """A verdict as the JSON of one case, without its arrays."""
+    return {
+        "name": v.case.name,
+        **v.target._asdict(),
+        "batch_size": len(v.case.batch.Y),
+        "shapes": {name: list(p.shape) for name, p in v.case.params._asdict().items()},
+        "losses": as_json(v.losses),
+        "outcome": v.outcome,
+        "first": v.first,
+        "alone": v.alone,
+        "sentence": v.sentence,
+        "tensors": [tensor(t) for t in v.tensors],
+    }
+
+
+def tensor(t: Tensor) -> dict[str, Any]:
+    """A tensor of a verdict or of a check as JSON, without its arrays."""
+    pairs = [
+        # The difference of a pair (a, b) holds the value of b, which was expected, first.
+        as_json({"engines": pair, **d._asdict(), "values": d.values[::-1], "judged": d.judged})
+        for pair, d in t.pairs.items()
+    ]
+    return {"name": t.name, "kind": t.kind, "note": t.note, "pairs": pairs}
 
 
 def environment() -> dict[str, str | None]:
@@ -99,38 +129,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _case(v: Verdict) -> dict[str, Any]:
-    rows = [
-        {
-            "name": row.name,
-            "scale": as_json(row.scale._asdict()),
-            "pairs": [{"engines": list(pair), **as_json(d._asdict())} for pair, d in row.pairs.items()],
-        }
-        for row in v.rows
-    ]
-    sizes = {name: list(p.shape) for name, p in v.case.params._asdict().items()}
-    return {
-        "name": v.case.name,
-        **v.target._asdict(),
-        "batch_size": len(v.case.batch.Y),
-        "shapes": sizes,
-        "losses": as_json(v.losses),
-        "agree": v.agree,
-        "first": v.first,
-        "alone": v.alone,
-        "sentence": v.sentence,
-        "rows": rows,
-    }
-
-
 def as_json(value: Any) -> Any:
-    """`value` with tuples as lists, and numbers that JSON lacks as the strings "nan", "inf" and "-inf"."""
+    """`value` with tuples as lists, and numbers that JSON lacks as strings: "nan", "inf", "-inf", "(1+2j)"."""
     match value:
         case dict():
             return {key: as_json(item) for key, item in value.items()}
         case tuple() | list():
             return [as_json(item) for item in value]
         case float() if not math.isfinite(value):
+            return str(value)
+        case complex():
             return str(value)
         case _:
             return value

@@ -1,16 +1,24 @@
-"""Several engines' gradients -> who agrees with whom, and the first node, in backward order, where they part."""
+"""Several engines' gradients -> who agrees with whom, and the first node, in backward order, where they part.
+
+The comparison is that of `jaxgrad.checking`: the noise of each tensor is measured from the program of `jax.grad`. In
+float64 every pair of engines is compared; in a narrower type each engine is compared with the truth in float64. Where
+engines differ, noise that their own formulas have is looked at too: a closed form may cancel where single nodes do not.
+"""
 
 import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgrad.checking.compare import Difference, Scale, compare, scale, stands_alone
+from jaxgrad.checking.compare import Difference, Noise, compare, stands_alone
+from jaxgrad.checking.expected import combined
+from jaxgrad.checking.findings import AGREES, DIFFERS, NOT_JUDGED, TRUTH, Tensor
+from jaxgrad.checking.measure import Measured
 from jaxgrad.models.mlp import BACKWARD_ORDER, Gradients, Params
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.engines import Target, roundings, run
+from jaxgrad.parity.engines import Target, own_noise, run, truth
 
-# Rows are the loss itself, and then its cotangents in backward order.
+# Tensors are the loss itself, and then its cotangents in backward order.
 FORWARD_LOSS = "forward loss"
 USERS = {
     "emb": ["embcat"], "embcat": ["h_prenorm"], "C": ["emb"], "W1": ["h_prenorm"], "h_prenorm": ["bn_diff", "bnmean"],
@@ -22,29 +30,31 @@ USERS = {
 }  # fmt: skip
 
 
-class Row(NamedTuple):
-    """The loss, or a cotangent by name: its scale, and the difference of each pair of engines that both have it."""
-
-    name: str
-    scale: Scale
-    pairs: dict[tuple[str, str], Difference]
-
-
 class Verdict(NamedTuple):
-    """What a comparison found. `alone` is the engine that all others contradict at `first`, if there is one."""
+    """What a comparison found.
+
+    `tensors` are the loss and its cotangents in backward order, as a check has them. `outcome` is "agrees" where
+    nothing differs and something was judged, "differs", or "not judged". `first` is where engines part, and `alone`
+    the engine that is wrong there, if there is one.
+    """
 
     case: Case
     target: Target
     losses: dict[str, float]
-    rows: tuple[Row, ...]
-    agree: bool
+    tensors: tuple[Tensor, ...]
+    outcome: str
     first: str | None
     alone: str | None
     sentence: str
 
+    @property
+    def agree(self) -> bool:
+        """Whether engines agree."""
+        return self.outcome == AGREES
+
 
 def judge(case: Case, target: Target, engines: tuple[str, ...]) -> Verdict:
-    """Run the engines on one case and compare every pair of them on every node and parameter.
+    """Run the engines on one case and compare them on every node and parameter.
 
     Raises `JaxgradError` as `engines.run` does.
     """
@@ -53,26 +63,23 @@ def judge(case: Case, target: Target, engines: tuple[str, ...]) -> Verdict:
 
 def verdict(case: Case, target: Target, gradients: dict[str, Gradients]) -> Verdict:
     """Compare engines' gradients, which must come from `case` in the type of `target`."""
-    # Engines keep sums of bfloat16 in float32, whose roundoff is 2^-16 of bfloat16's.
-    values, variances = roundings(case, wide_sums=2.0**-16 if target.dtype == "bfloat16" else 1.0)
-    names = (FORWARD_LOSS, *BACKWARD_ORDER)
-    rows = tuple(Row(name, scale(tensor(values, name), tensor(variances, name)), {}) for name in names)
-    for row in rows:
-        for a, b in itertools.combinations(gradients, 2):
-            x, y = tensor(gradients[a], row.name), tensor(gradients[b], row.name)
-            if x is not None and y is not None:
-                row.pairs[a, b] = compare(x, y, row.scale, target.dtype)
-    first = next((row for row in rows if not all(d.agrees for d in row.pairs.values())), None)
-    alone = None if first is None else stands_alone(first.pairs)
+    expected = truth(case, target)
+    tensors = tuple(_tensor(name, target.dtype, expected, gradients, {}) for name in (FORWARD_LOSS, *BACKWARD_ORDER))
+    if not all(t.agree for t in tensors):
+        own = {engine: noise for engine in gradients if (noise := own_noise(engine, case, target.dtype)) is not None}
+        tensors = tuple(t if t.agree else _tensor(t.name, target.dtype, expected, gradients, own) for t in tensors)
+    first = next((t for t in tensors if not t.agree or not all(map(_finite, t.values.values()))), None)
+    alone = None if first is None else _alone(first)
+    judged = [t for t in tensors if t.pairs and was_judged(t)]
     return Verdict(
         case,
         target,
         {name: float(g.loss) for name, g in gradients.items()},
-        rows,
-        first is None,
+        tensors,
+        DIFFERS if first is not None else AGREES if judged else NOT_JUDGED,
         None if first is None else first.name,
         alone,
-        _sentence(tuple(gradients), rows, first, alone),
+        _agreement(tuple(gradients), target.dtype, tensors) if first is None else _disagreement(first, alone),
     )
 
 
@@ -83,53 +90,120 @@ def tensor(gradients: Gradients, name: str) -> Any:
     return getattr(gradients.params if name in Params._fields else gradients.nodes, name)
 
 
-def _sentence(engines: tuple[str, ...], rows: tuple[Row, ...], first: Row | None, alone: str | None) -> str:
-    if first is None:
-        worst = max((d.relative / d.tolerance if d.tolerance else 0.0) for row in rows for d in row.pairs.values())
-        return (
-            f"All {len(engines)} engines agree on the loss and on {len(rows) - 1} cotangents;"
-            f" the largest difference is {worst:.2g} of its tolerance."
-        )
-    disagree = [pair for pair, d in first.pairs.items() if not d.agrees]
-    worst_pair = max(disagree, key=lambda pair: np.nan_to_num(first.pairs[pair].relative, nan=np.inf))
-    d = first.pairs[worst_pair]
-    measured = (
-        f"{worst_pair[0]} and {worst_pair[1]} hold {d.not_finite}"
-        if d.not_finite
-        else f"{worst_pair[0]} and {worst_pair[1]} differ by {d.relative:.2e} of the {first.scale.kind},"
-        f" tolerance {d.tolerance:.2e}; worst at {list(d.at)}: {d.values[0]:.9g} against {d.values[1]:.9g}"
+def was_judged(tensor: Tensor) -> bool:
+    """Whether enough of a tensor was compared, in every pair, for its agreement to mean something."""
+    return all(d.judged for d in tensor.pairs.values())
+
+
+def _tensor(
+    name: str, dtype: str, expected: Measured, gradients: dict[str, Gradients], own: dict[str, Gradients]
+) -> Tensor:
+    """The comparison of one tensor; `own` is noise that engines have beside that of `expected`."""
+    values = {engine: value for engine, g in gradients.items() if (value := tensor(g, name)) is not None}
+    noise: Noise = tensor(expected.noise, name)
+    extra = {engine: added for engine, of in own.items() if (added := tensor(of, name)) is not None}
+    of_engine = {e: combined((noise, extra[e])) if e in extra else noise for e in values}
+    if dtype == "float64":
+        pairs = {
+            (a, b): compare(values[b], values[a], combined((of_engine[a], of_engine[b])), dtype)
+            for a, b in itertools.combinations(values, 2)
+        }
+    else:
+        right = tensor(expected.values, name)
+        pairs = {(engine, TRUTH): compare(right, value, of_engine[engine], dtype) for engine, value in values.items()}
+        values = {**values, TRUTH: right}
+    kind = "output" if name == FORWARD_LOSS else "input" if name in Params._fields else "node"
+    note = "judged with the noise of each engine's own formulas" if extra else ""
+    return Tensor(name, kind, noise, False, values, pairs, note)
+
+
+def _finite(value: np.ndarray) -> bool:
+    return bool(np.isfinite(np.asarray(value, np.float64)).all())
+
+
+def _alone(first: Tensor) -> str | None:
+    """The one engine that differs from float64, or from all others in float64."""
+    if TRUTH not in first.values:
+        return stands_alone(first.pairs)
+    wrong = [engine for (engine, _), d in first.pairs.items() if not d.agrees]
+    return wrong[0] if len(wrong) == 1 and len(first.pairs) > 1 else None
+
+
+def _agreement(engines: tuple[str, ...], dtype: str, tensors: tuple[Tensor, ...]) -> str:
+    compared = [t for t in tensors if t.pairs]
+    judged = [t for t in compared if was_judged(t)]
+    lost = [t.name for t in compared if not was_judged(t)]
+    rest = (
+        f" {len(lost)} {'is' if len(lost) == 1 else 'are'} not judged, because rounding in {dtype} is as large as"
+        f" what they hold or decides a choice in them: {', '.join(lost)}."
+        if lost
+        else ""
     )
-    if all(d.not_finite for d in first.pairs.values()):
+    if not judged:
+        return f"Nothing was judged.{rest}"
+    share = max(d.share for t in judged for d in t.pairs.values())
+    cotangents = sum(t.name != FORWARD_LOSS for t in judged)
+    on = ["the loss"] if any(t.name == FORWARD_LOSS for t in judged) else []
+    on += [f"{'on ' if on else ''}{cotangents} cotangent{'' if cotangents == 1 else 's'}"] if cotangents else []
+    with_truth = "" if dtype == "float64" else " with float64"
+    return (
+        f"All {len(engines)} engines agree{with_truth} on {' and '.join(on)};"
+        f" the largest difference is {share:.2g} of its limit.{rest}"
+    )
+
+
+def _disagreement(first: Tensor, alone: str | None) -> str:
+    finite = [engine for engine, value in first.values.items() if _finite(value)]
+    if len(finite) < 2:
+        lost = ", ".join(f"{engine} {_not_finite(v)}" for engine, v in first.values.items() if engine not in finite)
         return (
-            f"No two engines hold finite numbers at {first.name}, the first such in backward order: {measured}."
+            f"No two engines hold finite numbers at {first.name}, the first such in backward order: {lost}."
             " Who is right cannot be said there; look at what goes into it."
         )
+    apart = {pair: d for pair, d in first.pairs.items() if not d.agrees}
     if alone is None:
-        who = "Apart there: " + ", ".join(f"{a} from {b}" for a, b in disagree)
+        who = "Apart there: " + ", ".join(f"{a} from {b}" for a, b in apart)
     else:
-        others = [e for e in dict.fromkeys(itertools.chain.from_iterable(first.pairs)) if e != alone]
-        who = f"{alone} stands alone: {', '.join(others)} agree"
-    return f"Engines part at {first.name}, the first in backward order. {who}. There {measured}."
+        others = [engine for engine in first.values if engine not in (alone, TRUTH)]
+        with_truth = " with float64" if TRUTH in first.values else ""
+        who = f"{alone} stands alone: {', '.join(others)} agree{with_truth}"
+    pair, d = max(apart.items(), key=lambda item: (item[1].not_finite is not None, item[1].share))
+    return f"Engines part at {first.name}, the first in backward order. {who}. There {_measured(*pair, d)}."
 
 
-def appeal(contested: Verdict, gradients: dict[str, Gradients]) -> str:
+def _measured(a: str, b: str, d: Difference) -> str:
+    """How far `a` is from `b`; the difference holds the value of `b`, which was expected, first."""
+    if d.not_finite:
+        return f"{b} and {a} hold {d.not_finite}"
+    return (
+        f"{a} and {b} differ by {d.relative:.2e} of the whole, {d.share:.3g} times the limit {d.where};"
+        f" worst at {list(d.at)}: {d.values[1]:.9g} against {d.values[0]:.9g}"
+    )
+
+
+def _not_finite(value: np.ndarray) -> str:
+    wide = np.asarray(value, np.float64)
+    places = np.argwhere(~np.isfinite(wide))
+    return f"{wide[tuple(places[0])]} at {places[0].tolist()}, {len(places)} in all"
+
+
+def appeal(contested: Verdict) -> str:
     """What float64 says of a disagreement in a narrower type, in a sentence.
 
-    `gradients` are those that were contested. Their engines run again in float64. If they agree there, the one
-    whose narrow result lies farthest from theirs, at the node where they parted, is named; if not, the mistake is
-    no matter of rounding. Raises `ValueError` for a verdict in which all agree.
+    The engines run again in float64. If they agree there, the one whose narrow result lies farthest from the truth,
+    at the node where they parted, is named; if not, the mistake is no matter of rounding. Raises `ValueError` for a
+    verdict in which nothing differs.
     """
     if contested.first is None:
-        raise ValueError("all engines agree, so there is nothing to appeal")
-    wide = judge(contested.case, contested.target._replace(dtype="float64"), tuple(gradients))
-    if not wide.agree:
+        raise ValueError("no engine differs, so there is nothing to appeal")
+    wide = judge(contested.case, contested.target._replace(dtype="float64"), tuple(contested.losses))
+    if wide.outcome == DIFFERS:
         return f"In float64 they part too, so this is no matter of rounding. {wide.sentence}"
-    truth, _ = roundings(contested.case, wide_sums=1.0)
-    value = tensor(truth, contested.first)
+    first = next(t for t in contested.tensors if t.name == contested.first)
     errors = {
-        name: float(np.linalg.norm(np.asarray(narrow, np.float64) - value))
-        for name, of_engine in gradients.items()
-        if (narrow := tensor(of_engine, contested.first)) is not None
+        engine: float(np.linalg.norm(np.asarray(value, np.float64) - first.values[TRUTH]))
+        for engine, value in first.values.items()
+        if engine != TRUTH
     }
     farthest = max(errors, key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
     listed = ", ".join(f"{name} {error:.2e}" for name, error in errors.items())

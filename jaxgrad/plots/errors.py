@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Errors(NamedTuple):
-    """Relative errors of one type, a number a name, and the derived tolerances that they are judged by."""
+    """Relative errors of one type, a number a name, and the largest ones that measured noise explains."""
 
     dtype: str
     relative: Float[np.ndarray, " names"]
@@ -20,7 +20,7 @@ class Errors(NamedTuple):
 
 
 def node_errors(names: tuple[str, ...], of_types: list[Errors], engine: str, theme: Theme = LIGHT) -> "Figure":
-    """Errors on a log axis, a line a name, a colour a type: a dot, and a bar where its tolerance lies.
+    """Errors on a log axis, a line a name, a colour a type: a dot, and a bar where its limit lies.
 
     An error of 0, which such an axis does not have, is a hollow triangle at the left. `engine` is whose they are.
     """
@@ -50,7 +50,7 @@ def node_errors(names: tuple[str, ...], of_types: list[Errors], engine: str, the
             Line2D([], [], color=c, marker="o", linestyle="", label=e.dtype)
             for e, c in zip(of_types, theme.cycle, strict=False)
         ),
-        Line2D([], [], color=theme.text, marker="|", markersize=11, linestyle="", label="derived tolerance"),
+        Line2D([], [], color=theme.text, marker="|", markersize=11, linestyle="", label="limit of rounding"),
         Line2D([], [], color=theme.text, marker="<", markerfacecolor="none", linestyle="", label="no error at all"),
     ]
     legend(figure, theme, handles=marks, loc="outside lower center", ncols=len(marks))

@@ -6,7 +6,7 @@ import pytest
 
 from jaxgrad.models.mlp import Nodes, Params
 from jaxgrad.parity.engines import Target, run
-from jaxgrad.parity.verdict import BACKWARD_ORDER, USERS, appeal, verdict
+from jaxgrad.parity.verdict import BACKWARD_ORDER, USERS, appeal, judge, verdict, was_judged
 
 ENGINES = ("by-node", "fused", "jax.grad", "torch")
 
@@ -14,7 +14,7 @@ ENGINES = ("by-node", "fused", "jax.grad", "torch")
 @pytest.fixture(scope="module")
 def honest(seeded_case):
     case = seeded_case()
-    return case, {dtype: run(ENGINES, case, Target(dtype)) for dtype in ("float64", "float32")}
+    return case, {dtype: run(ENGINES, case, Target(dtype)) for dtype in ("float64", "float32", "bfloat16")}
 
 
 def spoil(gradients, engine: str, name: str, change):
@@ -75,7 +75,7 @@ def test_a_nan_is_a_disagreement_that_names_it(honest):
     case, gradients = honest
     found = verdict(case, Target(), spoil(gradients["float64"], "fused", "b2", lambda x: np.full_like(x, np.nan)))
     assert (found.first, found.alone) == ("b2", "fused")
-    assert "There by-node and fused hold" in found.sentence and "against nan at [0], 27 in all" in found.sentence
+    assert "There fused and by-node hold nan against" in found.sentence and "at [0], 27 in all" in found.sentence
 
 
 def test_a_nan_in_all_engines_is_nobodys_disagreement(honest):
@@ -86,6 +86,7 @@ def test_a_nan_in_all_engines_is_nobodys_disagreement(honest):
     found = verdict(case, Target(), spoiled)
     assert not found.agree and found.first == "b2" and found.alone is None
     assert "No two engines hold finite numbers at b2" in found.sentence
+    assert "torch nan at [0], 27 in all" in found.sentence
 
 
 def test_a_wrong_loss_is_found_before_any_cotangent(honest):
@@ -109,8 +110,62 @@ def test_float64_says_who_is_off_when_float32_is_not_enough(honest):
     spoiled = spoil(gradients["float32"], "fused", "h", lambda x: x * np.float32(1.01))
     contested = verdict(case, target, spoiled)
     assert contested.alone == "fused"
-    said = appeal(contested, spoiled)
+    said = appeal(contested)
     assert said.startswith("In float64 all agree") and said.endswith("fused is farthest off.")
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 2.0])
+def test_in_bfloat16_a_cotangent_that_is_zero_negated_or_doubled_does_not_pass(honest, factor: float):
+    case, gradients = honest
+    wrong = gradients["bfloat16"]
+    for name in BACKWARD_ORDER:
+        wrong = spoil(wrong, "by-node", name, lambda x: (factor * x.astype(np.float32)).astype(x.dtype))
+    found = verdict(case, Target("bfloat16"), wrong)
+    assert (found.outcome, found.first, found.alone) == ("differs", "loss", "by-node")
+    # The cotangent of logit_maxes is 0 but for rounding, and what is not judged is not said to agree.
+    passed = [t.name for t in found.tensors if t.agree and was_judged(t)]
+    assert set(passed) <= {"forward loss", "logit_maxes"}
+
+
+def test_one_engine_that_differs_from_float64_stands_alone_if_another_does_not(honest):
+    case, gradients = honest
+    two = {name: gradients["float32"][name] for name in ("by-node", "torch")}
+    found = verdict(case, Target("float32"), spoil(two, "torch", "h", lambda x: 2 * x))
+    assert (found.first, found.alone) == ("h", "torch")
+    assert "torch stands alone: by-node agree with float64" in found.sentence
+    one = spoil({"torch": two["torch"]}, "torch", "h", lambda x: 2 * x)
+    assert verdict(case, Target("float32"), one).alone is None
+
+
+def test_what_is_as_small_as_its_rounding_is_not_judged_and_said_so(seeded_case):
+    # In a batch of two normalised values are near 1 and -1, whatever h_prenorm: its cotangent nearly vanishes.
+    found = judge(seeded_case(batch_size=2), Target("bfloat16"), ("by-node", "jax.grad"))
+    lost = [t.name for t in found.tensors if not was_judged(t)]
+    assert found.agree and "h_prenorm" in lost and "logits" not in lost
+    assert f"{len(lost)} are not judged, because rounding in bfloat16 is as large as" in found.sentence
+    assert found.sentence.endswith(f"{', '.join(lost)}.")
+
+
+def test_a_comparison_of_a_single_engine_judges_nothing(honest):
+    case, gradients = honest
+    found = verdict(case, Target(), {"torch": gradients["float64"]["torch"]})
+    assert (found.outcome, found.agree, found.sentence) == ("not judged", False, "Nothing was judged.")
+
+
+def test_closed_forms_may_cancel_where_single_nodes_do_not_and_no_more_than_that(seeded_case):
+    # Where a probability is 1 but for 1e-7, p - 1 has lost 7 of its digits in the closed form.
+    case = seeded_case(batch_size=5, h_size=8)
+    b2 = np.full_like(case.params.b2, -16.0)
+    b2[0] = 0.0
+    params = case.params._replace(b2=b2, W2=0 * case.params.W2)
+    case = case._replace(params=params, batch=case.batch._replace(Y=np.zeros_like(case.batch.Y)))
+    gradients = run(("fused", "jax.grad", "torch"), case, Target("float32"))
+    found = verdict(case, Target("float32"), gradients)
+    assert found.agree
+    noted = [t.name for t in found.tensors if t.note]
+    assert "logits" in noted
+    wrong = spoil(gradients, "fused", "logits", lambda x: 2 * x)
+    assert verdict(case, Target("float32"), wrong).first == "logits"
 
 
 def test_all_engines_have_equal_keys(honest):

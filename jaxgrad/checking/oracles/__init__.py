@@ -16,8 +16,9 @@ class Oracle(NamedTuple):
 
     `pull(question, second)` answers in the question's own type, with the names of its nodes; `sample` answers a
     float64 question with its roundings drawn at random, and is None where a program cannot be followed;
-    `nodes(question)` names its nodes. `program` is a JAX function, where there is one, to be looked into. Each may
-    raise: that is what the oracle says of a question that it cannot be asked.
+    `nodes(question)` names its nodes. `program` is a JAX function, where there is one, to be looked into.
+    `flaw(question)` says, in a sentence, in what the oracle contradicts itself, and nothing where it does not. Each
+    may raise: that is what the oracle says of a question that it cannot be asked.
     """
 
     name: str
@@ -25,3 +26,4 @@ class Oracle(NamedTuple):
     sample: Callable[[Question, bool], Sample] | None
     nodes: Callable[[Question], list[str]]
     program: Callable | None = None
+    flaw: Callable[[Question], str] = lambda question: ""

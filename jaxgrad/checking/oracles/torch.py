@@ -9,8 +9,6 @@ import copy
 import dataclasses
 import functools
 import inspect
-import math
-import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ import numpy as np
 
 from jaxgrad.checking.oracles import Oracle, Sample
 from jaxgrad.checking.oracles.align import Match, align
+from jaxgrad.checking.oracles.torch_noise import FLOAT32, Roundings, differentiable, known_to_float32, rounding_mode
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import INPUT, STATIC, Call, Question
 from jaxgrad.errors import JaxgradError
@@ -155,9 +154,12 @@ def noise(
     *,
     unit: float,
     sums: float,
+    enlarged: float = 1.0,
     seeds: Sequence[int],
 ) -> list[Pulled]:
     r"""What `pull` gives in float64 with every rounding drawn at random, once for each seed.
+
+    `enlarged` says by how much `unit` and `sums` are, and with them the roundings of narrower types inside.
 
     Monte Carlo arithmetic: the result of an operation is multiplied by $1 + u\xi$, with $\xi = \pm1$ drawn for each
     element, and so are the operands of what hides arithmetic inside: by `sums` times $\sqrt{n/2}$ where n terms are
@@ -173,7 +175,7 @@ def noise(
 
     samples = []
     for seed in seeds:
-        roundings = _Roundings(torch.Generator().manual_seed(seed), unit, sums)
+        roundings = Roundings(torch.Generator().manual_seed(seed), unit, sums, enlarged)
         samples.append(_pull_program(program, args, kwargs, dys, directions, "contiguous", roundings)[0])
     return samples
 
@@ -304,14 +306,6 @@ def _keywords(reference: Any, arg_names: Sequence[str], kwargs: Mapping[str, Any
 # Running: one forward and backward pass.
 
 
-class _Roundings(NamedTuple):
-    """Where noise is drawn from, the unit roundoff of results, and that of sums."""
-
-    generator: Any
-    unit: float
-    sums: float
-
-
 class _Call(NamedTuple):
     """A call of the reference: what to call, with what, the tensors to differentiate, and the type of the run."""
 
@@ -329,7 +323,7 @@ def _pull_program(
     dys: list[Any],
     directions: list[Any] | None,
     layout: str,
-    roundings: _Roundings | None,
+    roundings: Roundings | None,
 ) -> tuple[Pulled, list[str]]:
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -337,14 +331,14 @@ def _pull_program(
     if layout not in LAYOUTS:
         raise JaxgradError(f"there is no layout {layout!r}; choose from {', '.join(LAYOUTS)}")
     call = _bound(program, args, dict(kwargs), roundings)
-    rounding = contextlib.nullcontext() if roundings is None else _rounding_mode(roundings)
+    rounding = contextlib.nullcontext() if roundings is None else rounding_mode(roundings)
     # Of the fused kernels of attention torch has no second derivatives.
     kernels = sdpa_kernel(SDPBackend.MATH) if directions is not None else contextlib.nullcontext()
     # Dropout draws the same mask in every call, and leaves torch's random state as it found it.
     with torch.random.fork_rng(devices=[]), _default_dtype(call.dtype), torch.enable_grad(), kernels, rounding:
         with collecting_torch_taps() as taps, _our_errors("forward pass"):
             outs = _leaves(call.fn(*call.args, **call.kwargs))
-        ys = [y for y in outs if _differentiable(y)]
+        ys = [y for y in outs if differentiable(y)]
         cotangents = [_laid_out(dy, layout, y.dtype) for dy, y in zip(_fitting(dys, ys), ys, strict=True)]
         first = _gradients(ys, cotangents, [*call.inputs, *taps.values()], directions is not None, "backward pass")
         of_inputs, of_taps = first[: len(call.inputs)], first[len(call.inputs) :]
@@ -360,7 +354,7 @@ def _pull_program(
     return Pulled([to_numpy(y) for y in outs], [_conjugate(g) for g in reversed(of_taps)], inputs), list(reversed(taps))
 
 
-def _bound(program: TorchProgram, args: tuple[Any, ...], kwargs: dict[str, Any], roundings: _Roundings | None) -> _Call:
+def _bound(program: TorchProgram, args: tuple[Any, ...], kwargs: dict[str, Any], roundings: Roundings | None) -> _Call:
     leaves, structure = jax.tree.flatten((args, kwargs))
     if roundings is not None:
         leaves = [_widened(leaf) for leaf in leaves]
@@ -409,7 +403,7 @@ def _run_dtype(leaves: Sequence[Any]) -> Any:
 
 
 def _module_with(
-    reference: Any, given: Mapping[str, Any], wanted: Collection[str], dtype: Any, roundings: _Roundings | None
+    reference: Any, given: Mapping[str, Any], wanted: Collection[str], dtype: Any, roundings: Roundings | None
 ) -> Any:
     """A copy of a module with the tensors `given`, of which those `wanted` need gradients, and buffers of `dtype`.
 
@@ -432,17 +426,17 @@ def _module_with(
     return module
 
 
-def _constant(x: Any, dtype: Any, roundings: _Roundings | None) -> Any:
+def _constant(x: Any, dtype: Any, roundings: Roundings | None) -> Any:
     """A buffer in the type of the run. In float64 one of float32 is known to float32, as 0.1 is for instance."""
     import torch
 
     x = x.cpu()
-    if dtype is None or not _differentiable(x):
+    if dtype is None or not differentiable(x):
         return x
     wide = x.to(dtype.to_complex() if x.is_complex() else dtype)
-    if roundings is None or roundings.unit >= _FLOAT32 or x.dtype != torch.float32:
+    if roundings is None or roundings.unit >= FLOAT32 or x.dtype != torch.float32:
         return wide
-    return _known_to_float32(wide, roundings)
+    return known_to_float32(wide, roundings)
 
 
 @contextlib.contextmanager
@@ -495,10 +489,6 @@ def _leaves(out: Any) -> list[Any]:
     else:
         raise JaxgradError(f"the torch reference returned a {type(out).__name__}, which is no tensor and holds none")
     return [leaf for part in parts for leaf in _leaves(part)]
-
-
-def _differentiable(x: Any) -> bool:
-    return (x.dtype.is_floating_point or x.dtype.is_complex) and x.dtype.itemsize > 1
 
 
 def _fitting(dys: list[Any], ys: list[Any]) -> list[Any]:
@@ -567,228 +557,6 @@ def _transposed(program: TorchProgram, arrays: list[Any], *, back: bool = False)
     return arranged
 
 
-# Noise: what an operation rounds.
-
-_FLOAT32 = 2.0**-24  # The unit roundoff of float32.
-# Beyond this a value stands for infinity, as in a mask of the lowest float; a rounding of it would be anything.
-_INFINITE = 1e30
-# More terms than this are summed in blocks by every library that we know.
-_BLOCK = 512
-
-# Operations that only move, make or choose numbers. Those that return views are known by their schemas.
-_MOVES = frozenset(
-    "_adaptive_max_pool2d _conj_physical _reshape_copy _unique _unique2 _unsafe_index _unsafe_masked_index "
-    "_unsafe_view abs adaptive_max_pool2d adaptive_max_pool3d alias alias_copy amax amin aminmax arange "
-    "as_strided_copy as_strided_scatter bernoulli block_diag cat cauchy ceil channel_shuffle clamp clamp_max "
-    "clamp_min clone complex conj_physical constant_pad_nd copysign cummax cummin detach detach_copy diag_embed "
-    "diagonal_copy diagonal_scatter embedding empty empty_like empty_permuted empty_strided expand_copy exponential "
-    "eye fill flip floor floor_divide fmax fmin fmod frac full full_like gather geometric hardshrink hardtanh "
-    "hardtanh_backward heaviside im2col imag index index_copy index_select kthvalue lift lift_fresh lift_fresh_copy "
-    "linspace log_normal logspace masked_fill masked_scatter masked_scatter_backward masked_select max "
-    "max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpool3d maximum median min minimum mode "
-    "multinomial nan_to_num nanmedian narrow_copy neg new_empty new_empty_strided new_full new_ones new_zeros normal "
-    "ones ones_like permute_copy pixel_shuffle pixel_unshuffle poisson rand rand_like randint randint_like randn "
-    "randn_like real reflection_pad1d reflection_pad2d reflection_pad3d relu repeat repeat_interleave "
-    "replication_pad1d replication_pad2d replication_pad3d resize resize_as roll rot90 round scalar_tensor scatter "
-    "select_backward select_copy select_scatter set sign slice_backward slice_copy slice_scatter sort "
-    "split_with_sizes_copy squeeze_copy stack t_copy take threshold threshold_backward topk transpose_copy tril triu "
-    "trunc unbind_copy unfold_copy uniform unique_consecutive unsafe_split unsafe_split_with_sizes unsqueeze_copy "
-    "upsample_nearest1d upsample_nearest2d upsample_nearest3d view_as_complex_copy view_as_real_copy view_copy where "
-    "zero zeros zeros_like".split()
-)
-# Elementwise operations that are one rounding of an exact result, or that libraries compute as well as one.
-_SINGLE = frozenset(
-    "acos acosh add asin asinh atan atan2 atanh cos cosh div erf erfc exp exp2 expm1 ldexp log log10 "
-    "log1p log2 mul pow reciprocal remainder rsqrt rsub sgn sigmoid sin sinh sqrt square sub tan tanh angle hypot "
-    "leaky_relu leaky_relu_backward deg2rad rad2deg _masked_scale native_dropout native_dropout_backward".split()
-)
-# Products of matrices, and where among their operands the first matrix is: its last axis is summed over.
-_PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "vdot": 0, "addmm": 1, "addmv": 1, "baddbmm": 1, "addbmm": 1}
-# `native_batch_norm` writes to these, and its schema does not say so.
-_STATISTICS = frozenset(("running_mean", "running_var"))
-
-
-def _rounding_mode(roundings: _Roundings) -> Any:
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Rounding(TorchDispatchMode):  # type: ignore[misc]
-        @classmethod
-        def _should_skip_dynamo(cls) -> bool:
-            # Otherwise torch imports its compiler, which takes seconds, in order not to compile this method.
-            return False
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return _rounded(roundings, func, args, kwargs or {})
-
-    return Rounding()
-
-
-def _rounded(roundings: _Roundings, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The operation `func` of torch with noise for what it rounds inside and for what it rounds at its end."""
-    kind = _kind(func, args, kwargs)
-    if roundings.unit < _FLOAT32:
-        args, kwargs = _with_float32_as_known(roundings, func, args, kwargs)
-    if kind == "sum":
-        amount = roundings.sums * _growth(func.overloadpacket.__name__, args)
-        args, kwargs = _with_operands(lambda x: _perturbed(x, amount, roundings), func, args, kwargs)
-    elif kind == "fused":
-        args, kwargs = _with_operands(lambda x: _perturbed(x, roundings.unit, roundings), func, args, kwargs)
-    out = func(*args, **kwargs)
-    if kind == "move":
-        return out
-    written = [r.alias_info is not None for r in func._schema.returns]
-    if not written:
-        return out
-    if len(written) == 1:
-        return _rounded_result(roundings, out, written[0])
-    return type(out)(_rounded_result(roundings, x, w) for x, w in zip(out, written, strict=True))
-
-
-def _rounded_result(roundings: _Roundings, out: Any, in_place: bool) -> Any:
-    import torch
-
-    if isinstance(out, (tuple, list)):
-        return type(out)(_rounded_result(roundings, x, in_place) for x in out)
-    if not isinstance(out, torch.Tensor):
-        return out
-    noisy = _perturbed(out, roundings.unit, roundings)
-    # The result of an in-place operation is its operand, which has to be the one that holds the noise.
-    return out.copy_(noisy) if in_place and noisy is not out else noisy
-
-
-def _kind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """What an operation does to numbers: "move", "single", "fused" (elementwise, several roundings) or "sum"."""
-    import torch
-
-    schema = func._schema
-    name = func.overloadpacket.__name__
-    if not schema.is_mutable and any(r.alias_info is not None for r in schema.returns):
-        return "move"  # a view
-    base = name if name.startswith("__") else name.removesuffix("_")
-    if func.namespace != "aten":
-        return "sum"  # of an operation that somebody registered nothing is known
-    if base in ("copy", "_to_copy"):
-        return "single" if _narrows(args, kwargs) else "move"
-    if base in ("index_put", "_unsafe_index_put", "_index_put_impl"):
-        accumulate = kwargs.get("accumulate", args[3] if len(args) > 3 else False)
-        return "sum" if accumulate else "move"
-    if base == "div" and kwargs.get("rounding_mode"):
-        return "move"
-    if base == "scatter" and "reduce" in func._overloadname:
-        return "sum"
-    if base in _MOVES:
-        return "move"
-    if base in _SINGLE:
-        return "single"
-    # Torch tags elementwise operations, but of `gelu_` and `gelu` only the latter.
-    functional = getattr(getattr(torch.ops.aten, base, None), func._overloadname, func)
-    return "fused" if torch.Tag.pointwise in functional.tags else "sum"
-
-
-def _narrows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a copy is into a type of fewer digits."""
-    import torch
-
-    source = args[1] if len(args) > 1 and isinstance(args[1], torch.Tensor) else args[0]
-    target = kwargs.get("dtype") or args[0].dtype
-    if not (source.is_floating_point() and target.is_floating_point):
-        return False
-    return torch.finfo(target).eps > torch.finfo(source.dtype).eps
-
-
-def _growth(name: str, args: tuple[Any, ...]) -> float:
-    """How much n partial sums, each rounded, add to the error of one operand: the square root of n/2, at least 1.
-
-    n is told by the shapes of products and plain sums, and bounded by the largest sum of a backward operation, such
-    as a bias's over the batch. Of others it is taken as small.
-    """
-    terms = 1.0
-    base = name.removesuffix("_")
-    if base in _PRODUCTS:
-        terms = args[_PRODUCTS[base]].shape[-1]
-    elif base == "convolution":
-        terms = args[1][0].numel()  # a weight has the axes (out, in, *window)
-    elif base == "convolution_backward":
-        terms = args[0][:, 0].numel()  # a cotangent has the axes (batch, out, *places)
-    elif base in ("sum", "mean", "nansum", "cumsum"):
-        x, dims = args[0], args[1] if len(args) > 1 else None
-        over = [dims] if isinstance(dims, int) else dims if isinstance(dims, (list, tuple)) and dims else range(x.dim())
-        terms = math.prod(x.shape[dim] for dim in over if x.dim())
-    elif base.endswith("_backward"):
-        sizes = [x.numel() for x in args if _is_noisy(x) and x.dim()]
-        terms = max(sizes, default=1) / max(min(sizes, default=1), 1)
-    return max(1.0, (min(float(terms), _BLOCK) / 2) ** 0.5)
-
-
-def _is_noisy(x: Any) -> bool:
-    """Whether something is a tensor of a type that arithmetic rounds to."""
-    import torch
-
-    return isinstance(x, torch.Tensor) and x.layout == torch.strided and _differentiable(x)
-
-
-def _perturbed(x: Any, amount: float, roundings: _Roundings) -> Any:
-    r"""`x` times $1 + a\xi$ with $\xi = \pm1$ drawn for every element; what arithmetic does not round as it is."""
-    import torch
-
-    if not _is_noisy(x):
-        return x
-    # 1 + a is 1 for an a below the spacing at 1, so an a that no rounding of this type is below.
-    amount = max(amount, torch.finfo(x.dtype).eps)
-    factor = 1 + _signs(x, amount, roundings)
-    if x.is_complex():
-        # The parts of a complex product round apart, each by what is lost of the whole.
-        factor = torch.complex(factor, _signs(x, amount, roundings))
-    return torch.where(x.abs() < _INFINITE, x * factor, x)
-
-
-def _signs(x: Any, size: float, roundings: _Roundings) -> Any:
-    """An array of `size` and `-size`, real, in the shape of `x`."""
-    import torch
-
-    # Drawn as bytes, which is several times as fast as floats.
-    up = torch.randint(0, 2, x.shape, generator=roundings.generator, dtype=torch.uint8).view(torch.bool)
-    return torch.where(up, torch.tensor(size, dtype=x.dtype.to_real()), -size)
-
-
-def _known_to_float32(x: Any, roundings: _Roundings) -> Any:
-    """A constant that was written in float32, with the noise of that; one of few digits, such as 0.5, is exact."""
-    import torch
-
-    return torch.where(x.to(torch.bfloat16).to(x.dtype) == x, x, _perturbed(x, _FLOAT32, roundings))
-
-
-def _with_float32_as_known(
-    roundings: _Roundings, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Operands with float32 among float64 in float64, with the noise of float32: the other engine has its own."""
-    import torch
-
-    tensors = [x for x in args if isinstance(x, torch.Tensor)]
-    if kwargs.get("dtype") != torch.float64 and not any(x.dtype == torch.float64 and x.dim() for x in tensors):
-        return args, kwargs
-
-    def known(x: Any) -> Any:
-        return _known_to_float32(x.double(), roundings) if x.dtype == torch.float32 else x
-
-    return _with_operands(known, func, args, kwargs)
-
-
-def _with_operands(
-    change: Callable[[Any], Any], func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call with every tensor changed that the operation does not write to."""
-    import torch
-    from torch.utils._pytree import tree_map_only
-
-    read = {a.name for a in func._schema.arguments if a.alias_info is None or not a.alias_info.is_write} - _STATISTICS
-    places = [a.name for a in func._schema.arguments if not a.kwarg_only]
-    changed = tree_map_only(torch.Tensor, change, {n: x for n, x in zip(places, args, strict=False) if n in read})
-    by_place = tuple(changed.get(name, x) for name, x in zip(places, args, strict=False))
-    by_name = {n: tree_map_only(torch.Tensor, change, x) if n in read else x for n, x in kwargs.items()}
-    return by_place, by_name
-
-
 def torch_oracle(name: str, reference: Any, asked: Call, names: Mapping[str, str] | None) -> tuple[Oracle, set[int]]:
     """A torch reference as an oracle of a call, and the numbers of the call's leaves that it has no cotangent of.
 
@@ -797,7 +565,8 @@ def torch_oracle(name: str, reference: Any, asked: Call, names: Mapping[str, str
     kinds = [leaf.kind for leaf in asked.leaves]
     values = jax.tree.unflatten(asked.structure, [leaf.value for leaf in asked.leaves])
     carried = {number for number, kind in enumerate(kinds) if kind != INPUT}
-    program = prepare(reference, *values, names, arg_names=asked.arguments, no_gradient=carried)
+    args, kwargs = values
+    program = prepare(reference, args, kwargs, names, arg_names=asked.arguments, no_gradient=carried)
 
     def given(q: Question) -> tuple[tuple[Any, ...], dict[str, Any]]:
         # Leaves that the reference freezes are inputs of nobody any more, and are carried.
@@ -819,9 +588,28 @@ def torch_oracle(name: str, reference: Any, asked: Call, names: Mapping[str, str
             if rounding.unit == 0:
                 return answered(q, second)[0]
             directions = q.directions if second else None
-            units = {"unit": rounding.unit, "sums": rounding.sums}
-            return noise(program, *given(q), q.dys, directions, **units, seeds=(seed,))[0]
+            args, kwargs = given(q)
+            units = rounding._asdict()
+            del units["reductions"]
+            return noise(program, args, kwargs, q.dys, directions, **units, seeds=(seed,))[0]
 
         return sample
 
-    return Oracle(name, answered, sampled, lambda q: answered(q, False)[1]), set(program.frozen)
+    def flaw(q: Question) -> str:
+        shapes = [dy.shape for dy in q.dys]
+        usual = pull(program, *given(q), q.dys)[0].inputs
+        ones = pull(program, *given(q), [np.ones_like(dy) for dy in q.dys])[0].inputs
+        for layout in layouts(shapes)[1:]:
+            other = pull(program, *given(q), q.dys, layout=layout)[0].inputs
+            for dx, again in zip(ones if layout == "expanded" else usual, other, strict=True):
+                # Another kernel may run for another layout, and round otherwise; wrong strides read other numbers.
+                wide = np.asarray(dx, np.complex128), np.asarray(again, np.complex128)
+                if np.linalg.norm(wide[0] - wide[1]) > 2.0**-4 * np.linalg.norm(wide[0]):
+                    return (
+                        f"the backward pass of the torch reference takes its cotangent for contiguous: where it is"
+                        f" {layout} in memory, with the same numbers, another cotangent comes out"
+                    )
+        return ""
+
+    oracle = Oracle(name, answered, sampled, lambda q: answered(q, False)[1], flaw=flaw)
+    return oracle, set(program.frozen)
