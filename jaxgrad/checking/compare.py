@@ -105,8 +105,9 @@ class Spread:
         # A finite value that some roundings make infinite is one that nothing can be said of.
         self.differs |= ~np.isfinite(squares)
         squares = np.where(np.isfinite(squares), squares, 0.0)
-        self.sums += squares
-        self.slices.append([np.asarray(squares.sum()), *(_along(squares, axis) for axis in range(squares.ndim))])
+        with np.errstate(over="ignore"):
+            self.sums += squares
+            self.slices.append([np.asarray(squares.sum()), *(_along(squares, axis) for axis in range(squares.ndim))])
 
     def noise(self) -> Noise:
         """What the samples so far tell; `unsure` are elements that a rounding made infinite, or another integer."""
@@ -122,12 +123,13 @@ def is_number(array: np.ndarray) -> bool:
 
 def _freedom(sums: np.ndarray) -> float:
     """The number of independent roundings in sums of their squares, one row a sample: a third of the estimate."""
-    mean = sums.mean(0)
+    with np.errstate(over="ignore"):
+        mean = sums.mean(0)
     if len(sums) < 2 or not (mean > 0).any():
         return 1.0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        spread = np.mean((sums.var(0, ddof=1) / mean**2)[mean > 0])
-    return max(1.0, 2 / max(float(spread), 1e-9) / 3)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        spread = float(np.mean((sums.var(0, ddof=1) / mean**2)[mean > 0]))
+    return max(1.0, 2 / max(spread, 1e-9) / 3) if np.isfinite(spread) else 1.0
 
 
 def exact(expected: np.ndarray) -> Noise:

@@ -372,6 +372,8 @@ def _gathered(subject: Subject, setting: Setting, group: Group, run: list[Pulled
     sources = [
         _source(subject, q, setting.dtype, row.second, key) for q, key in zip(group.questions, keys, strict=True)
     ]
+    if setting.dtype != "float64" and _draws_numbers(subject):
+        sources = [_drawn_in_type(subject, q, setting, s) for q, s in zip(group.questions, sources, strict=True)]
     questions = [widened(q) for q in group.questions]
     truths = [row.expect(s.expected.answer, q) for s, q in zip(sources, questions, strict=True)]
     noises = [_noise(row, s.expected, q, setting.dtype) for s, q in zip(sources, questions, strict=True)]
@@ -386,6 +388,46 @@ def _gathered(subject: Subject, setting: Setting, group: Group, run: list[Pulled
         _joined(noises, lambda each: stacked(each) if len(each) > 1 else each[0]),
         _natives(subject, setting, group),
     )
+
+
+def _draws_numbers(subject: Subject) -> bool:
+    """Whether the function draws random numbers from a key, which are others in float64 than in a narrower type."""
+    if "draws" not in subject.kept:
+        with in_type("float64"):
+            subject.kept["draws"] = casts.holds(forward(subject, "float64"), ("random_bits", "threefry2x32"))
+    return subject.kept["draws"]
+
+
+def _drawn_in_type(subject: Subject, q: Question, setting: Setting, source: _Source) -> _Source:
+    """What to expect of a function that draws random numbers: what an oracle answers that drew the same ones.
+
+    The noise of other draws tells its size alone. Raises `Unanswered` where no oracle draws in JAX.
+    """
+    second = TRANSFORMS[setting.transform].second
+    oracle = next((oracle for oracle in subject.oracles if oracle.program is not None), None)
+    if oracle is None:
+        raise Unanswered(
+            f"it draws random numbers, which are others in {setting.dtype} than in float64: give a reference in JAX"
+        )
+    with in_type(setting.dtype):
+        answer, nodes = oracle.pull(q, second)
+    truth = Pulled(*([np.asarray(x, np.float64) if is_number(x) else x for x in part] for part in answer))
+    noise = Pulled(
+        *(
+            [_of_size(n, t, x, setting.dtype) for n, t, x in zip(*parts, strict=True)]
+            for parts in zip(source.expected.noise, source.expected.answer, truth, strict=True)
+        )
+    )
+    return _Source(oracle.name, Expected(truth, noise), nodes)
+
+
+def _of_size(noise: Noise, other: np.ndarray, expected: np.ndarray, dtype: str) -> Noise:
+    """Noise of the same size relative to an array, the same for every element."""
+    if not is_number(expected) or not expected.size:
+        return noise
+    size = float(np.linalg.norm(noise.deviation)) / (float(np.linalg.norm(other)) or 1.0)
+    even = np.full(expected.shape, size * float(np.max(np.abs(expected))))
+    return floored(Noise(even, noise.samples, (1.0,), np.zeros(expected.shape, bool)), expected, dtype)
 
 
 def _joined(each: Sequence[Pulled], join: Callable[[list[Any]], Any]) -> Pulled:
@@ -660,14 +702,18 @@ def _kink(subject: Subject, asked: _Asked, number: int, at: tuple[int, ...]) -> 
 def _narrower(subject: Subject, asked: _Asked) -> Iterator[tuple[str, str]]:
     """The types whose noise may explain a difference, each with what to say of it."""
     setting = asked.setting
-    yield setting.dtype, ""
     if setting.dtype != "float64":
+        yield setting.dtype, ""
         return
+    inside = []
     for oracle in (_own(subject), *subject.oracles):
         cast = _cast(subject, oracle, asked)
         if cast is not None and cast.dtype in ("float32", "bfloat16", "float16"):
             who = subject.name if oracle.name == TRUTH else oracle.name
-            yield cast.dtype, f"{who} computes in {cast.dtype} inside ({cast}), and was judged as {cast.dtype}"
+            inside.append((cast.dtype, f"{who} computes in {cast.dtype} inside ({cast}), and was judged as that"))
+    # The noise of its own program has the roundings of the type inside, where JAX can tell.
+    yield setting.dtype, inside[0][1] if inside else ""
+    yield from inside
 
 
 def _cast(subject: Subject, oracle: Oracle, asked: _Asked) -> casts.Cast | None:

@@ -1,7 +1,7 @@
 """Where a program computes in a narrower type than it was given."""
 
 import linecache
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,17 +47,19 @@ def _casts(program: ClosedJaxpr) -> Iterator[Cast]:
             yield Cast(str(jnp.finfo(narrow).dtype), file, line)
 
 
-def has_custom_jvp(program: ClosedJaxpr) -> bool:
-    """Whether a forward program has a rule of `jax.custom_jvp` in it, and so a forward mode of its own."""
+def holds(program: ClosedJaxpr, names: Sequence[str]) -> bool:
+    """Whether a program, or one inside it, has a primitive of one of these names."""
     return any(
-        jax_seam.name(eqn) == "custom_jvp_call" or any(map(has_custom_jvp, jax_seam.inner(eqn)))
+        jax_seam.name(eqn) in names or any(holds(body, names) for body in jax_seam.inner(eqn))
         for eqn in program.jaxpr.eqns
     )
+
+
+def has_custom_jvp(program: ClosedJaxpr) -> bool:
+    """Whether a forward program has a rule of `jax.custom_jvp` in it, and so a forward mode of its own."""
+    return holds(program, ("custom_jvp_call",))
 
 
 def has_custom_vjp(program: ClosedJaxpr) -> bool:
     """Whether a forward program has a rule of `jax.custom_vjp` in it, which has no forward mode."""
-    return any(
-        jax_seam.name(eqn).startswith("custom_vjp_call") or any(map(has_custom_vjp, jax_seam.inner(eqn)))
-        for eqn in program.jaxpr.eqns
-    )
+    return holds(program, ("custom_vjp_call", "custom_vjp_call_jaxpr"))

@@ -189,7 +189,9 @@ def test_options_that_make_no_sense_are_named(options, message: str):
 def test_what_cannot_be_checked_is_named():
     with pytest.raises(JaxgradError, match="no argument is a float array"):
         check(lambda x: x * 2, np.arange(3), **QUICK)
-    with pytest.raises(JaxgradError, match=r"i is a shape of int32, which the domain 'normal' cannot fill.*integers\(low, high\)"):
+    with pytest.raises(
+        JaxgradError, match=r"i is a shape of int32, which the domain 'normal' cannot fill.*integers\(low, high\)"
+    ):
         check(lambda x, i: x[i], X, jax.ShapeDtypeStruct((2,), jnp.int32), **QUICK)
     with pytest.raises(JaxgradError, match=r"the torch reference has float outputs of shapes \[\(7,\), \(7,\)\]"):
         check(jnp.sin, X, torch_reference=lambda x: (x, x), **QUICK)

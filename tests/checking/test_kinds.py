@@ -1,0 +1,329 @@
+"""Kinds of mistakes that a check finds, each beside its right neighbour, which it leaves alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxgrad import GradientMismatch, check
+from jaxgrad.checking.transforms import TRANSFORMS, Transform
+
+QUICK = {"dtypes": ("float64",), "transforms": ("jit",), "seeds": (0,)}
+KEEP = jnp.tril(jnp.ones((4, 4), bool))
+
+
+def of(*sizes):
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+def ruled(plain, backward):
+    """`plain` with a rule: `backward(inputs, dy)` gives the cotangents."""
+    fn = jax.custom_vjp(plain)
+    fn.defvjp(lambda *args: (plain(*args), args), backward)
+    return fn
+
+
+def tanh(change=lambda dx, x: dx):
+    return ruled(jnp.tanh, lambda r, dy: (change(dy * (1 - jnp.tanh(r[0]) ** 2), r[0]),))
+
+
+def fails(*args, says: str = "", **options) -> str:
+    with pytest.raises(GradientMismatch) as caught:
+        check(*args, **options)
+    assert says in str(caught.value), str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("fill", [-1e9, -jnp.inf])
+def test_masked_softmax(fill):
+    masked = lambda s: jax.nn.softmax(jnp.where(KEEP, s, fill))  # noqa: E731
+    twin = lambda s: torch.softmax(s.masked_fill(~torch.tensor(np.array(KEEP)), -torch.inf), -1)  # noqa: E731
+    types = {"dtypes": ("float64", "bfloat16"), "transforms": ("jit",), "seeds": (0,)}
+    assert check(masked, of(4, 4), torch_reference=twin, **types).passed
+    wrong = ruled(masked, lambda r, dy: (7 * jax.vjp(masked, r[0])[1](dy)[0],))
+    fails(wrong, of(4, 4), torch_reference=twin, says="the cotangent of input s is wrong", **QUICK)
+    fails(wrong, of(4, 4), says="wrong", **QUICK)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: x * jnp.arange(4.0, dtype=x.dtype),
+        lambda x: x * jnp.linspace(0, 1, 4),
+        lambda x: jax.image.resize(x, (6, 8), "bilinear"),
+        lambda x: jax.scipy.linalg.expm(x @ x.T),
+        lambda x: jnp.sort(x, -1),
+        jax.nn.hard_tanh,
+        jax.scipy.special.exp1,
+    ],
+    ids=["arange", "linspace", "resize", "expm", "sort", "hard_tanh", "exp1"],
+)
+def test_primitives_without_operands_and_with_loops_or_kinks(fn):
+    domains = "positive" if fn is jax.scipy.special.exp1 else "normal"
+    assert check(fn, of(3, 4), dtypes=("float64", "float32"), transforms=("jit",), seeds=(0,), domains=domains).passed
+
+
+def test_a_convolution_and_a_steep_function_in_float32():
+    conv = lambda x, w: jax.lax.conv(x, w, (1, 1), "SAME")  # noqa: E731
+    single = {"dtypes": ("float32",), "transforms": ("jit",), "seeds": (0,)}
+    twin = functools.partial(torch.nn.functional.conv2d, padding=1)
+    assert check(conv, of(2, 64, 8, 8), of(64, 64, 3, 3), torch_reference=twin, **single).passed
+    assert check(lambda x, w: jnp.sin(10 * x @ w), of(16, 64), of(64, 8), **single).passed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [64, 4096])
+def test_one_lost_row_of_many(rows: int, dtype: str):
+    options = {"reference": jnp.tanh, "dtypes": (dtype,), "transforms": ("jit",), "seeds": (0,)}
+    assert check(tanh(), of(rows, 4), **options).passed
+    fails(tanh(lambda dx, x: dx.at[-1].set(0)), of(rows, 4), **options)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda dx, x: 0 * dx, lambda dx, x: -dx, lambda dx, x: 2 * dx, lambda dx, x: dx * jnp.asarray(1.05, dx.dtype)],
+    ids=["zero", "negated", "doubled", "five per cent"],
+)
+def test_bfloat16_alone(change):
+    wide = lambda x, w: x @ w  # noqa: E731
+
+    def backward(r, dy):
+        dx, dw = jax.vjp(wide, *r)[1](dy)
+        return change(dx, r[0]), dw
+
+    narrow = {"reference": wide, "dtypes": ("bfloat16",), "transforms": ("jit",), "seeds": (0,)}
+    assert check(ruled(wide, lambda r, dy: jax.vjp(wide, *r)[1](dy)), of(32, 64), of(64, 16), **narrow).passed
+    fails(ruled(wide, backward), of(32, 64), of(64, 16), **narrow)
+
+
+def test_a_mistake_in_one_type_alone_without_an_oracle():
+    def flipped(dtype):
+        return tanh(lambda dx, x: -dx if x.dtype == dtype else dx)
+
+    jitted = {"transforms": ("jit",), "seeds": (0,)}
+    assert check(tanh(), of(6, 3), **jitted).passed
+    fails(flipped(jnp.bfloat16), of(6, 3), says="bfloat16, jit", **jitted)
+    fails(flipped(jnp.float32), of(6, 3), says="float32, jit", **jitted)
+
+
+@pytest.mark.parametrize("options", [{"dtypes": ("float32",)}, {"transforms": ("vmap",)}], ids=["float32", "vmap"])
+def test_without_an_oracle_no_setting_passes_unseen(options):
+    assert check(tanh(), of(6, 3), seeds=(0,), **options).passed
+    fails(tanh(lambda dx, x: 2 * dx), of(6, 3), seeds=(0,), says="not the derivative", **options)
+
+
+def test_complex_outputs_and_inputs():
+    def conjugated(z):
+        return (z * jnp.conj(z)).real
+
+    z = jnp.array([1 + 2j, 3 - 1j])
+    right, wrong = (ruled(conjugated, lambda r, dy, s=s: (2 * dy * s(r[0]),)) for s in (jnp.conj, lambda z: z))
+    for options in ({"reference": conjugated}, {"torch_reference": lambda z: (z * z.conj()).real}, {}):
+        assert check(right, z, **options, **QUICK).passed
+        fails(wrong, z, says="wrong", **options, **QUICK)
+    fft = ruled(jnp.fft.fft, lambda r, dy: (7 * jnp.real(dy),))
+    assert check(jnp.fft.fft, of(8), torch_reference=torch.fft.fft, **QUICK).passed
+    fails(fft, of(8), reference=jnp.fft.fft, **QUICK)
+
+
+def test_float16_and_what_has_no_gradient():
+    assert check(tanh(), of(5), reference=jnp.tanh, dtypes=("float16",), transforms=("jit",)).passed
+    eight = jnp.ones(3, jnp.float8_e4m3fn)
+    scaled = lambda x, s, key, mode: x * s.astype(x.dtype) * jax.random.uniform(key, x.shape, x.dtype)  # noqa: E731
+    given = (of(3), eight, jax.random.key(0), "mode")
+    jitted = {"transforms": ("jit",), "seeds": (0,)}
+    # Random numbers of a key are others in float32 than in float64: an oracle that draws them is what is expected.
+    assert check(scaled, *given, reference=scaled, dtypes=("float64", "float32"), **jitted).passed
+    wrong = jax.custom_vjp(scaled, nondiff_argnums=(3,))
+    wrong.defvjp(
+        lambda x, s, key, mode: (scaled(x, s, key, mode), (x, s, key)),
+        lambda mode, r, dy: (2 * jax.vjp(lambda x: scaled(x, *r[1:], mode), r[0])[1](dy)[0], None, None),
+    )
+    fails(wrong, *given, reference=scaled, dtypes=("float32",), **jitted)
+    assert check(scaled, *given, **jitted).not_judged[0].why.startswith("it draws random numbers")
+
+
+def test_a_kernel_that_refuses_float64_is_judged_against_its_reference():
+    def kernel(wrong):
+        def tanh32(x):
+            if x.dtype == jnp.float64:
+                raise TypeError("the kernel takes float32")
+            return jnp.tanh(x)
+
+        return ruled(tanh32, lambda r, dy: (wrong * dy * (1 - jnp.tanh(r[0]) ** 2),))
+
+    jitted = {"reference": jnp.tanh, "transforms": ("jit",), "seeds": (0,)}
+    report = check(kernel(1), of(4, 3), dtypes=None, **{**jitted, "transforms": None})
+    assert report.passed and {f.setting.dtype for f in report.not_judged} == {"float64"}
+    assert "the kernel takes float32" in report.not_judged[0].why
+    fails(kernel(2), of(4, 3), dtypes=("float32",), **jitted)
+    fails(kernel(1), of(4, 3), dtypes=("float64",), says="the kernel takes float32", **jitted)
+    fails(kernel(1), of(4, 3), says="nothing was judged", seeds=(0,))
+
+
+def test_a_right_kernel_that_computes_in_float32_inside():
+    def norm(x):
+        wide = x.astype(jnp.float32)
+        return (wide * jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + 1e-6)).astype(x.dtype)
+
+    plain = lambda x: x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)  # noqa: E731
+    report = check(norm, of(8, 16), reference=plain, **QUICK)
+    assert "computes in float32 inside (test_kinds.py:" in report.findings[0].why
+    assert check(norm, of(8, 16), **QUICK).passed
+    fails(ruled(norm, lambda r, dy: (1.001 * jax.vjp(norm, r[0])[1](dy)[0],)), of(8, 16), reference=plain, **QUICK)
+
+
+@pytest.mark.parametrize("subgradient", [0.0, 0.5, 1.0])
+def test_a_subgradient_at_a_kink_is_quiet_and_a_number_outside_is_not(subgradient: float):
+    relu = ruled(jax.nn.relu, lambda r, dy: (jnp.where(r[0] > 0, dy, jnp.where(r[0] == 0, subgradient * dy, 0)),))
+    x = jnp.array([-1.0, 0.0, 2.0])
+    assert "a kink here" in check(relu, x, **QUICK).findings[0].why
+    outside = ruled(jax.nn.relu, lambda r, dy: (jnp.where(r[0] > 0, dy, jnp.where(r[0] == 0, 3 * dy, 0)),))
+    fails(outside, x, says="wrong", **QUICK)
+
+
+def test_forward_mode_and_rules_that_are_not_linear():
+    def rule(tangent):
+        fn = jax.custom_jvp(jnp.tanh)
+        fn.defjvp(lambda p, t: (jnp.tanh(p[0]), tangent((1 - jnp.tanh(p[0]) ** 2) * t[0])))
+        return fn
+
+    report = check(rule(lambda t: t), of(4), reference=jnp.tanh, dtypes=("float64",), seeds=(0,))
+    assert "jvp" in {f.setting.transform for f in report.findings if f.agree}
+    for bent in (jnp.abs, lambda t: t * t, lambda t: t + 1.0, lambda t: jnp.maximum(t, 0)):
+        fails(rule(bent), of(4), reference=jnp.tanh, says="not linear in the tangents", **QUICK)
+
+
+def test_one_argument_batched_alone():
+    def pulled(forgets):
+        @jax.custom_batching.custom_vmap
+        def pull(x, w, dy):
+            return dy @ w.T, x.T @ dy
+
+        @pull.def_vmap
+        def _(size, batched, x, w, dy):
+            args = [a if b else jnp.broadcast_to(a, (size, *a.shape)) for a, b in zip((x, w, dy), batched, strict=True)]
+            dw = jnp.einsum("bij,bik->bjk", args[0], args[2])
+            shared = jnp.broadcast_to(dw.sum(0), dw.shape) if forgets and not batched[1] else dw
+            return (jnp.einsum("bik,bjk->bij", args[2], args[1]), shared), (True, True)
+
+        return ruled(lambda x, w: x @ w, lambda r, dy: pull(*r, dy))
+
+    batched = {"reference": lambda x, w: x @ w, "dtypes": ("float64",), "transforms": ("vmap",), "seeds": (0,)}
+    assert check(pulled(False), of(3, 4), of(4, 2), **batched).passed
+    assert "batched)" in fails(pulled(True), of(3, 4), of(4, 2), **batched)
+
+
+def test_a_backward_pass_of_torch_that_takes_its_cotangent_for_contiguous():
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, dy):
+            room = dy.untyped_storage().size() // dy.element_size() - dy.storage_offset()
+            if dy.numel() > room:
+                return 2 * dy
+            return 2 * torch.as_strided(dy, dy.shape, torch.empty(dy.shape).stride(), dy.storage_offset())
+
+    twice = lambda x: 2 * x  # noqa: E731
+    assert check(twice, of(3, 4), torch_reference=twice, **QUICK).passed
+    fails(twice, of(3, 4), torch_reference=Doubled.apply, says="takes its cotangent for contiguous", **QUICK)
+
+
+def test_two_answers_to_one_call():
+    calls = [0]
+
+    def now_and_then(dy):
+        calls[0] += 1
+        return dy if calls[0] % 2 else 0 * dy
+
+    def backward(r, dy):
+        like = jax.ShapeDtypeStruct(dy.shape, dy.dtype)
+        return (2 * jax.pure_callback(now_and_then, like, dy, vmap_method="sequential"),)
+
+    fails(ruled(lambda x: 2 * x, backward), of(4), reference=lambda x: 2 * x, says="not deterministic", **QUICK)
+
+
+def test_the_tail_of_a_block_is_met_by_varied_sizes():
+    def summed(blocks):
+        def backward(r, dy):
+            (x,) = r
+            seen = jnp.arange(len(x)) < blocks(len(x)) * 4
+            return (jnp.where(seen[:, None], dy * (1 - jnp.tanh(x) ** 2), 0),)
+
+        return ruled(lambda x: jnp.tanh(x).sum(0), backward)
+
+    shape, sizes = jax.ShapeDtypeStruct(("n", 3), jnp.float32), {"n": (12, 13)}
+    options = {"reference": lambda x: jnp.tanh(x).sum(0), "dtypes": ("float64",), "transforms": ("jit",), "seeds": (0,)}
+    assert len(check(summed(lambda n: -(-n // 4)), shape, vary=sizes, **options).findings) == 2
+    assert "n=13" in fails(summed(lambda n: n // 4), shape, vary=sizes, **options)
+
+
+def test_inputs_that_normal_numbers_never_reach():
+    reach = {"transforms": ("jit", "reach"), "dtypes": ("float32",), "seeds": (0,)}
+    relu6 = ruled(lambda x: jnp.clip(x, 0, 6), lambda r, dy: (jnp.where(r[0] > 0, dy, 0),))
+    fails(relu6, of(8, 16), reference=jax.nn.relu6, says="float32, reach", **reach)
+    assert check(jax.nn.relu6, of(8, 16), reference=jax.nn.relu6, **reach).passed
+    late = ruled(jax.nn.softplus, lambda r, dy: (dy * jnp.exp(r[0]) / (1 + jnp.exp(r[0])),))
+    fails(late, of(8, 16), reference=jax.nn.softplus, says="float32, reach", **reach)
+    # Given numbers are moved: at a bias of 0 a gradient that forgets the bias looks right.
+    plain = lambda x, b: jnp.tanh(x + b)  # noqa: E731
+    forgets = ruled(plain, lambda r, dy: (dy * (1 - jnp.tanh(r[0]) ** 2), dy * (1 - jnp.tanh(r[0]) ** 2)))
+    assert check(forgets, of(5), jnp.zeros(5), reference=plain, **QUICK).passed
+    fails(forgets, of(5), jnp.zeros(5), reference=plain, says="moved", **reach)
+
+
+def test_plain_numbers_keywords_and_arguments_without_a_gradient():
+    def scaled(x, eps, *, factor):
+        return factor * x / jnp.sqrt((x * x).mean() + eps)
+
+    def backward(r, dy):
+        x, eps, factor = r
+        return *jax.vjp(lambda x: scaled(x, eps, factor=factor), x)[1](dy), None, None
+
+    rule = ruled(lambda x, eps, factor: scaled(x, eps, factor=factor), backward)
+    plain = lambda x, eps, factor: scaled(x, eps, factor=factor)  # noqa: E731
+    factor = jnp.ones(5)
+    fails(rule, of(5), 1e-5, factor, reference=plain, says="no_gradient=('factor',)", **QUICK)
+    report = check(rule, of(5), 1e-5, factor, reference=plain, no_gradient=("factor",), **QUICK)
+    assert "eps is a plain number without a gradient" in report.findings[0].why
+    assert check(scaled, of(5), 1e-5, kwargs={"factor": factor}, reference=scaled, **QUICK).passed
+
+
+def test_a_mesh():
+    mesh = Mesh(np.array(jax.devices()[:1]), ("d",))
+    spec = PartitionSpec("d")
+    split = jax.shard_map(jnp.tanh, mesh=mesh, in_specs=spec, out_specs=spec)
+    assert check(split, of(8, 3), reference=jnp.tanh, **QUICK).passed
+    report = check(tanh(), of(8, 3), reference=jnp.tanh, dtypes=("float64",), shardings=NamedSharding(mesh, spec))
+    assert "sharded" in {f.setting.transform for f in report.findings if f.agree}
+
+
+def test_several_references_and_an_oracle_in_numpy():
+    shifted = lambda x: jnp.cos(x - jnp.pi / 2)  # noqa: E731
+    assert check(jnp.sin, of(4), reference=(jnp.sin, shifted), **QUICK).passed
+    by_hand = lambda x, dy: (np.sin(x), dy * np.cos(x))  # noqa: E731
+    report = check(jnp.sin, of(4), oracles={"numpy": by_hand}, **QUICK)
+    assert "numpy" in report.findings[0].tensors[0].values
+    fails(jnp.sin, of(4), oracles={"numpy": lambda x, dy: (np.sin(x), 2 * dy * np.cos(x))}, says="numpy", **QUICK)
+
+
+def test_a_rule_that_does_not_fit_its_function_is_told_in_a_sentence():
+    product = lambda m, v: m @ v  # noqa: E731
+    short = ruled(product, lambda r, dy: (jnp.outer(dy, r[1]),))
+    fails(short, of(4, 3), of(3), reference=product, says="the function's own rule is at fault", **QUICK)
+    endless = lambda x: jax.lax.while_loop(lambda c: c.sum() > 1, lambda c: c / 2, x)  # noqa: E731
+    fails(endless, of(3), says="nothing was judged")
+
+
+def test_the_table_of_transformations_takes_one_more_row(monkeypatch):
+    twice = Transform("as it is", TRANSFORMS["jit"].groups, TRANSFORMS["jit"].run)
+    monkeypatch.setitem(TRANSFORMS, "again", twice)
+    report = check(tanh(), of(3), reference=jnp.tanh, dtypes=("float64",), transforms=("again",), seeds=(0,))
+    assert [f.setting.transform for f in report.findings] == ["again"] and report.passed
