@@ -124,6 +124,10 @@ def _by_itself(subject: Subject, setting: Setting, group: Group, run: Pulled, na
     if unsure:
         return _outcome(setting, tensors, NOT_JUDGED, "the definition cannot tell: " + "; ".join(unsure), taylor=judged)
     told = [f"{name}: {j.why}" for name, j in of_hand.items() if j.verdict in ("kink", "narrow")]
+    if any(j.verdict == "narrow" for j in of_hand.values()):
+        with in_type("float64"):
+            cast = casts.narrowest(in_jax.program(subject.hand, q, second))
+        told += [f"it computes in {cast.dtype} inside ({cast})"] if cast else []
     return _outcome(setting, tensors, AGREES, "; ".join(told), taylor=judged)
 
 
@@ -595,6 +599,7 @@ def _judged(subject: Subject, asked: Sequence[_Asked], tensors: tuple[Tensor, ..
     if first is not None and alone is None:
         alone = wrong[0] if len(wrong) == 1 else _only_differing(subject, first)
     if first is not None:
+        notes += _of_mesh(subject, setting)
         return _outcome(setting, tensors, DIFFERS, "; ".join(notes), first=first.name, alone=alone, taylor=judged)
     nan = next(((t, d.both_nan) for t in tensors for d in t.pairs.values() if d.both_nan), None)
     if nan and subject.nan != "equal" and setting.transform != "reach":
@@ -605,6 +610,17 @@ def _judged(subject: Subject, asked: Sequence[_Asked], tensors: tuple[Tensor, ..
     if unjudged and (setting.transform != "reach" or len(unjudged) == len(tensors)):
         return _outcome(setting, tensors, NOT_JUDGED, "; ".join([*unjudged, *notes]))
     return _outcome(setting, tensors, AGREES, "; ".join([*notes, *(t.note for t in tensors if t.note)]))
+
+
+def _of_mesh(subject: Subject, setting: Setting) -> list[str]:
+    """What is often forgotten where a function is split over devices."""
+    if setting.transform == "sharded":
+        return ["split over the mesh it gives something else than whole: perhaps a psum over the mesh is missing"]
+    with contextlib.suppress(Exception), in_type("float64"):
+        q = question(Asked(subject.hand, subject.call, "float64", setting.seed, None))
+        if casts.holds(in_jax.program(subject.hand, q, False), ("shard_map",)):
+            return ["it holds a shard_map: perhaps a psum over its mesh is missing"]
+    return []
 
 
 def _only_differing(subject: Subject, first: Tensor) -> str | None:

@@ -173,7 +173,7 @@ def test_a_right_kernel_that_computes_in_float32_inside():
     plain = lambda x: x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)  # noqa: E731
     report = check(norm, of(8, 16), reference=plain, **QUICK)
     assert "computes in float32 inside (test_kinds.py:" in report.findings[0].why
-    assert check(norm, of(8, 16), **QUICK).passed
+    assert "computes in float32 inside (test_kinds.py:" in check(norm, of(8, 16), **QUICK).findings[0].why
     fails(ruled(norm, lambda r, dy: (1.001 * jax.vjp(norm, r[0])[1](dy)[0],)), of(8, 16), reference=plain, **QUICK)
 
 
@@ -303,6 +303,8 @@ def test_a_mesh():
     assert check(split, of(8, 3), reference=jnp.tanh, **QUICK).passed
     report = check(tanh(), of(8, 3), reference=jnp.tanh, dtypes=("float64",), shardings=NamedSharding(mesh, spec))
     assert "sharded" in {f.setting.transform for f in report.findings if f.agree}
+    wrong = tanh(lambda dx, x: 2 * jax.shard_map(lambda d: d, mesh=mesh, in_specs=spec, out_specs=spec)(dx))
+    fails(wrong, of(8, 3), reference=jnp.tanh, says="perhaps a psum over its mesh is missing", **QUICK)
 
 
 def test_several_references_and_an_oracle_in_numpy():
