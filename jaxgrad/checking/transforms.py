@@ -26,13 +26,17 @@ class Group(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What a row makes its examples from, and the shardings that the caller gave."""
+    """What a row makes its examples from, and the shardings that the caller gave.
+
+    `every` asks for all patterns of batched arguments: in one type, because a batching rule is the same in all.
+    """
 
     fn: Function
     call: Call
     dtype: str
     seed: int
     shardings: Any
+    every: bool = True
 
 
 class Transform(NamedTuple):
@@ -65,7 +69,7 @@ def _patterns(of: Asked) -> list[Group]:
     held = sorted({leaf.argument for leaf in of.call.leaves if leaf.kind in (INPUT, CARRIED)})
     every = frozenset(held)
     chosen = {every: ""}
-    for number in held:
+    for number in held if of.every else ():
         chosen.setdefault(frozenset((number,)), f"only {of.call.arguments[number]} batched")
         chosen.setdefault(every - {number}, f"all but {of.call.arguments[number]} batched")
     base = question(of)
@@ -181,7 +185,9 @@ def _along(answer: Pulled, q: Question) -> Pulled:
 
 TRANSFORMS: dict[str, Transform] = {
     "jit": Transform("one call, compiled", _one, _by_jit),
-    "vmap": Transform("batched: all arguments, each of them alone, all but each", _patterns, _by_vmap),
+    "vmap": Transform(
+        "batched: all arguments; in one type also each of them alone, and all but each", _patterns, _by_vmap
+    ),
     "scan": Transform("as the body of a scan", _pair, _by_scan),
     "remat": Transform("recomputed in the backward pass, by jax.checkpoint", _one, _by_remat),
     "grad_of_grad": Transform("the gradient of the gradient along a direction", _one, _by_second, second=True),

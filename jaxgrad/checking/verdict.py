@@ -70,7 +70,8 @@ def in_type(dtype: str) -> Iterator[None]:
 def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
     """What one setting shows. Where the function refuses, it is not judged, or wrong if it was `asked_for` by name."""
     row = TRANSFORMS[setting.transform]
-    of = Asked(subject.hand, subject.call, setting.dtype, setting.seed, subject.shardings)
+    every = not subject.kept.get(setting.transform + " in every pattern", False)
+    of = Asked(subject.hand, subject.call, setting.dtype, setting.seed, subject.shardings, every)
     if setting.transform == "jit" and (why := _not_linear(subject)):
         return _outcome(setting, (), DIFFERS, why, alone=HAND)
     try:
@@ -78,6 +79,7 @@ def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
             groups = row.groups(of)
             runs = [row.run(subject.hand, group, of) for group in groups]
             names = _names(subject, row, groups[0].questions[0]) if groups else None
+            subject.kept[setting.transform + " in every pattern"] = True
     except JaxgradError:
         raise
     except Exception as error:
