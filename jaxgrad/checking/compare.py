@@ -198,7 +198,7 @@ def compare(
         agrees=bool(not bad.any() and share <= 1),
         share=share,
         where=where,
-        max_abs=float(gap[at]) if judged.any() or bad.any() else 0.0,
+        max_abs=float(gap[at] if bad.any() else np.max(gap, where=~same, initial=0.0)),
         at=at,
         values=(a[at].item(), b[at].item()) if gap.size else (0.0, 0.0),
         ulps=float(np.max(judged / _spacing(a, b, dtype), initial=0.0)) if is_number(expected) else 0.0,
@@ -260,7 +260,7 @@ def _shares(gap: np.ndarray, noise: Noise) -> tuple[float, str, float]:
 
 
 def _ratios(distances: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.where(distances == 0, 0.0, distances / limits)
 
 

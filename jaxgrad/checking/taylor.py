@@ -129,11 +129,12 @@ def judge(
     Raises:
         ValueError: a leaf is not float64 or complex128: rounding would bury the remainder before it shows its rate.
 
-    >>> with jax.enable_x64(True):
-    ...     x = jnp.arange(3.0)
-    ...     found = judge(lambda x: jnp.sin(x[0]).sum(), [x], {"hand": [jnp.cos(x)]}, jax.random.key(0))
-    >>> found["hand"][0].verdict
-    'right'
+    Examples:
+        >>> with jax.enable_x64(True):
+        ...     x = jnp.arange(3.0)
+        ...     found = judge(lambda x: jnp.sin(x[0]).sum(), [x], {"hand": [jnp.cos(x)]}, jax.random.key(0))
+        >>> found["hand"][0].verdict
+        'right'
     """
     if any(leaf.dtype not in (np.float64, np.complex128) for leaf in x):
         raise ValueError("Taylor's remainder needs float64; convert x, and enable 64-bit types in JAX")

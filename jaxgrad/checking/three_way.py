@@ -93,11 +93,12 @@ def check(
         GradientMismatch: the gradient is not as expected; the message explains where, by how much and who says so.
         JaxgradError: arguments that cannot be checked.
 
-    >>> import jax, jax.numpy as jnp
-    >>> fn = jax.custom_vjp(jnp.sin)
-    >>> fn.defvjp(lambda x: (jnp.sin(x), x), lambda x, dy: (dy * jnp.cos(x),))
-    >>> check(fn, jax.ShapeDtypeStruct((3,), jnp.float32), reference=jnp.sin).passed
-    True
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> fn = jax.custom_vjp(jnp.sin)
+        >>> fn.defvjp(lambda x: (jnp.sin(x), x), lambda x, dy: (dy * jnp.cos(x),))
+        >>> check(fn, jax.ShapeDtypeStruct((3,), jnp.float32), reference=jnp.sin).passed
+        True
     """
     _check_options(dtypes, transforms, seeds, nan, expected, (reference, torch_reference, oracles))
     title = name or str(getattr(fn, "__name__", type(fn).__name__))

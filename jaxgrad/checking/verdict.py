@@ -30,6 +30,7 @@ from jaxgrad.checking.findings import (
     Setting,
     Tensor,
 )
+from jaxgrad.checking.measure import excess
 from jaxgrad.checking.oracles import Oracle
 from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.oracles.jax import Function, jax_oracle
@@ -488,18 +489,8 @@ def _calibration(subject: Subject, dtype: str, seed: int) -> dict[tuple[str, int
                     strict=True,
                 )
                 for number, (own, truth, noise) in enumerate(each):
-                    subject.kept[place][part, number] = _excess(own, truth, noise)
+                    subject.kept[place][part, number] = excess(own, truth, noise)
     return subject.kept[place]
-
-
-def _excess(own: np.ndarray, truth: np.ndarray, noise: Noise) -> float:
-    if not is_number(truth):
-        return 1.0
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = np.abs(np.asarray(own, truth.dtype) - truth)
-    usable = np.isfinite(error) & ~noise.unsure
-    made, predicted = float(np.sum(error[usable] ** 2)), float(np.sum(noise.deviation[usable] ** 2))
-    return float(np.clip((made / predicted) ** 0.5, 1.0, 8.0)) if predicted else 1.0
 
 
 _KINDS = {"outputs": "output", "nodes": "node", "inputs": "input"}
@@ -743,33 +734,40 @@ def _cast(subject: Subject, oracle: Oracle, asked: _Asked) -> casts.Cast | None:
 
 
 def _own_noise(subject: Subject, asked: _Asked, dtype: str) -> Pulled | None:
-    """The noise of the oracle's program and of the function's own together; None where the latter has none."""
+    """The noise of every engine's own program together; None where the function's cannot be followed."""
     noises = []
     for number, q in enumerate(asked.group.questions):
-        wide = widened(q)
         key = (asked.setting.seed, asked.group.label, number)
         oracle = _source(subject, q, dtype, asked.row.second, key).expected
+        both = oracle.noise
         try:
-            with in_type("float64"):
-                sample = functools.partial(in_jax.rounded, subject.hand, wide, asked.row.second)
-                answer = sample(EXACT, 0)
-                # A program of JAX's own may keep the sums of reductions in its type; torch's never do.
-                own = measured(sample, answer, dtype, samples_for(answer), narrow=True)
+            for engine in (_own(subject), *subject.oracles):
+                if engine.name != asked.source.name and engine.sample is not None:
+                    both = _with_noise_of(engine, both, asked, widened(q), dtype)
         except Exception:
             return None
-        nodes = in_jax.node_names(subject.hand, wide) if oracle.answer.nodes else []
-        # Nodes stand in each program's own order, and an oracle need not have them all.
-        of_nodes = [own.nodes[nodes.index(name)] if name in nodes else None for name in asked.source.nodes]
-        both = Pulled(
-            [combined(pair) for pair in zip(oracle.noise.outputs, own.outputs, strict=True)],
-            [
-                theirs if mine is None else combined((theirs, mine))
-                for theirs, mine in zip(oracle.noise.nodes, of_nodes, strict=True)
-            ],
-            [combined(pair) for pair in zip(oracle.noise.inputs, own.inputs, strict=True)],
-        )
-        noises.append(_noise(asked.row, Expected(oracle.answer, both), wide, dtype))
+        noises.append(_noise(asked.row, Expected(oracle.answer, both), widened(q), dtype))
     return _joined(noises, lambda each: stacked(each) if len(each) > 1 else each[0])
+
+
+def _with_noise_of(engine: Oracle, noise: Pulled, asked: _Asked, q: Question, dtype: str) -> Pulled:
+    """Noise, and that of an engine's program. Nodes stand in each program's own order, and it need not have all."""
+    assert engine.sample is not None
+    with in_type("float64"):
+        sample = engine.sample(q, asked.row.second)
+        answer = sample(EXACT, 0)
+        # A program of JAX's own may keep the sums of reductions in its type; torch's never do.
+        own = measured(sample, answer, dtype, samples_for(answer), narrow=True)
+        nodes = engine.nodes(q) if noise.nodes else []
+    of_nodes = [own.nodes[nodes.index(name)] if name in nodes else None for name in asked.source.nodes]
+    return Pulled(
+        [combined(pair) for pair in zip(noise.outputs, own.outputs, strict=True)],
+        [
+            theirs if mine is None else combined((theirs, mine))
+            for theirs, mine in zip(noise.nodes, of_nodes, strict=True)
+        ],
+        [combined(pair) for pair in zip(noise.inputs, own.inputs, strict=True)],
+    )
 
 
 def _defined(subject: Subject, asked: _Asked, tensors: tuple[Tensor, ...]) -> dict[str, dict[str, Judgement]]:
