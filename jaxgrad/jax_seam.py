@@ -78,7 +78,9 @@ def called(eqn: Any) -> ClosedJaxpr | None:
     if name(eqn) in _NOT_CALLS:
         return None
     held = [value for value in eqn.params.values() if isinstance(value, (ClosedJaxpr, Jaxpr))]
-    if len(held) != 1 or len(closed(held[0]).jaxpr.invars) != len(eqn.invars):
+    if len(held) != 1 or (isinstance(held[0], Jaxpr) and held[0].constvars):
+        return None
+    if len(closed(held[0]).jaxpr.invars) != len(eqn.invars):
         return None
     return closed(held[0])
 
@@ -128,13 +130,13 @@ def shard_map(eqn: Any) -> ShardMap | None:
     return ShardMap(closed(p["jaxpr"]), rebuild)
 
 
-def inner(eqn: Any) -> list[ClosedJaxpr]:
-    """Every program that an equation holds, whatever it does with them."""
-    found = []
+def inner(eqn: Any) -> list[Any]:
+    """Every program that an equation holds, whatever it does with them, without its constants."""
+    found: list[Any] = []
     for value in eqn.params.values():
         for one in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(one, (ClosedJaxpr, Jaxpr)):
-                found.append(closed(one))
+                found.append(getattr(one, "jaxpr", one))
     return found
 
 

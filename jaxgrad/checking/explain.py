@@ -81,7 +81,7 @@ def _what(tensor: Tensor) -> str:
 
 def _tensor_lines(finding: Finding, tensor: Tensor) -> list[tuple[str, str]]:
     also = [t.name for t in finding.tensors if not t.agree and t.name != tensor.name]
-    lines = [("who", who(finding))]
+    lines = [("who", who(finding))] if len(tensor.values) > 1 or finding.alone else []
     disagreeing = {pair: d for pair, d in tensor.pairs.items() if not d.agrees}
     if disagreeing:
         pair, d = max(disagreeing.items(), key=lambda item: (item[1].not_finite is not None, item[1].share))

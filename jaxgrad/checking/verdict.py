@@ -244,8 +244,10 @@ def _says_rule(said: str) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].strip()[:300] if lines else '(no message)'}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # What was raised while the program ran comes with a traceback, and ends in its message.
+    told = lines[-1] if lines and "Traceback" in lines[0] else lines[0] if lines else "(no message)"
+    return f"{type(error).__name__}: {told[:300]}"
 
 
 def _names(subject: Subject, row: Transform, q: Question) -> Pulled:
@@ -287,9 +289,10 @@ def _asked_of(subject: Subject, q: Question, dtype: str, second: bool) -> _Sourc
         try:
             expected = expect(sample(q, second), dtype)
             return _Source(oracle.name, expected, [] if second else oracle.nodes(q))
-        except JaxgradError:
-            raise
         except Exception as error:
+            # Of the second order it is no fault of an oracle to have none.
+            if isinstance(error, JaxgradError) and not second:
+                raise
             reasons.append(f"{oracle.name} raises in float64: {_first_line(error)}")
     if asked_first and second:
         raise Unanswered("no oracle has a second order here: " + "; ".join(reasons))
@@ -400,8 +403,11 @@ def _gathered(subject: Subject, setting: Setting, group: Group, run: list[Pulled
 def _draws_numbers(subject: Subject) -> bool:
     """Whether the function draws random numbers from a key, which are others in float64 than in a narrower type."""
     if "draws" not in subject.kept:
-        with in_type("float64"):
-            subject.kept["draws"] = casts.holds(forward(subject, "float64"), ("random_bits", "threefry2x32"))
+        subject.kept["draws"] = False
+        for dtype in ("float64", "float32"):
+            with contextlib.suppress(Exception), in_type(dtype):
+                subject.kept["draws"] = casts.holds(forward(subject, dtype), ("random_bits", "threefry2x32"))
+                break
     return subject.kept["draws"]
 
 
@@ -568,7 +574,7 @@ def _astray(
         narrow = truth if truth.dtype.kind == "c" else truth.astype(jnp.dtype(dtype))
     lost = np.any([~np.isfinite(np.asarray(v, np.complex128)) for v in (narrow, *oracles)], 0)
     known = noise._replace(unsure=noise.unsure | lost)
-    far = dtype != "float64" and subject.oracles and not all(compare(truth, v, known, dtype).agrees for v in oracles)
+    far = dtype != "float64" and not all(compare(truth, v, known, dtype).agrees for v in oracles)
     return np.full(truth.shape, True) if far else lost
 
 
@@ -640,14 +646,14 @@ def _why_not_judged(tensor: Tensor, setting: Setting) -> str:
 def _appealed(
     subject: Subject, asked: Sequence[_Asked], tensors: tuple[Tensor, ...]
 ) -> tuple[tuple[Tensor, ...], list[str]]:
-    """The tensors judged again with what the function's own arithmetic adds, where that explains all differences.
+    """The tensors judged again with what the function's own arithmetic adds, where that explains their differences.
 
     First the noise that its own program has, measured as the oracle's is: another right formula may round more. Then,
     in float64, that of a narrower type that it computes in. Neither hides a mistake larger than such noise.
     """
-    wrong = {t.name for t in tensors if not t.agree}
     if any(d.not_finite for t in tensors for d in t.pairs.values()):
         return tensors, []
+    notes: list[str] = []
     for dtype, note in _narrower(subject, asked[0]):
         noises = [_own_noise(subject, one, dtype) for one in asked]
         if None in noises:
@@ -658,9 +664,13 @@ def _appealed(
             if noise is not None
             for tensor in _tensors(subject, one._replace(noise=noise))
         ]
-        if all(t.agree for t in again if t.name in wrong):
-            return tuple(again), [note] if note else []
-    return tensors, []
+        explained = [new if new.agree and not old.agree else old for old, new in zip(tensors, again, strict=True)]
+        if note and any(new is not old for old, new in zip(tensors, explained, strict=True)):
+            notes.append(note)
+        tensors = tuple(explained)
+        if all(t.agree for t in tensors):
+            break
+    return tensors, notes
 
 
 def _without_conventions(

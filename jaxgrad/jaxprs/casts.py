@@ -3,7 +3,7 @@
 import linecache
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
@@ -28,11 +28,11 @@ def narrowest(program: ClosedJaxpr) -> Cast | None:
 
     A constant of a narrower type that a function closes over counts, where it is widened: it is known no better.
     """
-    return min(_casts(program), key=lambda cast: -float(jnp.finfo(cast.dtype).eps), default=None)
+    return min(_casts(program.jaxpr), key=lambda cast: -float(jnp.finfo(cast.dtype).eps), default=None)
 
 
-def _casts(program: ClosedJaxpr) -> Iterator[Cast]:
-    for eqn in program.jaxpr.eqns:
+def _casts(program: Any) -> Iterator[Cast]:
+    for eqn in program.eqns:
         for body in jax_seam.inner(eqn):
             yield from _casts(body)
         if jax_seam.name(eqn) != "convert_element_type":
@@ -47,11 +47,10 @@ def _casts(program: ClosedJaxpr) -> Iterator[Cast]:
             yield Cast(str(jnp.finfo(narrow).dtype), file, line)
 
 
-def holds(program: ClosedJaxpr, names: Sequence[str]) -> bool:
+def holds(program: Any, names: Sequence[str]) -> bool:
     """Whether a program, or one inside it, has a primitive of one of these names."""
     return any(
-        jax_seam.name(eqn) in names or any(holds(body, names) for body in jax_seam.inner(eqn))
-        for eqn in program.jaxpr.eqns
+        jax_seam.name(eqn) in names or any(holds(body, names) for body in jax_seam.inner(eqn)) for eqn in program.eqns
     )
 
 
