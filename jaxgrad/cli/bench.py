@@ -205,3 +205,95 @@ def bench_scaling(
     console.print(table)
     told = " · ".join(f"{name} {1e6 * value:,.0f} µs" for name, value in bounds.items())
     console.print(f"on paper, {256 * batch:,} rows on 16 x 16 TPU v5e, at least: {told}", highlight=False)
+
+
+@app.command("verdicts")
+def bench_verdicts(
+    programs: Annotated[int, typer.Option(min=1, help="How many: a chain of functions, a type and a draw.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the chains and their arguments.")] = 0,
+    only: Annotated[str | None, typer.Option(help="One program by its name, with the draw --seed.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """How often a right gradient is called wrong, and how small a fault is seen.
+
+    Programs are right: pairs that are equal mathematically and written otherwise. Exit 1 where one is accused.
+
+    Example: jaxgrad bench verdicts --programs 150
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxgrad import files
+    from jaxgrad.bench import verdicts
+
+    console = Console()
+    if only is not None:
+        found = list(verdicts.judged(verdicts.parsed(only), verdicts.DTYPES, (seed,)))
+    else:
+        with bar(console, programs, "programs") as update:
+            found = verdicts.run(programs, seed, update)
+    rows = verdicts.summary(found)
+    if json is not None:
+        files.write_json(json, {"summary": rows, "verdicts": [verdict._asdict() for verdict in found]})
+    table = Table("dtype", title="right programs, and the smallest factor seen as a multiple of the noise")
+    headings = {
+        "agrees": "agree", "differs": "false alarms", "not judged": "not judged", "median share": "share of limit",
+        "largest share": "largest", "median seen": "factor seen", "largest seen": "largest", "wanted": "wanted",
+    }  # fmt: skip
+    for heading in headings.values():
+        table.add_column(heading, justify="right")
+    for row in rows:
+        cells = (row[name] for name in headings)
+        table.add_row(row["dtype"], *("" if c is None else str(c) if isinstance(c, int) else f"{c:.3g}" for c in cells))
+    console.print(table)
+    for verdict in found:
+        if verdict.outcome == "differs" or (only is not None and verdict.why):
+            console.print(
+                f"{verdict.program!r}, {verdict.dtype}, seed {verdict.seed}: {verdict.outcome}; {verdict.why}"
+            )
+    if any(verdict.outcome == "differs" for verdict in found):
+        raise typer.Exit(1)
+
+
+@app.command("check")
+def bench_check(
+    case: Annotated[list[str] | None, typer.Option(help="op, gpt, attention or large; may be repeated.")] = None,
+    large: Annotated[bool, typer.Option("--large", help="A GPT of 12 layers and width 768 too.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """What a check costs beside a careful user's script, each in a process of its own.
+
+    Cases are op, gpt and attention if none is given: some take many minutes. Exit 1 where a measurement fails.
+
+    Example: jaxgrad bench check --case op
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxgrad import files
+    from jaxgrad.bench import check_cost
+
+    chosen = case or ["op", "gpt", "attention"]
+    names = tuple(dict.fromkeys([*chosen, "large"] if large else chosen))
+    for name in names:
+        if name not in check_cost.CASES:
+            raise JaxgradError(f"there is no case {name!r}; choose from {', '.join(check_cost.CASES)}")
+    console = Console()
+    total = sum(len(check_cost.CASES[name].whos) for name in names)
+    with bar(console, total, "measurements") as update:
+        costs = check_cost.run(names, update)
+    rows = check_cost.rows(costs)
+    if json is not None:
+        files.write_json(json, rows)
+    table = Table("case", "", title="a cold process on the CPU; seconds are without imports")
+    for heading in ("seconds", "of the script's", "with imports", "peak MB"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        shown = (f"{row['seconds']:.1f}", f"{row['ratio']:.1f} x", f"{row['whole']:.1f}", f"{row['peak_mb']:,.0f}")
+        table.add_row(row["title"], row["who"], *(shown if not row["why"] else ("failed", "", "", "")))
+    console.print(table)
+    for row in rows:
+        if row["why"]:
+            console.print(f"{row['title']}, {row['who']}: {row['why']}", highlight=False)
+    if any(row["why"] for row in rows):
+        raise typer.Exit(1)
