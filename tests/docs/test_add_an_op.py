@@ -10,7 +10,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/how-to/add-an-op.md").read_text(encoding="utf-8")
-SHARED = ("jaxgrad", "torchref", "data", "pyproject.toml", "tests/ops/conftest.py", "tests/ops/test_no_autodiff.py")
+SHARED = (
+    "jaxgrad",
+    "torchref",
+    "data",
+    "pyproject.toml",
+    "tests/conftest.py",
+    "tests/ops/conftest.py",
+    "tests/ops/test_no_autodiff.py",
+)
 
 
 def files() -> dict[str, str]:
