@@ -79,7 +79,7 @@ def _patterns(of: Asked) -> list[Group]:
 
 
 def _pair(of: Asked) -> list[Group]:
-    return _patterns(of)[:1]
+    return _patterns(of._replace(every=False))
 
 
 def _reaches(of: Asked) -> list[Group]:

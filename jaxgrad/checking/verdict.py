@@ -100,6 +100,11 @@ def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
     return _judged(subject, asked, tuple(tensor for one in asked for tensor in _tensors(subject, one)))
 
 
+def _given_tolerance(subject: Subject, dtype: str) -> float | None:
+    """The caller's tolerance in a type; None where noise decides."""
+    return subject.tolerance.get(dtype) if isinstance(subject.tolerance, Mapping) else subject.tolerance
+
+
 def _by_itself(subject: Subject, setting: Setting, group: Group, run: Pulled, names: Pulled) -> Finding:
     """Without an oracle, float64 is judged by the definition of the derivative alone."""
     (q,) = group.questions
@@ -111,7 +116,7 @@ def _by_itself(subject: Subject, setting: Setting, group: Group, run: Pulled, na
     second = TRANSFORMS[setting.transform].second
     with in_type("float64"):
         judged = _by_definition(subject, q, second, {HAND: run.inputs})
-    limit = subject.tolerance.get("float64") if isinstance(subject.tolerance, Mapping) else subject.tolerance
+    limit = _given_tolerance(subject, "float64")
     left_out = {
         leaf.name
         for leaf, dx in zip(subject.call.of_kind("input"), run.inputs, strict=True)
@@ -395,7 +400,7 @@ def _gathered(subject: Subject, setting: Setting, group: Group, run: list[Pulled
         names,
         sources[0],
         _joined(truths, _stacked),
-        _joined(noises, lambda each: stacked(each) if len(each) > 1 else each[0]),
+        _joined(noises, _stacked_noise),
         _natives(subject, setting, group),
     )
 
@@ -449,6 +454,10 @@ def _joined(each: Sequence[Pulled], join: Callable[[list[Any]], Any]) -> Pulled:
 
 def _stacked(leaves: list[Any]) -> np.ndarray:
     return np.stack(leaves) if len(leaves) > 1 else np.asarray(leaves[0])
+
+
+def _stacked_noise(noises: list[Noise]) -> Noise:
+    return stacked(noises) if len(noises) > 1 else noises[0]
 
 
 def _noise(row: Transform, expected: Expected, q: Question, dtype: str) -> Pulled:
@@ -525,7 +534,7 @@ def _tensor(
         elif name in nodes:
             values[engine] = np.asarray(pulled.nodes[nodes.index(name)])
     shown = f"{name} ({asked.group.label})" if asked.group.label else name
-    limit = subject.tolerance.get(setting.dtype) if isinstance(subject.tolerance, Mapping) else subject.tolerance
+    limit = _given_tolerance(subject, setting.dtype)
     if at is None:
         # The oracle that says what to expect has no such tap; an engine that has it is compared all the same.
         noise = floored(exact(np.abs(hand)), np.abs(np.asarray(hand, np.float64)), setting.dtype)
@@ -757,7 +766,7 @@ def _own_noise(subject: Subject, asked: _Asked, dtype: str) -> Pulled | None:
         except Exception:
             return None
         noises.append(_noise(asked.row, Expected(oracle.answer, both), widened(q), dtype))
-    return _joined(noises, lambda each: stacked(each) if len(each) > 1 else each[0])
+    return _joined(noises, _stacked_noise)
 
 
 def _with_noise_of(engine: Oracle, noise: Pulled, asked: _Asked, q: Question, dtype: str) -> Pulled:
