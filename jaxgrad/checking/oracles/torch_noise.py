@@ -81,7 +81,7 @@ def _rounded(roundings: Roundings, func: Any, args: tuple[Any, ...], kwargs: dic
         args, kwargs = _with_operands(lambda x: _perturbed(x, amount, roundings), func, args, kwargs)
     elif kind == "fused":
         args, kwargs = _with_operands(lambda x: _perturbed(x, roundings.unit, roundings), func, args, kwargs)
-    out = func(*args, **kwargs)
+    out = _computed(roundings, kind, func, args, kwargs)
     if kind == "move":
         return out
     written = [r.alias_info is not None for r in func._schema.returns]
@@ -90,6 +90,20 @@ def _rounded(roundings: Roundings, func: Any, args: tuple[Any, ...], kwargs: dic
     if len(written) == 1:
         return _rounded_result(roundings, out, written[0])
     return type(out)(_rounded_result(roundings, x, w) for x, w in zip(out, written, strict=True))
+
+
+def _computed(roundings: Roundings, kind: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the operation gives; a fused one step by step, since a difference inside, as in 1 + erf, may cancel.
+
+    Its steps are not rounded to the type of its result but to that of sums.
+    """
+    from torch._decomp import decomposition_table
+
+    steps = decomposition_table.get(func) if kind == "fused" else None
+    if steps is None:
+        return func(*args, **kwargs)
+    with rounding_mode(roundings._replace(unit=roundings.sums)):
+        return steps(*args, **kwargs)
 
 
 def _rounded_result(roundings: Roundings, out: Any, in_place: bool) -> Any:
