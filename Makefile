@@ -24,7 +24,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --durations 10
 
 # The theme would print what it expects of a later MkDocs than the one that pyproject.toml allows.
 docs: $(VENV)/installed
@@ -44,4 +44,4 @@ pictures: $(VENV)/installed
 	done
 
 clean:
-	rm -rf $(VENV) runs dist site
+	rm -rf $(VENV) .pytest_cache runs dist site

@@ -1,7 +1,7 @@
 """What all tests share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,36 @@ import pytest
 if TYPE_CHECKING:
     from jaxgrad.parity.cases import Case
 
-# Tests see what this version compiles, not what another left in the user's cache folder.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Most of the suite's time would be XLA's, which compiles the same programs again for another test. They are kept from
+# run to run, by a key that is made of the program and JAX's version, but not in the user's own cache folder. Every
+# worker has a folder of its own, because JAX does not write an entry in one step; their child processes use it too.
+COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED / os.environ.get("PYTEST_XDIST_WORKER", "main"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# A process may hold some 65,000 memory mappings, and every compiled program in use takes a few.
+MOST_MAPPINGS = 20_000
 # For the tests of meshes; all others run on the first of them.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Give every worker what the others compiled, for the next run."""
+    if not COMPILED.is_dir() or hasattr(session.config, "workerinput"):
+        return
+    folders = [folder for folder in COMPILED.iterdir() if folder.is_dir()]
+    known = {entry.name: entry for folder in folders for entry in folder.iterdir()}
+    for folder in folders:
+        for name in known.keys() - {entry.name for entry in folder.iterdir()}:
+            os.link(known[name], folder / name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Let go of the programs that earlier files compiled before they are too many."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -178,9 +178,9 @@ def compare(
         gap = np.abs(a - b)
     nan = np.isnan(a) & np.isnan(b)
     same = (a == b) | nan
-    bad = ~np.isfinite(gap) & ~same
-    # An element that hangs on a choice and is equal all the same has been judged.
-    unsure = noise.unsure & ~same & ~bad
+    # An element that hangs on a choice and is equal all the same has been judged; NaN beside a number is no choice.
+    unsure = noise.unsure & ~same & ~(np.isnan(b) & np.isfinite(a))
+    bad = ~np.isfinite(gap) & ~same & ~unsure
     judged = np.where(same | bad | unsure, 0.0, gap)
     of_expected = _norm(np.where(np.isfinite(a), np.abs(a), 0.0))
     faint = _faint(a, noise, dtype) & ~same if tolerance is None and is_number(expected) else np.zeros(gap.shape, bool)

@@ -60,6 +60,8 @@ _INTEGERS = re.compile(r"integers\((-?\d+),\s*(-?\d+)\)")
 
 # How far inputs drawn from shapes are moved from their usual size, and the edges of a type.
 SIZES = ("0.1", "10", "100")
+# Equal numbers are moved by at most so many of the next representable ones: 3 % of a bfloat16.
+_FARTHEST = 8
 EDGES, LARGE, MOVED = "edges", "large", "moved"
 
 
@@ -107,21 +109,47 @@ def reaches(domain: Domain) -> tuple[str, ...]:
 
 
 def reached(variant: str, drawn: np.ndarray, dtype: Any, seed: int, number: int) -> np.ndarray:
-    """Drawn numbers of another size, or with edges of their type among them: 0, -0, its smallest, and large ones.
+    """Drawn numbers of another size, or with edges of their type among them: 0 and its smallest, or -0 and large ones.
 
-    A large number is 2^30, or a quarter of the root of the type's largest: its square does not overflow yet.
+    A large number is some 2^30, or a quarter of the root of the type's largest: its square does not overflow yet.
     """
     if variant in SIZES:
         return drawn * drawn.dtype.type(float(variant))
     info = jnp.finfo(dtype)
     tiny, large = float(info.smallest_normal), min(2.0**30, float(info.max) ** 0.5 / 4)
-    edges = {EDGES: (0.0, -0.0, tiny, -tiny, float(info.eps)), LARGE: (large, -large)}[variant]
+    edges = {EDGES: (tiny, -tiny, float(info.eps)), LARGE: (large, -large)}[variant]
     rng = np.random.default_rng((seed, number, 1))
     # A quarter of the entries, and at least one.
     places = rng.permutation(drawn.size)[: max(1, math.ceil(drawn.size / 4))]
     wide = np.array(drawn, np.complex128 if drawn.dtype.kind == "c" else np.float64)
-    wide.flat[places] = np.resize(np.array(edges), len(places))
+    # Each but once, as far as there is room in 7 bits: which of several equal numbers is the largest is a convention.
+    again = np.arange(len(places)) // len(edges)
+    wide.flat[places] = np.resize(np.array(edges), len(places)) * (1 + again % 2**7 / 2**7)
+    # One zero in each, as 0 and -0 are equal too; where there is room for one edge, it is the more telling one.
+    if len(places) > 1 or variant == EDGES:
+        wide.flat[places[-1:]] = {EDGES: 0.0, LARGE: -0.0}[variant]
     return wide
+
+
+def distinct(domain: Domain, drawn: np.ndarray) -> np.ndarray:
+    """Numbers drawn in a 16-bit type with equal ones moved to the next free ones, where none has to go far.
+
+    Rounding makes equals of many in such types, and which of two equal numbers is the larger is a convention in which
+    right functions differ. Numbers that hang together, as in a symmetric matrix, stay as they are.
+    """
+    if drawn.dtype.itemsize != 2 or drawn.dtype.kind == "c" or callable(domain) or domain not in _SCALED - {"spd"}:
+        return drawn
+    bits = np.ascontiguousarray(drawn).view(np.int16).astype(np.int32).ravel()
+    # In the order of the numbers, -0 just below 0.
+    keys = np.where(bits >= 0, bits, -1 - (bits & 0x7FFF))
+    order = np.argsort(keys, kind="stable")
+    ranks = np.arange(keys.size)
+    free = np.maximum.accumulate(keys[order] - ranks) + ranks
+    if keys.size < 2 or np.max(free - keys[order]) > _FARTHEST:
+        return drawn
+    keys[order] = free
+    moved_bits = np.where(keys >= 0, keys, (-1 - keys) | 0x8000).astype(np.uint16)
+    return moved_bits.view(drawn.dtype).reshape(drawn.shape)
 
 
 def moved(given: np.ndarray, seed: int, number: int) -> np.ndarray:

@@ -209,6 +209,7 @@ def drawn(asked: Call, dtype: str, seed: int, variant: str | None = None) -> tup
             value = of_domains.draw(domain, value, seed, number, leaf.name)
             if leaf.kind == INPUT and variant in of_domains.reaches(domain):
                 value = of_domains.reached(variant, value, dtype, seed, number)
+            value = of_domains.distinct(domain, in_type(value, dtype)) if leaf.kind == INPUT else value
             value = value if leaf.kind == INPUT else value.astype(leaf.value.dtype)
         elif variant == of_domains.MOVED and leaf.kind == INPUT and not leaf.plain:
             value = of_domains.moved(np.asarray(value), seed, number)

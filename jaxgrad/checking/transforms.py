@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.oracles.jax import Function, on_host, pulled
+from jaxgrad.checking.programs import compiled
 from jaxgrad.checking.pullback import Pulled, inner_product, pull
 from jaxgrad.checking.question import CARRIED, INPUT, Call, Question, asked, drawn, numbers_of, variants
 
@@ -126,21 +127,21 @@ def _by_second(fn: Function, group: Group, of: Asked) -> list[Pulled]:
 
 
 def _by_remat(fn: Function, group: Group, of: Asked) -> list[Pulled]:
-    return [on_host(_remat(fn, q)) for q in group.questions]
+    return [on_host(compiled(_remat, fn)(q)) for q in group.questions]
 
 
 def _by_vmap(fn: Function, group: Group, of: Asked) -> list[Pulled]:
     together, axes = _together(group, of.call)
     flat = tuple(tuple(part) for part in axes)
-    return _apart(on_host(_vmap(fn, flat, together)), len(group.questions))
+    return _apart(on_host(compiled(_vmap, fn, flat)(together)), len(group.questions))
 
 
 def _by_scan(fn: Function, group: Group, of: Asked) -> list[Pulled]:
-    return _apart(on_host(_scan(fn, _together(group, of.call)[0])), len(group.questions))
+    return _apart(on_host(compiled(_scan, fn)(_together(group, of.call)[0])), len(group.questions))
 
 
 def _by_jvp(fn: Function, group: Group, of: Asked) -> list[Pulled]:
-    return [on_host(_jvp(fn, q)) for q in group.questions]
+    return [on_host(compiled(_jvp, fn)(q)) for q in group.questions]
 
 
 def _by_mesh(fn: Function, group: Group, of: Asked) -> list[Pulled]:
@@ -149,18 +150,15 @@ def _by_mesh(fn: Function, group: Group, of: Asked) -> list[Pulled]:
     return [pulled(fn, only._replace(inputs=inputs), False)]
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _remat(fn: Function, q: Question) -> Pulled:
     return pull(fn, q.inputs, q.carried, q.dys, jax.checkpoint)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _vmap(fn: Function, axes: tuple[tuple[int | None, ...], ...], q: Question) -> Pulled:
     inputs, carried, dys, _ = map(list, axes)
     return jax.vmap(functools.partial(pull, fn), in_axes=(inputs, carried, dys))(q.inputs, q.carried, q.dys)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _scan(fn: Function, q: Question) -> Pulled:
     def step(carry: int, xs: tuple[Any, ...]) -> tuple[int, Pulled]:
         return carry, pull(fn, *xs)
@@ -168,7 +166,6 @@ def _scan(fn: Function, q: Question) -> Pulled:
     return jax.lax.scan(step, 0, (q.inputs, q.carried, q.dys))[1]
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _jvp(fn: Function, q: Question) -> Pulled:
     def outputs(inputs: list[Any]) -> list[Any]:
         return numbers_of(fn(inputs, q.carried))

@@ -573,8 +573,8 @@ def _astray(
 ) -> np.ndarray:
     """Where inputs of unusual size lead an oracle out of its type or domain, so that it says nothing.
 
-    It is not finite there, or in a narrow type so far from float64 that noise as it was measured is not all there is:
-    then nothing is known of the whole tensor. Without an oracle the function stands in for it.
+    It is not finite there, or in a narrow type every oracle is so far from float64 that noise as it was measured is not
+    all there is: then nothing is known of the whole tensor. Without an oracle the function stands in for it.
     """
     oracles = [v for engine, v in values.items() if engine != HAND] if subject.oracles else list(values.values())
     if not is_number(truth):
@@ -583,7 +583,7 @@ def _astray(
         narrow = truth if truth.dtype.kind == "c" else truth.astype(jnp.dtype(dtype))
     lost = np.any([~np.isfinite(np.asarray(v, np.complex128)) for v in (narrow, *oracles)], 0)
     known = noise._replace(unsure=noise.unsure | lost)
-    far = dtype != "float64" and not all(compare(truth, v, known, dtype).agrees for v in oracles)
+    far = dtype != "float64" and not any(compare(truth, v, known, dtype).agrees for v in oracles)
     return np.full(truth.shape, True) if far else lost
 
 

@@ -12,12 +12,16 @@ $$\sum_k s_k^2 \approx \tfrac{b + m}2 \sum_i t_i^2 + \bigl(\tfrac{b}{3m} + \tfra
 which times $u^2$ is the variance that a sum's partial sums add to it. $\sum_i t_i^2$ is the same operation applied to
 the squares of its operands.
 
+Compilers contract a product and a sum into one operation, fma(a, b, c), which does not round the product. Where the
+same product is also used as it was rounded, as in $y - \max y$ with $y = ab$, what cancels exactly in one program
+leaves the product's rounding in another: such sums get noise of the size of their largest operand.
+
 Sources: Parker 1997, "Monte Carlo arithmetic"; Denis, de Oliveira Castro & Petit 2016, Verificarlo,
 arXiv:1509.01347; the walk of the partial sums is ours.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -46,6 +50,9 @@ _MOVES = frozenset(
 )
 # Correctly rounded by every engine: one unit.
 _EXACT = frozenset("add sub mul div sqrt add_any square".split())
+# What a compiler may contract with a product, and what it takes for one.
+_CONTRACTING = frozenset("add sub add_any".split())
+_PRODUCTS = frozenset("mul integer_pow square".split())
 # What libraries compute to about two units of the result.
 _ELEMENTARY = frozenset(
     "exp exp2 log log1p expm1 tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh logistic erf erfc pow "
@@ -92,20 +99,33 @@ def noisy(program: ClosedJaxpr) -> Callable[..., list[Any]]:
     """
 
     def run(seed: Any, rounding: Rounding, *values: Any) -> list[Any]:
+        # By identity, and kept alive so that none is taken for another: what is a product, moved or not.
+        products: dict[int, Any] = {}
+
         def visit(eqn: Any, operands: list[Any], place: jax.Array) -> list[Any]:
-            return _rounded(eqn, operands, place, rounding)
+            contracted = [x for x in operands if id(x) in products]
+            outs = _rounded(eqn, operands, place, rounding, contracted)
+            if jax_seam.name(eqn) in _PRODUCTS or (contracted and jax_seam.name(eqn).replace("-", "_") in _MOVES):
+                products.update({id(out): out for out in outs})
+            return outs
 
         return evaluate(program, values, visit, jnp.asarray(seed, jnp.uint32))
 
     return run
 
 
-def _rounded(eqn: Any, operands: list[Any], place: jax.Array, rounding: Rounding) -> list[Any]:
+def _rounded(
+    eqn: Any, operands: list[Any], place: jax.Array, rounding: Rounding, contracted: Sequence[Any]
+) -> list[Any]:
+    """What an equation gives with its roundings drawn; compilers may leave those of `contracted` operands out."""
     name = jax_seam.name(eqn).replace("-", "_")
     if name in _MOVES or not any(_rounds(var.aval) for var in eqn.outvars):
         return jax_seam.bind(eqn, operands)
     if name in _SUMS:
         return [_sum(eqn, name, operands, place, rounding)]
+    if name in _CONTRACTING and contracted:
+        (out,) = jax_seam.bind(eqn, operands)
+        return [_sum_of_products(out, contracted, place, rounding)]
     if name in _EXACT or name in _ELEMENTARY:
         (out,) = jax_seam.bind(eqn, operands)
         return [jnp.where(_whole(out, rounding), out, _shaken(out, rounding, place, 1 if name in _EXACT else 2))]
@@ -114,6 +134,17 @@ def _rounded(eqn: Any, operands: list[Any], place: jax.Array, rounding: Rounding
     shaken = [_shaken(x, rounding, place ^ jnp.uint32(7919 * (k + 1)), _OPAQUE) for k, x in enumerate(operands)]
     outs = jax_seam.bind(eqn, shaken)
     return [_shaken(out, rounding, place ^ jnp.uint32(104729 * (k + 1)), _OPAQUE) for k, out in enumerate(outs)]
+
+
+def _sum_of_products(out: Any, products: Sequence[Any], place: jax.Array, rounding: Rounding) -> Any:
+    """A sum or difference, shaken by the rounding of the largest of itself and the products in it."""
+    if not _rounds(jax.typeof(out)):
+        return out
+    size, whole = jnp.abs(out), _whole(out, rounding)
+    for x in products:
+        size, whole = jnp.maximum(size, jnp.abs(x)), whole & _whole(x, rounding)
+    noise = _shaken(jnp.ones_like(out), rounding, place) - 1
+    return jnp.where(whole | ~jnp.isfinite(size), out, out + size * noise)
 
 
 def _whole(x: Any, rounding: Rounding) -> Any:

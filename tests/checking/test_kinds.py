@@ -38,6 +38,31 @@ def fails(*args, says: str = "", **options) -> str:
     return str(caught.value)
 
 
+def test_what_cancels_exactly_in_one_program_leaves_a_rounding_in_another():
+    # XLA contracts the product and the difference where it fuses them: fma(x, 0.3, -max) is not 0 at the maximum.
+    fn = lambda x: (y := x * 0.3) - y.max()  # noqa: E731
+    types = {"dtypes": ("float64", "float32"), "seeds": (0,)}
+    assert check(fn, of(8), reference=fn, **types).passed
+    wrong = ruled(fn, lambda r, dy: (jax.vjp(fn, r[0])[1](dy)[0].at[jnp.argmax(r[0])].add(1e-4),))
+    fails(wrong, of(8), reference=fn, says="the cotangent of input x is wrong", **types)
+
+
+def test_equal_numbers_are_not_drawn_where_their_order_would_be_a_convention():
+    backwards = lambda x: -jnp.sort(-x)[::-1]  # noqa: E731
+    types = {"dtypes": ("bfloat16",), "transforms": ("jit", "reach"), "seeds": (0, 1, 2, 3)}
+    assert check(backwards, of(64), reference=jnp.sort, **types).passed
+    wrong = ruled(lambda x: jnp.sort(x), lambda r, dy: (dy[jnp.argsort(r[0])],))
+    fails(wrong, of(64), reference=jnp.sort, says="wrong", **types)
+
+
+def test_far_out_a_reference_that_overflows_says_nothing():
+    overflows = lambda x: jnp.log1p(jnp.exp(x))  # noqa: E731
+    report = check(jax.nn.softplus, of(8), reference=overflows, transforms=("jit", "reach"), seeds=(0,))
+    assert report.passed
+    wrong = ruled(jax.nn.softplus, lambda r, dy: (dy * jax.nn.sigmoid(r[0]) * jnp.where(r[0] > 20, 0, 1),))
+    fails(wrong, of(8), reference=overflows, says="wrong", transforms=("jit", "reach"), seeds=(0,))
+
+
 @pytest.mark.parametrize("fill", [-1e9, -jnp.inf])
 def test_masked_softmax(fill):
     masked = lambda s: jax.nn.softmax(jnp.where(KEEP, s, fill))  # noqa: E731

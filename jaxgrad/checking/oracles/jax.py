@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxgrad.checking.oracles import Oracle, Sample
+from jaxgrad.checking.programs import compiled
 from jaxgrad.checking.pullback import Pulled, pull, pull_again
 from jaxgrad.checking.question import Question, output_names
 from jaxgrad.jaxprs.noise import Rounding, noisy
@@ -30,12 +31,12 @@ def jax_oracle(name: str, fn: Function) -> Oracle:
 
 def pulled(fn: Function, question: Question, second: bool) -> Pulled:
     """The pullback as JAX compiles it, in the question's own type; `second` asks for second order."""
-    return on_host(_pulled(fn, second, question))
+    return on_host(compiled(_traced, fn, second)(question))
 
 
 def rounded(fn: Function, question: Question, second: bool, rounding: Rounding, seed: int) -> Pulled:
     """The pullback of a float64 question, each rounding drawn at random by the seed; `EXACT` rounds nothing."""
-    return on_host(_rounded(fn, second, np.uint32(seed), rounding, question))
+    return on_host(compiled(_rounded, fn, second)(np.uint32(seed), rounding, question))
 
 
 def program(fn: Function, question: Question, second: bool) -> Any:
@@ -70,12 +71,6 @@ def _traced(fn: Function, second: bool, question: Question) -> Pulled:
     return pull(fn, question.inputs, question.carried, question.dys)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _pulled(fn: Function, second: bool, question: Question) -> Pulled:
-    return _traced(fn, second, question)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _rounded(fn: Function, second: bool, seed: Any, rounding: Rounding, question: Question) -> Pulled:
     closed, shapes = jax.make_jaxpr(functools.partial(_traced, fn, second), return_shape=True)(question)
     results = noisy(closed)(seed, rounding, *jax.tree.leaves(question))
