@@ -7,6 +7,9 @@ import numpy as np
 from jaxgrad.checking.compare import Difference
 from jaxgrad.checking.findings import DIFFERS, HAND, NOT_JUDGED, TRUTH, Finding, Report, Setting, Tensor
 
+# A difference below this may be the accuracy at which an iteration was meant to stop.
+_ACCURACY = 1e-5
+
 
 def explain(report: Report, expected: str, reproduce: Callable[[Setting], str]) -> str:
     """The message of a failed check, of the first setting in which it failed."""
@@ -64,8 +67,12 @@ def who(finding: Finding) -> str:
         return f"{finding.alone} differs from its own float64" if finding.taylor == {} else _by_definition(finding)
     if len(others) < 2:
         return _by_definition(finding)
+    oracles = [engine for engine in others if engine != TRUTH]
+    if finding.alone == HAND and len(oracles) == 1:
+        return f"hand differs from its oracle: {oracles[0]} agrees with its own float64"
     if finding.alone == HAND:
-        return f"hand differs from both oracles: {_listed(others)} agree"
+        both = "both" if len(oracles) == 2 else f"all {len(oracles)}"
+        return f"hand differs from {both} oracles: {_listed(oracles)} agree"
     return f"{finding.alone} stands alone: {_listed(others)} agree"
 
 
@@ -89,11 +96,18 @@ def _tensor_lines(finding: Finding, tensor: Tensor) -> list[tuple[str, str]]:
         if d.size:
             each = (f"{engine} {_number(value, d.at)}" for engine, value in tensor.values.items())
             lines.append(("worst", f"{list(d.at)}: " + ", ".join(each)))
+        if _converges(finding, d):
+            lines.append(("perhaps", "a loop in it stops at an accuracy of its own; if that is meant, give tolerance="))
         if _returned_nothing(tensor):
             lines.append(("perhaps", f"the rule returns no cotangent; if on purpose, no_gradient=({tensor.name!r},)"))
     if also:
         lines.append(("then", "also wrong after it: " + ", ".join(also)))
     return lines
+
+
+def _converges(finding: Finding, d: Difference) -> bool:
+    """Whether a small difference may be what an iteration leaves that ends before the last digit."""
+    return finding.iterates and d.relative < _ACCURACY
 
 
 def _returned_nothing(tensor: Tensor) -> bool:

@@ -55,7 +55,8 @@ class Finding(NamedTuple):
     `outcome` is "agrees", "differs" or "not judged", and `why` says so in words where it is not the first, or where
     there is something to know. `taylor` is what the definition of the derivative says of an engine's cotangents, by
     input, where it was asked. `first` is the tensor where engines part, and `alone` the engine that is wrong there.
-    `passed` says whether the outcome is as the check expected.
+    `passed` says whether the outcome is as the check expected. `iterates` tells that the function, or what it is
+    compared with, holds a loop that ends when a condition is met.
     """
 
     setting: Setting
@@ -66,6 +67,7 @@ class Finding(NamedTuple):
     first: str | None
     alone: str | None
     passed: bool
+    iterates: bool = False
 
     @property
     def agree(self) -> bool:

@@ -22,9 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from jaxgrad.jaxprs.casts import holds
+from jaxgrad.jaxprs.walk import bounded
+
 # Steps are the size of x times 4^-k, k = 0 to 23: from as large as x to where 1 + h is only just not 1 in float64.
 _STEPS = 24
 _RATIO = 4.0
+# A loop that ends at x within one of these may take eight times as many turns elsewhere.
+_TURNS = (2**6, 2**10, 2**14, 2**18)
 # A slope has settled when four steps in a row, six halvings, show it: kinks that are crossed give no such run.
 _RUN = 4
 # Two slopes are the same within this part of the one, and clearly different where their bounds are below it.
@@ -138,6 +143,7 @@ def judge(
     """
     if any(leaf.dtype not in (np.float64, np.complex128) for leaf in x):
         raise ValueError("Taylor's remainder needs float64; convert x, and enable 64-bit types in JAX")
+    f = _ending(f, x)
     step = jax.jit(lambda x, v, h: f([leaf + h.astype(leaf.dtype) * d for leaf, d in zip(x, v, strict=True)]))
     still = [jnp.zeros_like(leaf) for leaf in x]
     coarsest = _coarsest(f, x)
@@ -153,6 +159,24 @@ def judge(
         for engine, judgement in _leaf(evaluate, np.asarray(x[number]), of_engine, keys, coarsest).items():
             found[engine].append(judgement)
     return found
+
+
+def _ending(f: Callable[[list[Array]], Array], x: list[Array]) -> Callable[[list[Array]], Array]:
+    """f, which is NaN where one of its loops has not ended after many times the turns that x needs.
+
+    A step may lead out of the domain in which an iteration converges, and it would go on for ever.
+    """
+    program = jax.make_jaxpr(f)(x)
+    if not holds(program, ("while",)):
+        return f
+
+    def up_to(turns: int) -> Callable[[list[Array]], Array]:
+        return lambda x: bounded(program, x, turns)[0]
+
+    for turns in _TURNS:
+        if not np.isnan(jax.jit(up_to(turns))(x)):
+            return up_to(8 * turns)
+    return f
 
 
 def _coarsest(f: Callable[[list[Array]], Array], x: list[Array]) -> float:

@@ -597,7 +597,8 @@ def _judged(subject: Subject, asked: Sequence[_Asked], tensors: tuple[Tensor, ..
     if not all(t.agree for t in tensors):
         tensors, notes = _appealed(subject, asked, tensors)
     if setting.transform == "reach" and not all(t.agree for t in tensors):
-        tensors, notes = _without_conventions(subject, asked, tensors)
+        tensors, more = _without_conventions(subject, asked, tensors)
+        notes += more
     first = next((t for t in tensors if not t.agree), None)
     judged: dict[str, dict[str, Judgement]] = {}
     if first is not None and setting.dtype == "float64" and setting.transform in ("jit", "grad_of_grad"):
@@ -608,7 +609,8 @@ def _judged(subject: Subject, asked: Sequence[_Asked], tensors: tuple[Tensor, ..
         alone = wrong[0] if len(wrong) == 1 else _only_differing(subject, first)
     if first is not None:
         notes += _of_mesh(subject, setting)
-        return _outcome(setting, tensors, DIFFERS, "; ".join(notes), first=first.name, alone=alone, taylor=judged)
+        known: dict[str, Any] = {"first": first.name, "alone": alone, "taylor": judged}
+        return _outcome(setting, tensors, DIFFERS, "; ".join(notes), **known, iterates=_iterates(subject, asked[0]))
     nan = next(((t, d.both_nan) for t in tensors for d in t.pairs.values() if d.both_nan), None)
     if nan and subject.nan != "equal" and setting.transform != "reach":
         why = f"{nan[0].name} is not a number in every engine, {nan[1]}; if that is meant, give nan='equal'"
@@ -629,6 +631,16 @@ def _of_mesh(subject: Subject, setting: Setting) -> list[str]:
         if casts.holds(in_jax.program(subject.hand, q, False), ("shard_map",)):
             return ["it holds a shard_map: perhaps a psum over its mesh is missing"]
     return []
+
+
+def _iterates(subject: Subject, asked: _Asked) -> bool:
+    """Whether the function or an oracle in JAX holds a loop that ends when a condition is met."""
+    q = widened(asked.group.questions[0])
+    for fn in (subject.hand, *(oracle.program for oracle in subject.oracles if oracle.program is not None)):
+        with contextlib.suppress(Exception), in_type("float64"):
+            if casts.holds(jax.make_jaxpr(fn)(q.inputs, q.carried), ("while",)):
+                return True
+    return False
 
 
 def _only_differing(subject: Subject, first: Tensor) -> str | None:
@@ -761,12 +773,17 @@ def _own_noise(subject: Subject, asked: _Asked, dtype: str) -> Pulled | None:
         both = oracle.noise
         try:
             for engine in (_own(subject), *subject.oracles):
-                if engine.name != asked.source.name and engine.sample is not None:
+                # The one that was measured already kept its sums in the wide type, as 16-bit types may not.
+                if engine.sample is not None and (engine.name != asked.source.name or _is_narrow(dtype)):
                     both = _with_noise_of(engine, both, asked, widened(q), dtype)
         except Exception:
             return None
         noises.append(_noise(asked.row, Expected(oracle.answer, both), widened(q), dtype))
     return _joined(noises, _stacked_noise)
+
+
+def _is_narrow(dtype: str) -> bool:
+    return float(jnp.finfo(dtype).eps) > float(jnp.finfo(np.float32).eps)
 
 
 def _with_noise_of(engine: Oracle, noise: Pulled, asked: _Asked, q: Question, dtype: str) -> Pulled:

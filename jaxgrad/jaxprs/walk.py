@@ -4,6 +4,7 @@ shard_map.
 A visitor says what one primitive gives; the walk does the rest, and can itself be traced, jitted and scanned.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -32,6 +33,24 @@ def evaluate(program: ClosedJaxpr, values: Sequence[Any], visit: Visitor, place:
         operands = [atom.val if jax_seam.literal(atom) else known[atom] for atom in eqn.invars]
         known.update(zip(eqn.outvars, _results(eqn, operands, visit, another(place, number)), strict=True))
     return [atom.val if jax_seam.literal(atom) else known[atom] for atom in jaxpr.outvars]
+
+
+def bounded(program: ClosedJaxpr, values: Sequence[Any], turns: int) -> list[Any]:
+    """The results of `program`, with NaN for what a while loop computes that has not ended after so many turns.
+
+    An iteration that converges where its author meant it to may never end elsewhere.
+    """
+    return evaluate(program, values, _Bounded(turns), jnp.uint32(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bounded:
+    """The visitor that changes nothing, and a limit for the turns of every while loop."""
+
+    turns: int
+
+    def __call__(self, eqn: Any, operands: list[Any], place: jax.Array) -> list[Any]:
+        return jax_seam.bind(eqn, operands)
 
 
 def another(place: jax.Array, number: Any) -> jax.Array:
@@ -87,7 +106,7 @@ def _while(loop: jax_seam.While, operands: list[Any], visit: Visitor, place: jax
     def turned(goes_on: Any, number: Any, values: list[Any], visit: Visitor) -> list[Any]:
         made = evaluate(loop.body, [*of_body, *values], visit, another(place, number))
         # Under vmap the condition has the batch's axes, and an example that is done keeps its values.
-        return [_where(goes_on, new, old) for new, old in zip(made, values, strict=True)]
+        return [_where(goes_on, new, old) if goes_on.ndim else new for new, old in zip(made, values, strict=True)]
 
     def counted(state: tuple[Any, Any, list[Any]]) -> tuple[Any, Any, list[Any]]:
         number, turns, values = state
@@ -99,13 +118,23 @@ def _while(loop: jax_seam.While, operands: list[Any], visit: Visitor, place: jax
         return number + 1, turned(number < turns, number, values, visit)
 
     none = jnp.uint32(0)
+    if isinstance(visit, _Bounded):
+        _, last = jax.lax.while_loop(
+            lambda state: jnp.any(wanted(state[1])) & (state[0] < visit.turns),
+            lambda state: (state[0] + 1, turned(wanted(state[1]), state[0], state[1], visit)),
+            (none, start),
+        )
+        ended = ~jnp.asarray(wanted(last))
+        return [_where(ended, x, jnp.full_like(x, jnp.nan)) if _is_float(x) else x for x in last]
     turns = jnp.zeros(jax.eval_shape(wanted, start).shape, jnp.uint32)
     _, turns, _ = jax.lax.while_loop(lambda state: jnp.any(wanted(state[2])), counted, (none, turns, start))
     _, last = jax.lax.while_loop(lambda state: jnp.any(state[0] < turns), noted, (none, start))
     return last
 
 
+def _is_float(x: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact))
+
+
 def _where(goes_on: Any, new: Any, old: Any) -> Any:
-    if goes_on.ndim == 0:
-        return new
     return jnp.where(goes_on.reshape(goes_on.shape + (1,) * (new.ndim - goes_on.ndim)), new, old)

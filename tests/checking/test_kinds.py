@@ -55,6 +55,24 @@ def test_equal_numbers_are_not_drawn_where_their_order_would_be_a_convention():
     fails(wrong, of(64), reference=jnp.sort, says="wrong", **types)
 
 
+def test_an_iteration_that_stops_at_an_accuracy_of_its_own():
+    def heron(x):
+        start = (x, jnp.full((), jnp.inf, x.dtype))
+        better = lambda y: 0.5 * (y + x / y)  # noqa: E731
+        turn = lambda s: (better(s[0]), jnp.max(jnp.abs(better(s[0]) - s[0])))  # noqa: E731
+        return jax.lax.while_loop(lambda s: s[1] > 1e-3, turn, start)[0]
+
+    # From negative numbers, where Taylor's steps may lead, it never ends.
+    x, accurate = np.linspace(0.5, 3.0, 8), {**QUICK, "tolerance": 1e-5}
+    right = jax.custom_vjp(heron)
+    right.defvjp(lambda x: (heron(x), heron(x)), lambda y, dy: (dy / (2 * y),))
+    assert "give tolerance=" in fails(right, x, reference=jnp.sqrt, **QUICK)
+    assert check(right, x, reference=jnp.sqrt, **accurate).passed
+    wrong = jax.custom_vjp(heron)
+    wrong.defvjp(lambda x: (heron(x), heron(x)), lambda y, dy: (dy / y,))
+    assert "give tolerance=" not in fails(wrong, x, reference=jnp.sqrt, says="the cotangent of input x", **accurate)
+
+
 def test_far_out_a_reference_that_overflows_says_nothing():
     overflows = lambda x: jnp.log1p(jnp.exp(x))  # noqa: E731
     report = check(jax.nn.softplus, of(8), reference=overflows, transforms=("jit", "reach"), seeds=(0,))
