@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 # run to run, by a key that is made of the program and JAX's version, but not in the user's own cache folder. Every
 # worker has a folder of its own, because JAX does not write an entry in one step; their child processes use it too.
 COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED / os.environ.get("PYTEST_XDIST_WORKER", "main"))
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+KEPT = {
+    "jax_compilation_cache_dir": str(COMPILED / os.environ.get("PYTEST_XDIST_WORKER", "main")),
+    "jax_persistent_cache_min_compile_time_secs": 0,
+}
+for option, value in KEPT.items():
+    jax.config.update(option, value)
+    os.environ[option.upper()] = str(value)
 # A process may hold some 65,000 memory mappings, and every compiled program in use takes a few.
 MOST_MAPPINGS = 20_000
 # For the tests of meshes; all others run on the first of them.
