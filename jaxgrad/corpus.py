@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt
 
-from jaxgrad import files
+from jaxgrad import files, memory
 from jaxgrad.errors import JaxgradError
 
 BOUNDARY = "."
@@ -22,6 +22,11 @@ _NOT_IN_A_WORD = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 
 SEED_CORPUS_URL = "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt"
 SEED_CORPUS_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+
+
+# Examples are counted in 31 bits. As text, words and symbols a character takes about so many bytes at once.
+LARGEST = 2**31
+BYTES_PER_CHARACTER = 16
 
 
 class CorpusError(JaxgradError):
@@ -83,14 +88,14 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        # A pipe could be read once only, and a run reads its corpus again; a device might never end.
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise CorpusError(f"{path}: is a pipe or a device; save the words as a file, which can be read again")
-        return path.read_bytes()
+        return files.read_bytes(path, min(LARGEST, memory.total() // BYTES_PER_CHARACTER))
     except FileNotFoundError:
         raise CorpusError(f"{path}: no such file; give a text file of one word a line") from None
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror}); give a text file of one word a line") from None
+    # A subclass of the next error, with a sentence of its own.
+    except JaxgradError as error:
+        raise CorpusError(str(error)) from None
     except ValueError as error:
         raise CorpusError(f"{str(path)!r} is not the name of a file ({error}); give a text file") from None
 
@@ -119,7 +124,7 @@ def build_dataset(words: list[str], vocabulary: tuple[str, ...], n: int = 3) -> 
 
     A context that reaches back over the start of its word is filled with the boundary. Words are encoded with
     the smallest unsigned integer type that holds the vocabulary. Raises `ValueError` if `n < 1` or if a
-    character is not in `vocabulary`.
+    character is not in `vocabulary`, and `JaxgradError` if the contexts would not fit in memory.
     """
     if n < 1:
         raise ValueError(f"context length is {n}; it must be at least 1")
@@ -136,6 +141,7 @@ def build_dataset(words: list[str], vocabulary: tuple[str, ...], n: int = 3) -> 
         raise ValueError(f"character {text[int(unknown.argmax())]!r} is not in the vocabulary {''.join(vocabulary)!r}")
     Y = symbols.astype(np.min_scalar_type(len(vocabulary) - 1))
 
+    memory.check(len(Y) * n * Y.itemsize, f"a context of {n} characters for each of {len(Y)} examples")
     X = np.zeros((len(Y), n), dtype=Y.dtype)
     # Whether the symbols between, and so the context that far back, are of the same word.
     inside = np.ones(len(Y), dtype=bool)
@@ -149,7 +155,7 @@ def build_dataset(words: list[str], vocabulary: tuple[str, ...], n: int = 3) -> 
 def shuffle_and_split(words: list[str], seed: int = 42) -> tuple[list[str], list[str], list[str]]:
     """Words shuffled as `random.seed(seed); random.shuffle(words)` does, cut at 80 % and 90 %.
 
-    Raises `ValueError` if one of the three parts would be empty.
+    Raises `ValueError` if one of the three parts would be empty, as they are for fewer than 6 words.
     """
     shuffled = list(words)
     random.Random(seed).shuffle(shuffled)
@@ -157,7 +163,7 @@ def shuffle_and_split(words: list[str], seed: int = 42) -> tuple[list[str], list
     parts = shuffled[:dev], shuffled[dev:test], shuffled[test:]
     if not all(parts):
         sizes = ", ".join(str(len(part)) for part in parts)
-        raise ValueError(f"{len(words)} words split into {sizes} for train, dev and test; give at least 10 words")
+        raise ValueError(f"{len(words)} words split into {sizes} for train, dev and test; give at least 6 words")
     return parts
 
 
@@ -181,7 +187,7 @@ def load(path: str | os.PathLike[str] | None = None, n: int = 3, seed: int = 42)
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """Hexadecimal sha256 of a file's bytes."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return files.sha256(Path(path))
 
 
 def fetch(target: Path, url: str = SEED_CORPUS_URL, expected_sha256: str = SEED_CORPUS_SHA256) -> None:

@@ -152,7 +152,7 @@ def test_what_cannot_be_read_again_is_refused_without_waiting_for_it(tmp_path: P
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (pipe, Path("/dev/zero")):
-        with pytest.raises(CorpusError, match="is a pipe or a device; save the words as a file"):
+        with pytest.raises(CorpusError, match="is a pipe or a device; give a file, which can be read again"):
             corpus.load(path)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from jaxgrad import corpus
+from jaxgrad import files as records
 from jaxgrad.bench import compare
 from jaxgrad.bench.report import SCHEMA
 from jaxgrad.errors import JaxgradError
@@ -104,17 +105,21 @@ def test_configs(files: Path):
         only_our_errors(lambda: folder.load_config(files), path.read_bytes())
 
 
-NOTES = checkpoints.Notes(2.3, (2.5, 2.25), 1234, "0" * 64, "f" * 64)
+NOTES = checkpoints.Notes(2.3, (2.5, 2.25), 1234, "0" * 64, "f" * 64, {"hidden": 8}, (2.1, 2.2, 2.3))
 
 
 def test_notes_of_checkpoints(files: Path):
     draw, path = random.Random(3), files / "notes.json"
+
+    def read() -> checkpoints.Notes:
+        return records.read_json(path, checkpoints.Notes, "notes", "train again")
+
     path.write_text(json.dumps(NOTES._asdict()))
-    assert checkpoints.notes(files) == NOTES
+    assert read() == NOTES
     for _ in range(SHARES["notes"]):
         text = altered(draw, NOTES._asdict())
         path.write_bytes(broken(draw, text) if draw.random() < 0.3 else text)
-        only_our_errors(lambda: checkpoints.notes(files), path.read_bytes())
+        only_our_errors(read, path.read_bytes())
 
 
 def test_checkpoints_with_a_file_altered(files: Path):

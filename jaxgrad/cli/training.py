@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 # What a resumed run may be given beside its folder: where its corpus is now, and where it goes on.
-_ANEW = {"resume", "corpus", "mesh", "distributed", "coordinator", "processes", "process_id"}
+_ANEW = {"resume", "steps", "corpus", "mesh", "distributed", "coordinator", "processes", "process_id"}
 
 BestOption = Annotated[bool, typer.Option("--best", help="The kept checkpoint of the lowest dev loss, not the last.")]
 
@@ -36,7 +36,7 @@ BestOption = Annotated[bool, typer.Option("--best", help="The kept checkpoint of
 def train(
     context_of_call: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; if not given, runs/DATE-TIME.")] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with it, as its config.json says.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with it; with --steps, to more.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="How long.")] = 200_000,
     batch_size: Annotated[int, typer.Option(min=2, help="Rows of a batch.")] = 32,
     lr: Annotated[float, typer.Option(help="Learning rate at the start; above 0.")] = 0.1,
@@ -66,6 +66,7 @@ def train(
 ) -> None:
     """Train on hand-written gradients; by default the seed notebook's recipe.
 
+    A finished run is continued with --resume and as many --steps as it shall have then, the old ones counted too.
     Ctrl-C or SIGTERM: the run is saved after its chunk, and goes on with --resume as if it had never been stopped.
 
     Example: jaxgrad train --out runs/adam --optimizer adam --lr 0.003 --schedule cosine_decay --steps 50000
@@ -75,39 +76,47 @@ def train(
     from jaxgrad import corpus as corpora
     from jaxgrad.training import run as runs
     from jaxgrad.training.config import Config, checked, parse_arguments
-    from jaxgrad.training.distributed import join
+    from jaxgrad.training.distributed import join, prepared
     from jaxgrad.training.folder import load_config
 
+    def new() -> "tuple[Config, Corpus, Mesh | None]":
+        path = corpora.shipped("names.txt") if corpus is None else corpus
+        data = corpora.load(path, context)
+        config = checked(
+            Config(
+                steps=steps, batch_size=batch_size, learning_rate=lr, optimizer=optimizer,
+                optimizer_args=parse_arguments(optimizer_arg or []), schedule=schedule,
+                schedule_args=parse_arguments(schedule_arg or []), gradients=gradients, context=context,
+                embedding=embedding, hidden=hidden, dtype=dtype.value, seed=seed, log_every=log_every, chunk=chunk,
+                save_every=save_every, keep=keep, corpus=None if corpus is None else str(corpus.absolute()),
+                corpus_sha256=corpora.sha256(path), vocabulary=data.vocabulary,
+            )
+        )  # fmt: skip
+        return config, data, _mesh(mesh, distributed, config)
+
+    def old(folder: Path) -> "tuple[Config, Corpus, Mesh | None]":
+        if leave_out := sorted(given - _ANEW):
+            flags = ", ".join("--" + name.replace("_", "-") for name in leave_out)
+            raise JaxgradError(f"--resume takes everything from {folder}/config.json; leave out {flags}")
+        config = load_config(folder)
+        # A corpus in the environment is for new runs: this one has its own.
+        data = corpus_of(config, corpus if "corpus" in given else None)
+        return config, data, _mesh(mesh, distributed, config)
+
+    given = _given(context_of_call)
     if distributed:
         join(coordinator, processes, process_id)
     elif {coordinator, processes, process_id} != {None}:
         raise JaxgradError("--coordinator, --processes and --process-id are for several processes; add --distributed")
-    if resume is not None:
-        given = sorted(_given(context_of_call) - _ANEW)
-        if given:
-            flags = ", ".join("--" + name.replace("_", "-") for name in given)
-            raise JaxgradError(f"--resume takes everything from {resume}/config.json; leave out {flags}")
-        config, folder = load_config(resume), resume
-        # A corpus in the environment is for new runs: this one has its own.
-        data = corpus_of(config, corpus if "corpus" in _given(context_of_call) else None)
-        over = _mesh(mesh, distributed, config)
-        _run(config, folder, lambda report, stop: runs.resume(folder, data, report, stop, over))
-        return
-    path = corpora.shipped("names.txt") if corpus is None else corpus
-    data = corpora.load(path, context)
-    config = checked(
-        Config(
-            steps=steps, batch_size=batch_size, learning_rate=lr, optimizer=optimizer,
-            optimizer_args=parse_arguments(optimizer_arg or []), schedule=schedule,
-            schedule_args=parse_arguments(schedule_arg or []), gradients=gradients, context=context,
-            embedding=embedding, hidden=hidden, dtype=dtype.value, seed=seed, log_every=log_every, chunk=chunk,
-            save_every=save_every, keep=keep, corpus=None if corpus is None else str(corpus.absolute()),
-            corpus_sha256=corpora.sha256(path), vocabulary=data.vocabulary,
-        )
-    )  # fmt: skip
-    folder = out or Path("runs") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
-    over = _mesh(mesh, distributed, config)
-    _run(config, folder, lambda report, stop: runs.train(config, data, folder, report, stop, over))
+    with _together() if distributed else contextlib.nullcontext():
+        if resume is None:
+            folder = out or Path("runs") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
+            config, data, over = prepared(new)
+            _run(config.steps, folder, lambda report, stop: runs.train(config, data, folder, report, stop, over))
+        else:
+            config, data, over = prepared(lambda: old(resume))
+            more = steps if "steps" in given else None
+            _run(more or config.steps, resume, lambda report, stop: runs.resume(resume, data, report, stop, over, more))
 
 
 def evaluate(
@@ -173,7 +182,7 @@ def _mesh(text: str | None, distributed: bool, config: "Config") -> "Mesh | None
 
 
 def _run(
-    config: "Config",
+    steps: int,
     folder: Path,
     begin: "Callable[[Callable[[Progress], None], Callable[[], bool]], Losses]",
 ) -> None:
@@ -186,9 +195,9 @@ def _run(
 
     console = Console(soft_wrap=True, quiet=not leads())
     number: int | None = None
-    with stopping() as stopped_by, warnings_shown(), _together():
+    with stopping() as stopped_by, warnings_shown():
         try:
-            with bar(console, config.steps, "steps") as update:
+            with bar(console, steps, "steps") as update:
 
                 def report(progress: "Progress") -> None:
                     update(progress.step, f"loss {progress.loss:.4f} · {progress.steps_per_second:,.0f} a second")
@@ -199,7 +208,7 @@ def _run(
             number = stopped_by()
         except Stopped as stopped:
             console.print(
-                f"stopped at step {stopped.step:,} of {config.steps:,}, saved as {stopped.checkpoint};"
+                f"stopped at step {stopped.step:,} of {steps:,}, saved as {stopped.checkpoint};"
                 f" go on with: jaxgrad train --resume {shlex.quote(str(folder))}",
                 highlight=False,
             )

@@ -31,16 +31,10 @@ def columns(
     Raises `JaxgradError` for a folder that is no run, and for one whose metrics are missing, empty or not as written.
     """
     load_config(folder)
-    path = folder / METRICS
-    try:
-        lines = read_metrics(folder)
-        steps, losses, rates = (np.array([line[name] for line in lines]) for name in ("step", "loss", "learning_rate"))
-    except OSError as error:
-        raise JaxgradError(f"{path}: cannot be read ({error.strerror}); train the run again") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise JaxgradError(f"{path}: is not as jaxgrad wrote it ({error}); train the run again") from None
+    lines = read_metrics(folder)
     if not lines:
-        raise JaxgradError(f"{path}: has no line yet; go on with the run: jaxgrad train --resume {folder}")
+        raise JaxgradError(f"{folder / METRICS}: has no line yet; go on with the run: jaxgrad train --resume {folder}")
+    steps, losses, rates = map(np.array, zip(*lines, strict=True))
     return steps, losses, rates
 
 

@@ -1,28 +1,33 @@
 """Checkpoints on disk, arrays through Orbax: each a folder that appears under its name only when it is whole.
 
-`checkpoints/STEP/` holds `arrays/`, `notes.json` and `sha256`, the hash of all the others: Orbax reads numbers that
-were altered without a word. Nothing is pickled, and reading one runs no code of it.
+`checkpoints/STEP/` holds `arrays/`, `notes.json` and `sha256`, the hashes of all the others, which `sha256sum -c`
+reads too: Orbax reads numbers that were altered without a word. Nothing is pickled, and reading one runs no code of it.
 """
 
-import hashlib
-import json
+import logging
+import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import Array, UInt32
 
-from jaxgrad import files
+from jaxgrad import files, memory
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Statistics
 from jaxgrad.training.state import State
 
 SEAL = "sha256"
+
+Record = TypeVar("Record")
+
+logger = logging.getLogger(__name__)
 
 
 class Checkpoint(NamedTuple):
@@ -37,7 +42,8 @@ class Notes(NamedTuple):
     """What a run must know beside its arrays to go on: `dev_loss` is None where it is not finite.
 
     `waiting` are the losses, by step, that no metrics line holds yet; the metrics file had `metrics_bytes` bytes
-    of hash `metrics_sha256`; `corpus_sha256` is the hash of the examples.
+    of hash `metrics_sha256`; `corpus_sha256` is the hash of the examples. `config` is all of the run's config that its
+    numbers hang on (`training.config.deciding`). `losses` are those of the three splits, at the end of a run.
     """
 
     dev_loss: float | None
@@ -45,11 +51,14 @@ class Notes(NamedTuple):
     metrics_bytes: int
     metrics_sha256: str
     corpus_sha256: str
+    config: dict[str, Any]
+    losses: tuple[float, float, float] | None = None
 
 
-def begin(folder: Path, checkpoint: Checkpoint, notes: Notes) -> Callable[[], None]:
+def begin(folder: Path, checkpoint: Any, notes: Any) -> Callable[[], None]:
     """Start to write a checkpoint; the function that is returned waits until it is whole, from any thread.
 
+    `checkpoint` is any tree of arrays, `notes` a NamedTuple of what JSON has, which `notes_of` reads.
     The arrays may be donated or changed as soon as this returns. Both raise `JaxgradError` where the checkpoint
     exists already or cannot be written; what is then left has a dot before its name.
     """
@@ -74,16 +83,17 @@ def begin(folder: Path, checkpoint: Checkpoint, notes: Notes) -> Callable[[], No
         except (OSError, ValueError) as error:
             raise _unwritable(folder, error) from None
         files.write_json(unfinished / "notes.json", notes._asdict())
-        files.write_bytes(unfinished / SEAL, _sha256(unfinished).encode())
         try:
+            files.write_bytes(unfinished / SEAL, _hashes(unfinished).encode())
             unfinished.rename(folder)
         except OSError as error:
             raise _unwritable(folder, error) from None
+        files.sync_folder(folder.parent)
 
     return finish
 
 
-def restore(folder: Path, like: Checkpoint) -> Checkpoint:
+def restore(folder: Path, like: Record) -> Record:
     """Read a checkpoint into the structure, shapes, types and shardings of `like`, of arrays or `ShapeDtypeStruct`s.
 
     A leaf of `like` without a sharding goes to the first device. Raises `JaxgradError` for a checkpoint that is
@@ -114,26 +124,35 @@ def restore(folder: Path, like: Checkpoint) -> Checkpoint:
 
 
 def notes(folder: Path) -> Notes:
-    """The notes of a checkpoint; raises `JaxgradError` where they cannot be read."""
-    try:
-        values = json.loads((folder / "notes.json").read_text(encoding="utf-8"))
-        return Notes(**{**values, "waiting": tuple(values["waiting"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise JaxgradError(f"{folder}: the checkpoint is damaged: notes.json cannot be read ({error})") from None
+    """The notes of a run's checkpoint; raises as `notes_of` does."""
+    return notes_of(folder, Notes)
+
+
+def notes_of(folder: Path, kind: type[Record]) -> Record:
+    """The notes of a checkpoint, which must be whole: nothing is read of one that is not.
+
+    Raises `JaxgradError` where it is damaged, or its notes are of another kind.
+    """
+    if not is_whole(folder):
+        raise JaxgradError(f"{folder}: the checkpoint is damaged: its files do not have the sha256 in {SEAL}")
+    return files.read_json(folder / "notes.json", kind, "notes of a checkpoint", "train the run again")
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file of the checkpoint is as it was written."""
+    """Whether every file of the checkpoint is as it was written, and nothing else is in it: no link, pipe or folder."""
     seal = folder / SEAL
     try:
-        return seal.read_text(encoding="ascii", errors="replace") == _sha256(folder)
-    except OSError:
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            return False
+        expected = files.read_bytes(seal, files.LARGEST_JSON).decode("ascii", errors="replace")
+        return expected == _hashes(folder)
+    except (OSError, JaxgradError):
         return False
 
 
 def saved(run: Path) -> list[Path]:
     """The checkpoints of a run folder, whole or not, oldest first."""
-    found = [path for path in (run / "checkpoints").glob("*") if re.fullmatch("[0-9]+", path.name)]
+    found = [path for path in (run / "checkpoints").glob("*") if re.fullmatch("[0-9]{1,18}", path.name)]
     return sorted(found, key=lambda path: int(path.name))
 
 
@@ -148,31 +167,60 @@ def newest_whole(paths: list[Path]) -> tuple[Path | None, list[Path]]:
 
 
 def best(paths: list[Path]) -> Path | None:
-    """The checkpoint of the lowest dev loss, the earliest of equals; None where none has one."""
-    losses = {path: loss for path in paths if (loss := notes(path).dev_loss) is not None}
+    """The checkpoint of the lowest dev loss, the earliest of equals; None where none has one.
+
+    A damaged one decides nothing: it is passed over, and logged.
+    """
+    losses: dict[Path, float] = {}
+    for path in paths:
+        if not is_whole(path):
+            logger.warning("%s: the checkpoint is damaged, so it is passed over", path)
+        elif (loss := notes(path).dev_loss) is not None:
+            losses[path] = loss
     return min(losses, key=lambda path: losses[path], default=None)
 
 
 def tidy(run: Path, keep: int) -> None:
-    """Remove all checkpoints of a run but the last `keep` and the best."""
+    """Remove all checkpoints of a run but the last `keep` and the best.
+
+    Raises `JaxgradError` where one cannot be removed.
+    """
     paths = saved(run)
+    if len(paths) <= keep:
+        return
     for path in set(paths[:-keep]) - {best(paths)}:
         # Half-removed under its own name it would pass for one that was damaged.
-        shutil.rmtree(path.rename(path.with_name(f".{path.name}.removed")))
+        _remove(_renamed(path, path.with_name(f".{path.name}.removed")))
 
 
 def sweep_up(run: Path) -> None:
-    """Remove what a killed process was writing or removing."""
-    for path in (*run.glob("checkpoints/.*.unfinished"), *run.glob("checkpoints/.*.removed")):
-        shutil.rmtree(path)
-    for path in run.glob(".*.tmp"):
-        path.unlink()
+    """Remove what a killed process was writing or removing; raises `JaxgradError` where it cannot be."""
+    left = (*run.glob("checkpoints/.*.unfinished"), *run.glob("checkpoints/.*.removed"), *run.glob(".*.tmp"))
+    for path in left:
+        _remove(path)
 
 
 def set_aside(folder: Path) -> Path:
     """Rename a damaged checkpoint, so that a whole one can have its name; returns the new path."""
     names = (folder.with_name(f"{folder.name}.damaged{n or ''}") for n in range(1000))
-    return folder.rename(next(path for path in names if not path.exists()))
+    return _renamed(folder, next(path for path in names if not os.path.lexists(path)))
+
+
+def _renamed(path: Path, to: Path) -> Path:
+    try:
+        return path.rename(to)
+    except OSError as error:
+        raise files.unwritable(path, error) from None
+
+
+def _remove(path: Path) -> None:
+    try:
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        raise JaxgradError(f"{path}: cannot be removed ({error.strerror}); remove it by hand") from None
 
 
 def _is_key(leaf: Any) -> bool:
@@ -197,13 +245,23 @@ def _unwritable(folder: Path, error: Exception) -> JaxgradError:
     return JaxgradError(f"{folder}: the checkpoint cannot be written ({str(error)[:200]}); is the disk full?")
 
 
-def _sha256(folder: Path) -> str:
-    """Of the names and bytes of all files below the folder but the seal."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SEAL):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def _hashes(folder: Path) -> str:
+    """The sha256 and the name of every file below the folder but the seal, a line each, as `sha256sum` writes them.
+
+    Raises `OSError` for what is in no checkpoint: links, pipes, folders without a file, and files that are larger
+    than memory, which need not be read to be known as none of ours.
+    """
+    lines = []
+    for path in sorted(folder.rglob("*")):
+        found = path.lstat()
+        if stat.S_ISDIR(found.st_mode):
+            if not any(path.iterdir()):
+                raise OSError(f"{path}: is a folder without a file")
+        elif not stat.S_ISREG(found.st_mode) or found.st_size > memory.total():
+            raise OSError(f"{path}: is no file that a checkpoint has")
+        elif path != folder / SEAL:
+            lines.append(f"{files.sha256(path)}  {path.relative_to(folder).as_posix()}\n")
+    return "".join(lines)
 
 
 def _described(leaves: list[tuple[Any, Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from jaxgrad.errors import JaxgradError
 from jaxgrad.training.step import GRADIENTS, IN_KERNEL
 
 SEED_SCHEDULE = "seed"
+LONGEST_VALUE = 80
 Arguments = tuple[tuple[str, Any], ...]
 
 
@@ -24,7 +26,8 @@ class Config:
 
     `dtype` bfloat16 computes forward and backward in bfloat16 with float32 sums, and keeps float32 parameters.
     `log_every`, `chunk` and `save_every` are in steps: one metrics line, one jitted call, one checkpoint; without
-    `save_every` the run picks it. Of the checkpoints the last `keep` stay, and the best. Build one with `checked`.
+    `save_every` the run picks it. Of the checkpoints the last `keep` stay, and the best. The schedule is laid out over
+    `schedule_steps`, which are `steps` if None: a run that is continued keeps its old ones. Build one with `checked`.
     """
 
     steps: int = 200_000
@@ -47,6 +50,22 @@ class Config:
     corpus: str | None = None
     corpus_sha256: str = ""
     vocabulary: tuple[str, ...] = ()
+    schedule_steps: int | None = None
+
+
+# What a run may be told anew, or be interrupted by, without another number in it.
+_FREE = ("steps", "schedule_steps", "chunk", "save_every", "keep", "corpus")
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """All of a config that the numbers of its first steps hang on, however many follow, as JSON has it."""
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in _FREE}
+    return json.loads(json.dumps(values | {"schedule_steps": schedule_steps(config)}))
+
+
+def schedule_steps(config: Config) -> int:
+    """The steps that the schedule is laid out over: those of the run, or of what it was before it was continued."""
+    return config.schedule_steps or config.steps
 
 
 def checked(config: Config) -> Config:
@@ -61,7 +80,7 @@ def checked(config: Config) -> Config:
         "log_every": 1,
         "chunk": 1,
         "keep": 1,
-        **({} if config.save_every is None else {"save_every": 1}),
+        **{name: 1 for name in ("save_every", "schedule_steps") if getattr(config, name) is not None},
     }
     for name, low in least.items():
         value = getattr(config, name)
@@ -112,15 +131,16 @@ def parse_arguments(texts: list[str]) -> Arguments:
     for text in texts:
         name, equals, value = text.partition("=")
         try:
-            if not (equals and name.isidentifier()):
+            # Python's parser goes into itself for every sign and bracket.
+            if not (equals and name.isidentifier()) or len(value) > LONGEST_VALUE:
                 raise ValueError
             literal = ast.literal_eval(value)
             if not isinstance(literal, bool | int | float | str) or literal in (math.inf, -math.inf):
                 raise ValueError
             pairs.append((name, literal))
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             raise JaxgradError(
-                f"{text!r} is not an argument; write NAME=VALUE, such as b1=0.8 or nesterov=True"
+                f"{text[:80]!r} is not an argument; write NAME=VALUE, such as b1=0.8 or nesterov=True"
             ) from None
     return tuple(pairs)
 
@@ -137,15 +157,15 @@ def schedule(config: Config) -> optax.Schedule:
             raise JaxgradError(
                 f"the schedule {SEED_SCHEDULE!r} takes no arguments; name one of optax's, such as cosine_decay"
             )
-        return optax.piecewise_constant_schedule(config.learning_rate, {max(config.steps // 2, 1): 0.1})
+        return optax.piecewise_constant_schedule(config.learning_rate, {max(schedule_steps(config) // 2, 1): 0.1})
     build = _named(config.schedule, "schedule", ("_schedule", ""))
     accepted = inspect.signature(build).parameters
     usual = {
         "value": config.learning_rate,
         "init_value": config.learning_rate,
         "peak_value": config.learning_rate,
-        "decay_steps": config.steps,
-        "transition_steps": config.steps,
+        "decay_steps": schedule_steps(config),
+        "transition_steps": schedule_steps(config),
     }
     arguments = {name: value for name, value in usual.items() if name in accepted} | dict(config.schedule_args)
     return _call(build, arguments)

@@ -1,8 +1,11 @@
 """Several processes as one run: all take every step; process 0 leads, and alone touches the run's folder."""
 
+import importlib.metadata
+import json
+import platform
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -11,6 +14,11 @@ from jax.experimental import multihost_utils
 from jaxgrad.errors import JaxgradError
 
 Tree = TypeVar("Tree")
+Made = TypeVar("Made")
+
+# Two processes that differ in one of these compute other numbers, or wait for each other for ever.
+PACKAGES = ("jaxgrad", "jax", "jaxlib", "numpy", "optax")
+SETTINGS = ("jax_default_matmul_precision", "jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
 
 # A process that is gone is noticed by its connections at once, and by its silence after so many seconds.
 HEARTBEAT_SECONDS = 30
@@ -45,6 +53,67 @@ def any_of_us(wish: bool) -> bool:
     if jax.process_count() == 1:
         return wish
     return bool(np.any(multihost_utils.process_allgather(np.array(wish))))
+
+
+def prepared(make: Callable[[], Made]) -> Made:
+    """What `make` returns, where it succeeds in every process; all must ask at the same time.
+
+    Raises `JaxgradError` in all of them where it does in one: its own error there, and in the others which it was.
+    """
+    if jax.process_count() == 1:
+        return make()
+    failed: JaxgradError | None = None
+    try:
+        made = make()
+    except JaxgradError as error:
+        failed = error
+    others = _texts("" if failed is None else str(failed))
+    if failed is not None:
+        raise failed
+    if (first := next((k for k, text in enumerate(others) if text), None)) is not None:
+        raise JaxgradError(f"process {first} could not begin, and this one ends with it: {others[first]}")
+    return made
+
+
+def compare(told: dict[str, Any]) -> None:
+    """Raise `JaxgradError`, in every process, where they were not told the same or do not run the same.
+
+    `told` has what JSON has; versions, and settings of JAX that change numbers, are added. All must ask at the same
+    time. The error names each thing that differs, with its values.
+    """
+    if jax.process_count() == 1:
+        return
+    runs = {name: importlib.metadata.version(name) for name in PACKAGES}
+    runs |= {"python": platform.python_version(), "platform": jax.default_backend()}
+    runs |= {name: getattr(jax.config, name) for name in SETTINGS}
+    everyones = [json.loads(text) for text in _texts(json.dumps({**told, **runs}, default=str))]
+    names = list(dict.fromkeys(name for one in everyones for name in one))
+    apart = [name for name in names if any(one.get(name) != everyones[0].get(name) for one in everyones)]
+    if apart:
+        values = "; ".join(f"{name} is {_by_process([one.get(name) for one in everyones])}" for name in apart)
+        raise JaxgradError(
+            f"the processes of this run differ in {', '.join(apart)}: {values}; give all of them the same options and"
+            " the same installation"
+        )
+
+
+def _by_process(values: list[Any]) -> str:
+    """`0.1 in process 0, 0.5 in process 1`: each value with the first process that has it."""
+    first: dict[str, int] = {}
+    for process, value in enumerate(values):
+        first.setdefault(json.dumps(value), process)
+    return ", ".join(f"{text[:40]} in process {process}" for text, process in first.items())
+
+
+def _texts(mine: str) -> list[str]:
+    """A text of every process, in their order; all must ask at the same time."""
+    data = np.frombuffer(mine.encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.array(len(data), np.int32)))
+    # Arrays that are gathered must have one shape.
+    padded = np.zeros(max(int(sizes.max()), 1), np.uint8)
+    padded[: len(data)] = data
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def from_leader(make: Callable[[], Tree], like: Tree) -> Tree:

@@ -1,15 +1,19 @@
 """A run's folder: who holds it, its config, and its metrics, which only grow while a run goes on."""
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import hashlib
 import json
 import os
+import shlex
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from jaxgrad import files
 from jaxgrad.errors import JaxgradError
 from jaxgrad.training.config import Config, checked
 
@@ -28,21 +32,92 @@ def claim(folder: Path) -> None:
         raise JaxgradError(f"{folder}: exists and is not empty; give another --out, or remove it first")
 
 
+class Held(NamedTuple):
+    """A run folder that this process holds. `shown` is its name, `at` a path that leads to the folder itself.
+
+    Where the system has /proc, `at` goes through the open descriptor: what is written to it is in the folder that was
+    locked, whatever becomes of its name. Elsewhere both are the same, and `check_held` alone keeps runs apart.
+    """
+
+    shown: Path
+    at: Path
+    descriptor: int
+    lock: int
+
+
+class Line(NamedTuple):
+    """A line of metrics.jsonl: the mean loss of the steps since the line before, and the rate of the last of them."""
+
+    step: int
+    loss: float
+    learning_rate: float
+
+
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[Held]:
     """Hold a run folder, which exists, against other processes; the system lets go of it however this one ends.
 
-    Raises `JaxgradError` where another process, which is named, holds it, and where it cannot be written.
+    Raises `JaxgradError` where another process, which is named, holds it, and where it cannot be written. Errors
+    from inside name the folder as its user does.
+    """
+    with contextlib.ExitStack() as descriptors:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptors.callback(os.close, descriptor)
+            lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=descriptor)
+            descriptors.callback(os.close, lock)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise _no_lock_file(folder) from None
+            raise JaxgradError(
+                f"{folder}: cannot be written ({error.strerror}); make it writable, or copy it"
+            ) from None
+        if not stat.S_ISREG(os.fstat(lock).st_mode):
+            raise _no_lock_file(folder)
+        _lock(folder, lock)
+        through = Path(f"/proc/self/fd/{descriptor}")
+        held = Held(folder, through if through.is_dir() else folder, descriptor, lock)
+        check_held(held)
+        try:
+            yield held
+        except JaxgradError as error:
+            raise type(error)(str(error).replace(str(held.at), str(folder))) from None
+
+
+def check_held(held: Held) -> None:
+    """Raise `JaxgradError` where the folder's name leads elsewhere by now, or its lock was taken away.
+
+    To be asked before each write: a run must not go on where its user no longer looks for it.
     """
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise JaxgradError(f"{folder}: cannot be written ({error.strerror}); make it writable, or copy it") from None
+        same = os.path.samestat(held.shown.stat(), os.fstat(held.descriptor))
+        kept = os.path.samestat(os.stat(LOCK, dir_fd=held.descriptor, follow_symlinks=False), os.fstat(held.lock))
+    except OSError:
+        same = kept = False
+    if not same:
+        now = _name_now(held)
+        raise JaxgradError(
+            f"{held.shown}: was moved or replaced while the run went on, which ends here"
+            + (f"; what it saved is now {now}: go on with --resume {shlex.quote(now)}" if now else "")
+        )
+    if not kept:
+        raise JaxgradError(
+            f"{held.shown}: its {LOCK} was removed or replaced while the run went on, which ends here;"
+            f" go on with --resume {held.shown}"
+        )
+
+
+def _name_now(held: Held) -> str | None:
+    """What the folder is called by now, where the system tells; None where it is gone."""
     try:
-        _lock(folder, descriptor)
-        yield
-    finally:
-        os.close(descriptor)
+        name = Path(f"/proc/self/fd/{held.descriptor}").readlink()
+        return str(name) if os.path.samestat(name.stat(), os.fstat(held.descriptor)) else None
+    except OSError:
+        return None
+
+
+def _no_lock_file(folder: Path) -> JaxgradError:
+    return JaxgradError(f"{folder / LOCK}: is a link, or no file at all; remove it")
 
 
 def _lock(folder: Path, descriptor: int) -> None:
@@ -63,20 +138,33 @@ def load_config(folder: Path) -> Config:
     """The config of a run folder; raises `JaxgradError` where it is missing or not one that jaxgrad wrote."""
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        fixed = {
-            name: tuple((key, value) for key, value in values[name]) for name in ("optimizer_args", "schedule_args")
-        }
-        return checked(Config(**{**values, **fixed, "vocabulary": tuple(values["vocabulary"])}))
-    except OSError as error:
-        raise JaxgradError(f"{path}: cannot be read ({error.strerror}); give the folder of a run") from None
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        return checked(files.read_json(path, Config, "a config", "give the folder of a run"))
+    # A name that optax has and that takes other arguments, of types that JSON does not tell apart.
+    except (TypeError, OverflowError) as error:
         raise JaxgradError(f"{path}: is not a config that jaxgrad wrote ({error})") from None
 
 
-def append_metrics(folder: Path, lines: list[dict[str, Any]]) -> None:
+def save_config(folder: Path, config: Config) -> None:
+    """Write a run's config.json."""
+    files.write_json(folder / "config.json", dataclasses.asdict(config))
+
+
+def extend(folder: Path, config: Config) -> None:
+    """Have a run go on to the steps of this config. A kill on the way leaves it unfinished, as it was or as it will be.
+
+    Raises `JaxgradError` where the folder cannot be written.
+    """
+    for path in (folder / "losses.json", folder / "loss.png"):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise files.unwritable(path, error) from None
+    save_config(folder, config)
+
+
+def append_metrics(folder: Path, lines: list[Line]) -> None:
     """Add lines to metrics.jsonl, in one write, or none of them: raises `JaxgradError` where they have no room."""
-    data = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
+    data = "".join(json.dumps(line._asdict(), allow_nan=False) + "\n" for line in lines).encode()
     path = folder / METRICS
     try:
         with path.open("ab", buffering=0) as file:
@@ -95,22 +183,33 @@ def append_metrics(folder: Path, lines: list[dict[str, Any]]) -> None:
 
 def metrics_mark(folder: Path) -> tuple[int, str]:
     """Bytes and sha256 of metrics.jsonl, which is on the disk when this returns."""
-    with (folder / METRICS).open("ab+") as file:
-        os.fsync(file.fileno())
-        file.seek(0)
-        data = file.read()
-    return len(data), hashlib.sha256(data).hexdigest()
-
-
-def rewind_metrics(folder: Path, n_bytes: int, sha256: str) -> None:
-    """Drop the lines after the first `n_bytes`, which a resumed run writes again, the same.
-
-    Raises `JaxgradError` where those before do not have that sha256.
-    """
     path = folder / METRICS
-    data = path.read_bytes() if path.is_file() else b""
+    try:
+        with path.open("ab") as file:
+            os.fsync(file.fileno())
+            n_bytes = file.tell()
+        return n_bytes, files.sha256(path)
+    except OSError as error:
+        raise files.unwritable(path, error) from None
+
+
+def check_metrics(folder: Path, n_bytes: int, sha256: str) -> None:
+    """Raise `JaxgradError` where the first `n_bytes` of metrics.jsonl do not have that sha256."""
+    path = folder / METRICS
+    try:
+        data = files.read_bytes(path) if os.path.lexists(path) else b""
+    except OSError as error:
+        raise JaxgradError(f"{path}: cannot be read ({error.strerror}); make it readable") from None
     if hashlib.sha256(data[:n_bytes]).hexdigest() != sha256:
         raise JaxgradError(f"{path}: is not as the checkpoint knew it; put it back, or train the run again")
+
+
+def rewind_metrics(folder: Path, n_bytes: int) -> None:
+    """Drop the lines after the first `n_bytes`, which a resumed run writes again, the same.
+
+    Raises `JaxgradError` where the file cannot be written.
+    """
+    path = folder / METRICS
     try:
         with path.open("ab") as file:
             file.truncate(n_bytes)
@@ -118,7 +217,9 @@ def rewind_metrics(folder: Path, n_bytes: int, sha256: str) -> None:
         raise JaxgradError(f"{path}: cannot be written ({error.strerror}); make it writable") from None
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one that a killed process left without its end is none."""
-    text = (folder / METRICS).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+def read_metrics(folder: Path) -> list[Line]:
+    """The lines of metrics.jsonl; one that a killed process left without its end is none.
+
+    Raises `JaxgradError` for a file that is missing or not as it was written.
+    """
+    return files.read_json_lines(folder / METRICS, Line, "metrics", "train the run again")

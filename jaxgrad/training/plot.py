@@ -10,6 +10,5 @@ from jaxgrad.training.folder import read_metrics
 
 def save_loss_curve(folder: Path) -> None:
     """Draw a run folder's metrics.jsonl as loss.png."""
-    lines = read_metrics(folder)
-    steps, losses, rates = (np.array([line[name] for line in lines]) for name in ("step", "loss", "learning_rate"))
+    steps, losses, rates = map(np.array, zip(*read_metrics(folder), strict=True))
     save(loss_curve(steps, losses, rates), folder / "loss.png")

@@ -4,8 +4,8 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-import json
 import logging
+import os
 import shlex
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float64, PRNGKeyArray
 
-from jaxgrad import files
+from jaxgrad import files, memory
 from jaxgrad.corpus import Corpus, Split
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Batch, Params, Statistics, init
@@ -27,7 +27,8 @@ from jaxgrad.training import checkpoints, distributed, evaluate, not_finite, plo
 from jaxgrad.training import folder as folders
 from jaxgrad.training import mesh as meshes
 from jaxgrad.training.checkpoints import Checkpoint, Notes
-from jaxgrad.training.config import Config, checked, optimizer, schedule
+from jaxgrad.training.config import Config, checked, deciding, optimizer, schedule, schedule_steps
+from jaxgrad.training.folder import Held, Line
 from jaxgrad.training.state import State
 from jaxgrad.training.step import IN_KERNEL, check_support, run_steps, start
 
@@ -72,7 +73,7 @@ class Standing(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What does not change while a run goes on."""
+    """What does not change while a run goes on; `held` is its folder as the process that writes to it holds it."""
 
     config: Config
     corpus: Corpus
@@ -82,6 +83,7 @@ class Run(NamedTuple):
     rate: optax.Schedule
     corpus_sha256: str
     mesh: Mesh | None
+    held: Held | None = None
 
 
 Report = Callable[[Progress], None]
@@ -104,20 +106,22 @@ def train(
     `stop` has returned true, and `JaxgradError` for a value out of range, a folder that exists and is not empty, is
     in use or cannot be written, a corpus that is not the config's, and numbers that are not finite.
     """
+    distributed.compare(_told("a new run", config, corpus, mesh))
     checked(config)
     check_corpus(config, corpus)
+    check_memory(config)
 
-    def begin() -> Standing:
+    def begin() -> tuple[Held, Standing]:
         folders.claim(folder)
-        held.enter_context(folders.locked(folder))
+        held = opened.enter_context(folders.locked(folder))
         # Between the first look and the lock another process may have begun a run here.
         folders.claim(folder)
-        files.write_json(folder / "config.json", dataclasses.asdict(config))
-        return fresh(config)
+        folders.save_config(held.at, config)
+        return held, fresh(config)
 
-    with contextlib.ExitStack() as held, precision(config):
+    with contextlib.ExitStack() as opened, precision(config):
         run = _prepared(config, corpus, folder, mesh)
-        return _go_on(run, _placed(run, begin), report, stop)
+        return _go_on(*_placed(run, begin), report, stop)
 
 
 def resume(
@@ -126,27 +130,35 @@ def resume(
     report: Report = lambda progress: None,
     stop: Stop = lambda: False,
     mesh: Mesh | None = None,
+    steps: int | None = None,
 ) -> Losses:
     """Go on with a run that was stopped or killed, from its newest whole checkpoint, and end as if it never had been.
 
     Parameters and metrics.jsonl become those of an undisturbed run, bit for bit where the mesh is the same, and up
-    to rounding under another: sums over the batch are then taken in other parts. A run that is finished only has
-    its losses returned. A damaged checkpoint is set aside, and logged. Raises as `train` does, and `JaxgradError`
-    for a folder that is no run, has no whole checkpoint among damaged ones, or whose files were altered.
+    to rounding under another: sums over the batch are then taken in other parts. Damaged checkpoints are set aside,
+    and logged. A run that is finished only has its losses returned, unless `steps`, which then are those of the whole
+    run, are more than it had: it is continued to them, under its old schedule, which past its end is what optax makes
+    of it, and the seed's a tenth of the rate. Raises as `train` does, and `JaxgradError` for a folder that is no run,
+    has no whole checkpoint among damaged ones, or whose files were altered, and for fewer steps than it had.
     """
-    config = folders.load_config(folder)
+    before = folders.load_config(folder)
+    config = before if steps is None else _continued(before, steps, folder)
+    finished = _finished(folder, before) if config == before else None
+    distributed.compare({**_told("a resumed run", config, corpus, mesh), "finished": finished})
     check_corpus(config, corpus)
-    finished = _finished(folder)
     if finished is not None:
         return finished
+    check_memory(config)
 
-    def begin() -> Standing:
-        held.enter_context(folders.locked(folder))
-        return _rewound(run)
+    def begin() -> tuple[Held, Standing]:
+        held = opened.enter_context(folders.locked(folder))
+        if folders.load_config(held.at) not in (before, config):
+            raise JaxgradError(f"{folder}: was continued by another process just now; look at it, and start again")
+        return held, _rewound(run._replace(held=held), continued=config != before)
 
-    with contextlib.ExitStack() as held, precision(config):
+    with contextlib.ExitStack() as opened, precision(config):
         run = _prepared(config, corpus, folder, mesh)
-        return _go_on(run, _placed(run, begin), report, stop)
+        return _go_on(*_placed(run, begin), report, stop)
 
 
 def load(folder: Path, best: bool = False) -> tuple[Config, Params, Statistics]:
@@ -163,7 +175,8 @@ def load(folder: Path, best: bool = False) -> tuple[Config, Params, Statistics]:
         )
     if best:
         path = checkpoints.best(checkpoints.saved(folder)) or path
-    elif int(path.name) < config.steps:
+    _check_decided(config, folder, checkpoints.notes(path))
+    if not best and int(path.name) < config.steps:
         logger.warning("%s: is after %s of %d steps; finish it with --resume", folder, path.name, config.steps)
     with precision(config):
         checkpoint = checkpoints.restore(path, shapes(config))
@@ -217,6 +230,19 @@ def _check_split(name: str, split: Split, least: int, config: Config) -> None:
             )
 
 
+def check_memory(config: Config) -> None:
+    """Raise `JaxgradError` where a step takes more than the memory there is, counted before anything is made."""
+    of_params = config.hidden * (config.context * config.embedding + len(config.vocabulary) + 3)
+    of_params += len(config.vocabulary) * (config.embedding + 1)
+    # The parameters, their gradients and their next values; the embedded contexts, hidden layer and logits of a batch.
+    of_batch = config.batch_size * (config.context * config.embedding + config.hidden + len(config.vocabulary))
+    memory.check(
+        (3 * of_params + of_batch) * (8 if config.dtype == "float64" else 4),
+        f"training with hidden {config.hidden}, embedding {config.embedding}, context {config.context}"
+        f" and batches of {config.batch_size}",
+    )
+
+
 def state_before(config: Config, folder: Path, examples: Batch, step: int) -> tuple[State, PRNGKeyArray]:
     """The state of a run before a step, and its key, bit for bit: from the last whole checkpoint that is early enough.
 
@@ -249,24 +275,28 @@ def _prepared(config: Config, corpus: Corpus, folder: Path, mesh: Mesh | None) -
     return Run(config, corpus, folder, examples, optimizer(config), schedule(config), _sha256(corpus), mesh)
 
 
-def _placed(run: Run, begin: Callable[[], Standing]) -> Standing:
-    """The standing that `begin` returns, which only process 0 calls, on the devices of the mesh."""
+def _placed(run: Run, begin: Callable[[], tuple[Held, Standing]]) -> tuple[Run, Standing]:
+    """What `begin` returns, which only process 0 calls: the run with its folder held, and on the mesh its standing."""
     if run.mesh is None:
-        return begin()
+        held, standing = begin()
+        return run._replace(held=held), standing
     like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes(run.config))
-    waiting: list[Float64[np.ndarray, " losses"]] = []
+    begun: list[tuple[Held, Standing]] = []
 
     def arrays() -> tuple[State, Any]:
-        standing = begin()
-        waiting.append(standing.waiting)
+        begun.append(begin())
+        standing = begun[0][1]
         return standing.state, jax.random.key_data(standing.key)
 
     state, key = distributed.from_leader(arrays, (like.state, like.key))
     state = jax.device_put(jax.device_get(state), meshes.of_state(run.mesh, run.optimizer, state))
     # A key itself cannot be put on devices of other processes; its data can.
     key = jax.random.wrap_key_data(jax.device_put(np.asarray(key), meshes.replicated(run.mesh)))
-    # Losses that wait for their metrics line are the leader's, as the line will be.
-    return Standing(state, key, waiting[0] if waiting else np.empty(0))
+    if not begun:
+        return run, Standing(state, key, np.empty(0))
+    # The folder, and losses that wait for their metrics line, are the leader's.
+    (held, standing), *_ = begun
+    return run._replace(held=held), Standing(state, key, standing.waiting)
 
 
 def _whole(run: Run, standing: Standing) -> Standing:
@@ -277,24 +307,77 @@ def _whole(run: Run, standing: Standing) -> Standing:
     return standing._replace(state=state, key=jax.random.wrap_key_data(key))
 
 
-def _rewound(run: Run) -> Standing:
-    """The standing of the newest whole checkpoint, with damaged ones after it set aside and metrics cut to it."""
-    saved = checkpoints.saved(run.folder)
-    path = _newest(run.folder, saved)
+def _rewound(run: Run, continued: bool) -> Standing:
+    """The standing of the newest whole checkpoint, with damaged ones set aside and metrics cut to it.
+
+    Nothing of a run that cannot go on is touched. What a continued run ended with goes before its metrics are cut: a
+    kill between the two leaves a run that is to be finished, and not one that is finished and lacks a line.
+    """
+    at = _at(run)
+    path = _newest(run.folder, checkpoints.saved(run.folder))
     if path is None:
-        folders.rewind_metrics(run.folder, 0, hashlib.sha256().hexdigest())
-        checkpoints.sweep_up(run.folder)
+        if continued:
+            folders.extend(at, run.config)
+        folders.rewind_metrics(at, 0)
+        checkpoints.sweep_up(at)
         logger.warning("%s: was stopped before its first checkpoint, so it starts anew", run.folder)
         return fresh(run.config)
-    notes = checkpoints.notes(path)
+    notes: Notes = checkpoints.notes(path)
     if notes.corpus_sha256 != run.corpus_sha256:
         raise JaxgradError(f"{run.folder}: was trained on another corpus; give that one with --corpus")
     checkpoint = checkpoints.restore(path, shapes(run.config))
-    folders.rewind_metrics(run.folder, notes.metrics_bytes, notes.metrics_sha256)
-    checkpoints.sweep_up(run.folder)
-    for damaged in saved[saved.index(path) + 1 :]:
-        checkpoints.set_aside(damaged)
+    _check_decided(run.config, run.folder, notes)
+    folders.check_metrics(at, notes.metrics_bytes, notes.metrics_sha256)
+    if continued:
+        folders.extend(at, run.config)
+    folders.rewind_metrics(at, notes.metrics_bytes)
+    checkpoints.sweep_up(at)
+    for damaged in [other for other in checkpoints.saved(at) if not checkpoints.is_whole(other)]:
+        aside = checkpoints.set_aside(damaged)
+        if int(damaged.name) < int(path.name):
+            logger.warning("%s: the checkpoint is damaged, and is now %s", run.folder / "checkpoints" / damaged.name,
+                           aside.name)  # fmt: skip
     return Standing(checkpoint.state, jax.random.wrap_key_data(checkpoint.key), np.array(notes.waiting))
+
+
+def _at(run: Run) -> Path:
+    """The path that the run's folder is written through, if that is still where its name leads."""
+    if run.held is None:
+        raise RuntimeError(f"{run.folder} is not held by this process")
+    folders.check_held(run.held)
+    return run.held.at
+
+
+def _check_decided(config: Config, folder: Path, notes: Notes) -> None:
+    """Raise `JaxgradError` where a checkpoint was saved under another config than the folder has."""
+    now = deciding(config)
+    apart = [name for name in {**now, **notes.config} if now.get(name) != notes.config.get(name)]
+    if apart:
+        told = (f"{name} is {str(now.get(name))[:40]} and was {str(notes.config.get(name))[:40]}" for name in apart)
+        raise JaxgradError(
+            f"{folder}/config.json: is not what the run was trained with: {'; '.join(told)}; put it back"
+        )
+
+
+def _continued(config: Config, steps: int, folder: Path) -> Config:
+    """The config of a run that goes on to more steps, or to as many."""
+    if steps < config.steps:
+        raise JaxgradError(
+            f"{folder}: is a run of {config.steps} steps; --steps counts them too, and {steps} are fewer"
+        )
+    if steps == config.steps:
+        return config
+    return checked(dataclasses.replace(config, steps=steps, schedule_steps=schedule_steps(config)))
+
+
+def _told(what: str, config: Config, corpus: Corpus, mesh: Mesh | None) -> dict[str, Any]:
+    """All that the processes of one run must have been told the same; where the corpus lies is each one's own."""
+    return {
+        "run": what,
+        **{name: value for name, value in dataclasses.asdict(config).items() if name != "corpus"},
+        "examples": _sha256(corpus) if jax.process_count() > 1 else "",
+        "mesh": None if mesh is None else dict(mesh.shape),
+    }
 
 
 def _newest(folder: Path, saved: list[Path]) -> Path | None:
@@ -308,14 +391,16 @@ def _newest(folder: Path, saved: list[Path]) -> Path | None:
     return path
 
 
-def _finished(folder: Path) -> Losses | None:
-    path = folder / "losses.json"
-    try:
-        return Losses(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+def _finished(folder: Path, config: Config) -> Losses | None:
+    """The losses of a run that has ended; raises `JaxgradError` where they are not those of its last checkpoint."""
+    path, advice = folder / "losses.json", "remove it to have it made again"
+    if not os.path.lexists(path):
         return None
-    except (OSError, ValueError, TypeError) as error:
-        raise JaxgradError(f"{path}: cannot be read ({error}); remove it to have it made again") from None
+    losses = files.read_json(path, Losses, "losses", advice)
+    last = _path(folder, config.steps)
+    if checkpoints.is_whole(last) and checkpoints.notes(last).losses not in (None, tuple(losses)):
+        raise JaxgradError(f"{path}: has not the losses of checkpoint {config.steps}; {advice}")
+    return losses
 
 
 def _go_on(run: Run, standing: Standing, report: Report, stop: Stop) -> Losses:
@@ -333,9 +418,9 @@ def _go_on(run: Run, standing: Standing, report: Report, stop: Stop) -> Losses:
                 writing.result()
                 raise _not_finite(run, done, n_steps)
             if distributed.leads():
-                folders.append_metrics(run.folder, lines)
+                folders.append_metrics(_at(run), lines)
             done += n_steps
-            latest = lines[-1]["loss"] if lines else float(standing.waiting.mean())
+            latest = lines[-1].loss if lines else float(standing.waiting.mean())
             report(Progress(done, latest, (done - first) / (time.monotonic() - began)))
             wanted = distributed.any_of_us(stop())
             if done < config.steps and (wanted or done // every > (done - n_steps) // every):
@@ -353,7 +438,7 @@ def _go_on(run: Run, standing: Standing, report: Report, stop: Stop) -> Losses:
 
 def _chunk(
     run: Run, standing: Standing, n_steps: int, pool: concurrent.futures.Executor
-) -> tuple[Standing, list[dict[str, Any]] | None]:
+) -> tuple[Standing, list[Line] | None]:
     """`n_steps` more steps and the metrics lines that they fill; None for lines if a number is not finite."""
     config = run.config
     state, losses = run_steps(
@@ -366,34 +451,39 @@ def _chunk(
     done = int(state.step)
     waiting = np.append(standing.waiting, np.asarray(losses, np.float64))
     # Losses that do not fill a line wait for the next chunk, or for the end of the run.
-    whole = len(waiting) if done == config.steps else len(waiting) - len(waiting) % config.log_every
+    whole = len(waiting) - len(waiting) % config.log_every
     now = Standing(state, standing.key, waiting[whole:])
     return now, _lines(run, done - len(waiting), waiting[:whole]) if sound else None
 
 
-def _lines(run: Run, first: int, losses: Float64[np.ndarray, " losses"]) -> list[dict[str, Any]]:
+def _lines(run: Run, first: int, losses: Float64[np.ndarray, " losses"]) -> list[Line]:
     lines = []
     for at in range(0, len(losses), run.config.log_every):
         line = losses[at : at + run.config.log_every]
         step = first + at + len(line)
-        lines.append({"step": step, "loss": float(line.mean()), "learning_rate": float(run.rate(step - 1))})
+        lines.append(Line(step, float(line.mean()), float(run.rate(step - 1))))
     return lines
 
 
-def _save(run: Run, standing: Standing, statistics: Statistics, dev_loss: float) -> Callable[[], None]:
+def _save(
+    run: Run, standing: Standing, statistics: Statistics, dev_loss: float, losses: Losses | None = None
+) -> Callable[[], None]:
     """Start to write a checkpoint; the function that is returned ends it and removes those that need not stay."""
+    at = _at(run)
     notes = Notes(
         dev_loss if np.isfinite(dev_loss) else None,
         tuple(standing.waiting.tolist()),
-        *folders.metrics_mark(run.folder),
+        *folders.metrics_mark(at),
         run.corpus_sha256,
+        deciding(run.config),
+        losses,
     )
     arrays = Checkpoint(standing.state, jax.random.key_data(standing.key), statistics)
-    finish = checkpoints.begin(_path(run.folder, int(standing.state.step)), arrays, notes)
+    finish = checkpoints.begin(_path(at, int(standing.state.step)), arrays, notes)
 
     def write() -> None:
         finish()
-        checkpoints.tidy(run.folder, run.config.keep)
+        checkpoints.tidy(at, run.config.keep)
 
     return write
 
@@ -407,10 +497,14 @@ def _end(run: Run, standing: Standing) -> Losses:
             raise JaxgradError(
                 f"the trained loss is not finite; lower the learning rate, which is {run.config.learning_rate}"
             )
-        if not _path(run.folder, run.config.steps).exists():
-            _save(run, standing, statistics, losses.dev)()
-        plot.save_loss_curve(run.folder)
-        files.write_json(run.folder / "losses.json", losses._asdict())
+        at = _at(run)
+        if not _path(at, run.config.steps).exists():
+            _save(run, standing, statistics, losses.dev, losses)()
+        # Those of a last line that is not full are in the checkpoint too, from which a continued run fills it.
+        if len(standing.waiting):
+            folders.append_metrics(_at(run), _lines(run, run.config.steps - len(standing.waiting), standing.waiting))
+        plot.save_loss_curve(at)
+        files.write_json(_at(run) / "losses.json", losses._asdict())
         return np.array(losses)
 
     # All processes wait for it: a run has ended when it is on the disk.

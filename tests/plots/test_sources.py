@@ -62,9 +62,9 @@ def test_a_run_watched_is_the_run_that_was(folder: Path, data):
     [
         (None, "cannot be read"),
         ("", "has no line yet; go on with the run: jaxgrad train --resume"),
-        ("{}\n", "is not as jaxgrad wrote it"),
-        ("nonsense\n", "is not as jaxgrad wrote it"),
-        ("[1]\n", "is not as jaxgrad wrote it"),
+        ("{}\n", "is not metrics that jaxgrad wrote"),
+        ("nonsense\n", "is not metrics that jaxgrad wrote"),
+        ("[1]\n", "is not metrics that jaxgrad wrote"),
     ],
 )
 def test_metrics_that_are_none_are_refused(folder: Path, tmp_path: Path, text: str | None, message: str):

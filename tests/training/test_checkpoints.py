@@ -29,7 +29,7 @@ def make(dtype=jnp.float32, h_size: int = 4, name: str = "adam") -> Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, dev_loss: float | None = 2.5) -> None:
-    checkpoints.begin(folder, checkpoint, Notes(dev_loss, (0.1, 0.2), 3, "a", "b"))()
+    checkpoints.begin(folder, checkpoint, Notes(dev_loss, (0.1, 0.2), 3, "a", "b", {"hidden": 4}))()
 
 
 def same_bits(a: Checkpoint, b: Checkpoint) -> bool:
@@ -58,7 +58,7 @@ def test_nan_infinities_and_signed_zeros_are_kept(tmp_path: Path):
 
 def test_arrays_may_be_donated_as_soon_as_a_save_has_begun(tmp_path: Path):
     saved, expected = make(), make()
-    finish = checkpoints.begin(tmp_path / "checkpoint", saved, Notes(None, (), 0, "", ""))
+    finish = checkpoints.begin(tmp_path / "checkpoint", saved, Notes(None, (), 0, "", "", {}))
     for leaf in jax.tree.leaves(saved):
         leaf.delete()
     assert not (tmp_path / "checkpoint").exists()
@@ -74,7 +74,7 @@ def test_nothing_but_the_checkpoint_is_left(tmp_path: Path):
 
 def test_notes_are_read_back_as_they_were(tmp_path: Path):
     # Each of these is a float that a shorter text would change.
-    kept = Notes(0.1 + 0.2, (float(np.float32(0.1)), 5e-324, 2.5), 7, "a", "b")
+    kept = Notes(0.1 + 0.2, (float(np.float32(0.1)), 5e-324, 2.5), 7, "a", "b", {"seed": 2**32 - 1}, (1.5, 0.1, 2.5))
     checkpoints.begin(tmp_path / "checkpoint", make(), kept)()
     assert checkpoints.notes(tmp_path / "checkpoint") == kept
 

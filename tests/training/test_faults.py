@@ -196,16 +196,17 @@ def test_a_disk_that_fills_up_while_training_stops_the_run_and_keeps_what_was_sa
 
 
 def test_a_metrics_line_that_has_no_room_is_absent_as_a_whole(tmp_path, monkeypatch):
-    folders.append_metrics(tmp_path, [{"step": 1}])
+    line = folders.Line(1, 2.5, 0.1)
+    folders.append_metrics(tmp_path, [line])
+    text = (tmp_path / "metrics.jsonl").read_text()
     # A disk with room for some bytes of what is written next: Linux then writes these and says how many.
     code = (
-        "import resource, sys; from pathlib import Path; from jaxgrad.training.folder import append_metrics;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20)); append_metrics(Path(sys.argv[1]), [{'step': 2}] * 5)"
+        "import resource, sys; from pathlib import Path; from jaxgrad.training.folder import Line, append_metrics;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (70, 70)); append_metrics(Path(sys.argv[1]), [Line(2, 2.5, 0.1)] * 5)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "metrics.jsonl: cannot be written" in done.stderr and "go on with --resume" in done.stderr
-    assert folders.read_metrics(tmp_path) == [{"step": 1}]
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    assert folders.read_metrics(tmp_path) == [line] and (tmp_path / "metrics.jsonl").read_text() == text
 
 
 @pytest.fixture
@@ -251,7 +252,7 @@ files.check_room = lambda folder, n_bytes: folder.mkdir(parents=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 arrays = checkpoints.Checkpoint(jax.random.normal(jax.random.key(0), (500, 100)), jnp.zeros(2), jnp.zeros(2))
 try:
-    checkpoints.begin(Path(sys.argv[1]) / "5", arrays, checkpoints.Notes(None, (), 0, "", ""))()
+    checkpoints.begin(Path(sys.argv[1]) / "5", arrays, checkpoints.Notes(None, (), 0, "", "", {}))()
 except JaxgradError as error:
     print(error)
 """
