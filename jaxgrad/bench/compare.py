@@ -1,6 +1,5 @@
 """Two runs of the benchmark: the ratio of each competitor's times, and whether it lies beyond their spread."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 from rich import box
 from rich.table import Table
 
+from jaxgrad import files
 from jaxgrad.bench.report import SCHEMA
 from jaxgrad.errors import JaxgradError
 
@@ -30,11 +30,8 @@ class Change(NamedTuple):
 
 def load(path: Path) -> dict[str, Any]:
     """A run as `report.to_json` wrote it; raises `JaxgradError` for a file that is none."""
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise JaxgradError(f"{path}: cannot be read as JSON ({error}); give a file written by --json") from None
-    found = run.get("schema") if isinstance(run, dict) else None
+    run = files.read_json(path, dict[str, Any], "a benchmark", "give a file written by --json")
+    found = run.get("schema")
     if found != SCHEMA:
         raise JaxgradError(f"{path}: has the schema {found!r}; give a file of the schema {SCHEMA!r}, written by --json")
     if not _whole(run):

@@ -3,11 +3,9 @@
 Every command imports what it needs when it runs, so that help is instant.
 """
 
-import sys
-
 from jaxgrad.cli import bench, corpus, parity, plot, sweep, training
 from jaxgrad.cli.app import app
-from jaxgrad.errors import JaxgradError
+from jaxgrad.cli.terminal import guarded
 
 app.command()(parity.parity)
 app.command()(parity.mutate)
@@ -22,9 +20,4 @@ app.add_typer(plot.app, name="plot")
 
 def main() -> None:
     """Run the command line; an error a person can mend is one sentence on stderr and exit code 2."""
-    try:
-        app(prog_name="jaxgrad")
-    except JaxgradError as error:
-        # What a message quotes may hold ends of lines; a sentence has none.
-        print("jaxgrad:", *str(error).splitlines(), file=sys.stderr)
-        raise SystemExit(2) from None
+    raise SystemExit(guarded(lambda: app(prog_name="jaxgrad")))

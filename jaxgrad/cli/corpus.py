@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from jaxgrad.cli.app import CorpusOption, JsonOption
+from jaxgrad.cli.terminal import visible
 
 app = typer.Typer(no_args_is_help=True, help="Look at a corpus, or fetch the seed notebook's exact one.")
 
@@ -30,7 +31,7 @@ def corpus_show(
     if json is not None:
         sizes = {name: list(split.X.shape) for name, split in splits.items()}
         files.write_json(json, {"corpus": str(path), "words": words, "vocabulary": data.vocabulary, "X": sizes})
-    print(f"{path}: {words:,} words, {len(data.vocabulary)} symbols {''.join(data.vocabulary)}")
+    print(visible(f"{path}: {words:,} words, {len(data.vocabulary)} symbols {''.join(data.vocabulary)}"))
     for name, split in splits.items():
         print(f"{name:5s} X {split.X.shape} Y {split.Y.shape} {split.X.dtype}")
 
@@ -46,4 +47,4 @@ def corpus_fetch(
     from jaxgrad import corpus as corpora
 
     corpora.fetch(target)
-    print(f"{target}: the seed's corpus; use it with --corpus {target} or JAXGRAD_CORPUS")
+    print(visible(f"{target}: the seed's corpus; use it with --corpus {target} or JAXGRAD_CORPUS"))

@@ -7,6 +7,7 @@ import typer
 
 from jaxgrad.cli.app import CorpusOption, DType, JsonOption, Platform
 from jaxgrad.cli.progress import bar
+from jaxgrad.cli.terminal import say
 from jaxgrad.errors import JaxgradError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def parity(
     from rich.console import Console
 
     from jaxgrad import corpus as corpora
-    from jaxgrad import files
+    from jaxgrad import files, memory
     from jaxgrad.checking.findings import AGREES, DIFFERS
     from jaxgrad.parity import cases, page, report
     from jaxgrad.parity import verdict as verdicts
@@ -59,6 +60,8 @@ def parity(
         chosen = [_replayed(replay, step, corpus)]
     if batches:
         data = corpora.load(corpus, context)
+        numbers = (hidden + batch_size) * (context * embedding + len(data.vocabulary)) + batch_size * hidden
+        memory.check(8 * numbers, f"one pass with hidden {hidden} and batches of {batch_size}")
         chosen += [cases.corpus_case(data, seed, step, batch_size, embedding, hidden) for step in range(batches)]
 
     console = Console(soft_wrap=True)
@@ -83,11 +86,11 @@ def parity(
             update(len(outcomes), "all agree" if set(outcomes) == {AGREES} else "not all agree")
     if json is not None:
         files.write_json(json, report.to_json(kept))
-        console.print(f"written: {json}", highlight=False)
+        say(console, f"written: {json}")
     if html is not None:
         written = page.html(page.of_cases(drawn, target.jax_device, target.torch_device))
-        files.write_bytes(html, written.encode())
-        console.print(f"written: {html}", highlight=False)
+        files.write_text(html, written)
+        say(console, f"written: {html}")
     if DIFFERS in outcomes or AGREES not in outcomes:
         raise SystemExit(1)
 

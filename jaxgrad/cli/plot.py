@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxgrad.cli.progress import bar
+from jaxgrad.cli.terminal import visible
 from jaxgrad.errors import JaxgradError
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def _place(out: Path | None, name: Path, dark: bool) -> Path:
     path = out or name.with_name(name.name + ("-dark.png" if dark else ".png"))
     check_format(path)
     if out is not None:
-        files.check_room(path.parent, 1)
+        files.check_writable(path)
     return path
 
 
@@ -218,4 +219,4 @@ def _save(figure: "Figure", path: Path) -> None:
     from jaxgrad.plots import save
 
     save(figure, path)
-    print(f"written: {path}")
+    print(visible(f"written: {path}"))

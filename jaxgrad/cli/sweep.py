@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", int, float)
 
+# A config is checked for each; more than so many take longer to count than most sweeps take.
+MOST = 10_000
+
 
 def sweep(
     out: Annotated[Path | None, typer.Option(help="Folder to make; sweeps/DATE-TIME if not given.")] = None,
@@ -122,12 +125,14 @@ def _seeds(text: str) -> list[int]:
     if not colon:
         return _numbers("--seeds", text, int)
     try:
-        seeds = list(range(int(low or 0), int(high)))
+        seeds = range(int(low or 0), int(high))
     except ValueError:
-        seeds = []
+        seeds = range(0)
+    if len(seeds[: MOST + 1]) > MOST:
+        raise JaxgradError(f"--seeds is {text[:80]!r}, which are more than {MOST:,}; sweep them in parts")
     if not seeds:
         raise JaxgradError(f"--seeds is {text!r}; give FROM:TO with FROM below TO, such as 0:16, or a list: 1,5,7")
-    return seeds
+    return list(seeds)
 
 
 def _numbers(flag: str, text: str, kind: type[Number]) -> list[Number]:

@@ -5,7 +5,6 @@ import math
 import os
 import shlex
 import signal
-import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ import typer
 
 from jaxgrad.cli.app import CorpusOption, DType, JsonOption
 from jaxgrad.cli.progress import bar
+from jaxgrad.cli.terminal import complain, say, visible
 from jaxgrad.errors import JaxgradError
 
 if TYPE_CHECKING:
@@ -163,7 +163,8 @@ def sample(
         config, params, statistics = runs.load(run, best)
     with runs.precision(config):
         key = jax.random.key(seed)
-        print("\n".join(sampling.sample(params, statistics, config.vocabulary, key, n, temperature)))
+        words = sampling.sample(params, statistics, config.vocabulary, key, n, temperature)
+    print("\n".join(map(visible, words)))
 
 
 def _mesh(text: str | None, distributed: bool, config: "Config") -> "Mesh | None":
@@ -204,13 +205,13 @@ def _run(
 
                 losses = begin(report, lambda: stopped_by() is not None)
             _print_losses(console, losses)
-            console.print(f"run: {folder}", highlight=False)
+            say(console, f"run: {folder}")
             number = stopped_by()
         except Stopped as stopped:
-            console.print(
+            say(
+                console,
                 f"stopped at step {stopped.step:,} of {steps:,}, saved as {stopped.checkpoint};"
                 f" go on with: jaxgrad train --resume {shlex.quote(str(folder))}",
-                highlight=False,
             )
             # Of several processes only one may have been sent the signal that stopped them all.
             number = stopped_by() or signal.SIGTERM
@@ -231,9 +232,9 @@ def _together() -> "Iterator[None]":
         if jax.process_count() == 1:
             raise
         if isinstance(error, JaxgradError):
-            print("jaxgrad:", *str(error).splitlines(), file=sys.stderr, flush=True)
+            complain(error)
         elif (sentence := lost(error)) is not None:
-            print("jaxgrad:", sentence, file=sys.stderr, flush=True)
+            complain(sentence)
         else:
             traceback.print_exc()
         os._exit(2)
@@ -263,7 +264,7 @@ def _given(context: typer.Context) -> set[str]:
 
 
 def _print_losses(console: "Console", losses: "Losses") -> None:
-    console.print(" · ".join(f"{name} {loss:.4f}" for name, loss in losses._asdict().items()), highlight=False)
+    say(console, " · ".join(f"{name} {loss:.4f}" for name, loss in losses._asdict().items()))
 
 
 def corpus_of(config: "Config", given: Path | None) -> "Corpus":

@@ -16,6 +16,7 @@ import functools
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -370,18 +371,22 @@ def load(name: str) -> Subject:
     """The subject that `MODULE:FUNCTION` names: a function without arguments that returns `(fn, check, args)`.
 
     MODULE is the path of a Python file or the name of a module, looked for in the working directory too.
-    Raises `JaxgradError`, with what to do, where any of that is missing, and what the module itself raises.
+    Raises `JaxgradError`, with what to do, where any of that is missing, and where the module or the function raises.
     """
     module, _, function = name.rpartition(":")
     if not module or not function:
-        raise JaxgradError(f"{name!r} is not MODULE:FUNCTION; write for example tests/test_norm.py:subject")
+        raise JaxgradError(f"{name[:80]!r} is not MODULE:FUNCTION; write for example tests/test_norm.py:subject")
     path = Path(module)
     folder = str((path.parent if path.suffix == ".py" else Path()).absolute())
     sys.path.insert(0, folder)
     try:
-        made = getattr(_imported(path, module), function, lambda: None)()
+        subject = getattr(_imported(path, module), function, None)
+        made = subject() if callable(subject) else None
     except (FileNotFoundError, ModuleNotFoundError) as error:
         raise JaxgradError(f"{module}: {error}") from None
+    # A stranger's code, which may raise anything and may mean to end the process.
+    except (Exception, SystemExit) as error:
+        raise JaxgradError(f"{module}: {_where(error)} {type(error).__name__}: {str(error)[:200]}; mend it") from error
     finally:
         sys.path.remove(folder)
     if not (isinstance(made, tuple) and len(made) == 3 and callable(made[0]) and callable(made[1])):
@@ -389,7 +394,17 @@ def load(name: str) -> Subject:
             f"{module} must have a function {function} without arguments that returns (fn, check, args):"
             " a function with a gradient of its own, a function that checks it, and a tuple of arguments for it"
         )
+    if not isinstance(made[2], (tuple, list)):
+        raise JaxgradError(f"{module}: the args of {function} are {str(made[2])[:80]}; give a tuple of arguments")
     return Subject(made[0], made[1], tuple(made[2]))
+
+
+def _where(error: BaseException) -> str:
+    """The last line that was reached, in words."""
+    if isinstance(error, SyntaxError):
+        return f"{Path(error.filename or '').name}, line {error.lineno}, raises"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}, raises"
 
 
 def _imported(path: Path, module: str) -> Any:

@@ -5,6 +5,7 @@ statistics are those of the whole batch; the second layer's sum over hidden neur
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,8 +26,8 @@ def parse(text: str) -> dict[str, int]:
     sizes = dict.fromkeys(AXES, 1)
     for part in text.split(","):
         name, _, size = part.strip().partition("=")
-        if name not in AXES or not size.isdecimal() or int(size) < 1:
-            raise JaxgradError(f"mesh is {text!r}; give data=N, model=N or both, such as data=4,model=2")
+        if name not in AXES or not re.fullmatch("[1-9][0-9]{0,8}", size):
+            raise JaxgradError(f"mesh is {text[:80]!r}; give data=N, model=N or both, such as data=4,model=2")
         sizes[name] = int(size)
     return sizes
 

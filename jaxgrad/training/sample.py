@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxgrad import memory
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Params, Statistics, predict
 
@@ -29,6 +30,7 @@ def sample(
         raise JaxgradError(f"temperature is {temperature}; it must be a finite number above 0")
     if n_words < 1:
         raise JaxgradError(f"asked for {n_words} words; ask for at least 1")
+    memory.check(4 * LONGEST * n_words, f"{n_words} words of up to {LONGEST} characters")
     drawn = _draw(params, statistics, key, jnp.asarray(temperature, params.W2.dtype), n_words)
     return ["".join(vocabulary[symbol] for symbol in row if symbol) for row in drawn.tolist()]
 

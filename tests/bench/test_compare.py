@@ -69,7 +69,12 @@ def test_the_command_exits_1_on_a_regression(monkeypatch, capsys, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "cannot be read as JSON"), ('{"schema": "x"}', "has the schema 'x'"), ("[]", "None")]
+    ("text", "message"),
+    [
+        ("{", "is not a benchmark that jaxgrad wrote"),
+        ('{"schema": "x"}', "has the schema 'x'"),
+        ("[]", "is not a benchmark"),
+    ],
 )
 def test_another_file_is_an_error_that_names_it(tmp_path: Path, text: str, message: str):
     file = tmp_path / "other.json"

@@ -98,7 +98,7 @@ def test_a_benchmark_can_be_drawn_again(plot, tmp_path: Path):
         (("saturation", "{run}", "--corpus", __file__), "contains"),
         (("sweep", "{run}"), "curves.csv: cannot be read"),
         (("bench", "{run}/config.json"), "has the schema None"),
-        (("bench", "{run}/metrics.jsonl"), "cannot be read as JSON"),
+        (("bench", "{run}/metrics.jsonl"), "is not a benchmark that jaxgrad wrote"),
         (("loss", "{run}", "--out", "a.gif"), "a.gif: ends in '.gif'; give a picture a name that ends in .png"),
         (("loss", "{run}", "--out", "{run}/config.json/a.png"), "cannot be written"),
         (("errors", "--out", "errors"), "errors: ends in ''"),

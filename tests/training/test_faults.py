@@ -202,7 +202,8 @@ def test_a_metrics_line_that_has_no_room_is_absent_as_a_whole(tmp_path, monkeypa
     # A disk with room for some bytes of what is written next: Linux then writes these and says how many.
     code = (
         "import resource, sys; from pathlib import Path; from jaxgrad.training.folder import Line, append_metrics;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (70, 70)); append_metrics(Path(sys.argv[1]), [Line(2, 2.5, 0.1)] * 5)"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (70, 70));"
+        "append_metrics(Path(sys.argv[1]), [Line(2, 2.5, 0.1)] * 5)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "metrics.jsonl: cannot be written" in done.stderr and "go on with --resume" in done.stderr
