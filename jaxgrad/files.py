@@ -64,6 +64,11 @@ def unwritable(path: Path, error: Exception) -> JaxgradError:
     return JaxgradError(f"{path}: cannot be written ({why}); give another path or free some space")
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether a file of this name is what a killed process was writing."""
+    return re.fullmatch(r"\..*\.[0-9]+\.tmp", name) is not None
+
+
 def check_writable(path: Path) -> None:
     """Raise `JaxgradError` where `write_bytes` could not write to `path`: to be asked before long computations."""
     if _named_descriptor(path) is None and not _is_special(path):

@@ -175,6 +175,22 @@ def test_a_corpus_too_small_to_split_says_so(tmp_path: Path):
         corpus.load(path)
 
 
+def test_six_words_are_enough_and_five_are_told_so(tmp_path: Path):
+    path = tmp_path / "words.txt"
+    path.write_text("\n".join("abcde"))
+    with pytest.raises(CorpusError, match="5 words split into 4, 0, 1 for train, dev and test; give at least 6 words"):
+        corpus.load(path)
+    for n in range(6, 200):
+        assert all(corpus.shuffle_and_split(["a"] * n)), n
+
+
+def test_the_sentence_about_a_pipe_is_one(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CorpusError) as caught:
+        corpus.load(tmp_path / "pipe")
+    assert str(caught.value).count(f"{tmp_path / 'pipe'}") == 1 and "is not the name" not in str(caught.value)
+
+
 def test_a_context_needs_a_character():
     with pytest.raises(ValueError, match="context length is 0; it must be at least 1"):
         corpus.load(n=0)

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from jaxgrad.cli.app import CorpusOption, DType, JsonOption
+from jaxgrad.cli.terminal import say
 from jaxgrad.errors import JaxgradError
 
 if TYPE_CHECKING:
     import jax
+    from rich.console import Console
     from rich.table import Table
 
+    from jaxgrad.corpus import Corpus
     from jaxgrad.training.config import Config
+    from jaxgrad.training.folder import Held
     from jaxgrad.training.sweep import Rates, Swept
 
 Number = TypeVar("Number", int, float)
@@ -24,7 +28,9 @@ MOST = 10_000
 
 
 def sweep(
+    context_of_call: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Folder to make; sweeps/DATE-TIME if not given.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="SWEEP", help="Go on with it, as its plan.json says.")] = None,
     seeds: Annotated[str, typer.Option(help="FROM:TO, without TO, or a list: 0:16 or 1,5,7.")] = "0:4",
     lr: Annotated[str, typer.Option(help="Learning rates, separated by commas.")] = "0.1",
     hidden: Annotated[str, typer.Option(help="Hidden sizes, separated by commas.")] = "200",
@@ -40,6 +46,8 @@ def sweep(
 ) -> None:
     """Train a model for every seed, rate and size, all at once; a table, two CSV files and a plot.
 
+    Ctrl-C or SIGTERM: the sweep is saved, and goes on with --resume, to the same results bit for bit.
+
     Example: jaxgrad sweep --seeds 0:16 --lr 0.05,0.1,0.2 --hidden 200
     """
     import datetime
@@ -52,34 +60,99 @@ def sweep(
 
     from jaxgrad import corpus as corpora
     from jaxgrad import files
-    from jaxgrad.cli.progress import bar
+    from jaxgrad.cli.training import corpus_of, given_options
+    from jaxgrad.training import folder as folders
     from jaxgrad.training import sweep as sweeps
     from jaxgrad.training import sweep_folder
     from jaxgrad.training.config import Config
-    from jaxgrad.training.folder import claim
+    from jaxgrad.training.run import check_memory
 
-    path = corpora.shipped("names.txt") if corpus is None else corpus
-    data = corpora.load(path)
-    base = Config(
-        steps=steps, batch_size=batch_size, optimizer=optimizer, schedule=schedule, gradients=gradients,
-        dtype=dtype.value, corpus=None if corpus is None else str(corpus.absolute()),
-        corpus_sha256=corpora.sha256(path), vocabulary=data.vocabulary,
-    )  # fmt: skip
-    configs = sweeps.grid(base, _seeds(seeds), _numbers("--lr", lr, float), _numbers("--hidden", hidden, int))
-    folder = out or Path("sweeps") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
-    claim(folder)
-    console, devices = Console(), jax.devices()
-    each = int(memory * 2**30) // len(devices)
-    with bar(console, len(configs) * steps, "model-steps") as update:
-        swept, rates = sweeps.sweep(
-            configs, data, each, devices, lambda p: update(p.model_steps, f"{p.per_second:,.0f} per second")
-        )
-    sweep_folder.write(folder, swept, rates)
+    if resume is None:
+        path = corpora.shipped("names.txt") if corpus is None else corpus
+        data, devices = corpora.load(path), jax.devices()
+        config = Config(
+            steps=steps, batch_size=batch_size, optimizer=optimizer, schedule=schedule, gradients=gradients,
+            dtype=dtype.value, corpus=None if corpus is None else str(corpus.absolute()),
+            corpus_sha256=corpora.sha256(path), vocabulary=data.vocabulary,
+        )  # fmt: skip
+        plan = sweep_folder.Plan(
+            config, tuple(_seeds(seeds)), tuple(_numbers("--lr", lr, float)), tuple(_numbers("--hidden", hidden, int)),
+            int(memory * 2**30) // len(devices), len(devices),
+        )  # fmt: skip
+        folder = out or Path("sweeps") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
+    else:
+        if leave_out := sorted(given_options(context_of_call) - {"resume", "corpus", "json"}):
+            flags = ", ".join("--" + name.replace("_", "-") for name in leave_out)
+            raise JaxgradError(f"--resume takes everything from {resume}/plan.json; leave out {flags}")
+        folder = resume
+        plan, _ = sweep_folder.load_plan(folder)
+        given = corpus if "corpus" in given_options(context_of_call) else None
+        data, devices = corpus_of(plan.config, given), jax.devices()[: plan.devices]
+        if len(devices) < plan.devices:
+            raise JaxgradError(
+                f"{folder}: was begun on {plan.devices} devices, on which its last bits depend, and JAX has"
+                f" {len(devices)}; give it as many, on a CPU by JAX_NUM_CPU_DEVICES={plan.devices}"
+            )
+        if (folder / "sweep.json").exists():
+            raise JaxgradError(f"{folder}: is finished; its results are in {folder / 'results.csv'}")
+    configs = sweeps.grid(plan.config, list(plan.seeds), list(plan.learning_rates), list(plan.hidden))
+    for config in configs:
+        check_memory(config)
+    console = Console()
+
+    def begin(held: folders.Held) -> str:
+        """The hash of the plan, which a new sweep writes."""
+        if resume is not None:
+            return sweep_folder.load_plan(held.at)[1]
+        # Between the first look and the lock another process may have begun here.
+        folders.claim(folder)
+        return sweep_folder.save_plan(held.at, plan)
+
+    if resume is None:
+        folders.claim(folder)
+    with folders.locked(folder) as held:
+        swept, rates = _swept(console, configs, data, plan.memory, devices, held, begin(held))
+        folders.check_held(held)
+        sweep_folder.write(held.at, swept, rates)
     if json is not None:
         files.write_json(json, sweep_folder.as_json(sweep_folder.results(swept)))
     console.print(_table(swept))
-    console.print(_summary(swept, rates, devices), highlight=False)
-    console.print(f"sweep: {folder}", highlight=False)
+    say(console, _summary(swept, rates, devices))
+    say(console, f"sweep: {folder}")
+
+
+def _swept(
+    console: "Console",
+    configs: "list[Config]",
+    data: "Corpus",
+    memory: int,
+    devices: "list[jax.Device]",
+    held: "Held",
+    plan: str,
+) -> "tuple[list[Swept], Rates]":
+    """A sweep under a progress bar and signal handlers; one that was asked to stop exits with 128 + the signal."""
+    from jaxgrad.cli.progress import bar
+    from jaxgrad.cli.training import warnings_shown
+    from jaxgrad.training import sweep as sweeps
+    from jaxgrad.training.run import Stopped
+    from jaxgrad.training.stopping import stopping
+
+    total = len(configs) * configs[0].steps
+    with stopping() as stopped_by, warnings_shown():
+        kept = sweeps.Kept(held, plan, stop=lambda: stopped_by() is not None)
+        try:
+            with bar(console, total, "model-steps") as update:
+                return sweeps.sweep(
+                    configs, data, memory, devices, lambda p: update(p.model_steps, f"{p.per_second:,.0f} per second"),
+                    kept,
+                )  # fmt: skip
+        except Stopped as stopped:
+            say(
+                console,
+                f"stopped at model-step {stopped.step:,} of {total:,}, saved as {stopped.checkpoint};"
+                f" go on with: jaxgrad sweep --resume {shlex.quote(str(held.shown))}",
+            )
+            raise SystemExit(128 + (stopped_by() or 0)) from None
 
 
 def _table(swept: "list[Swept]") -> "Table":

@@ -103,7 +103,7 @@ def train(
         data = corpus_of(config, corpus if "corpus" in given else None)
         return config, data, _mesh(mesh, distributed, config)
 
-    given = _given(context_of_call)
+    given = given_options(context_of_call)
     if distributed:
         join(coordinator, processes, process_id)
     elif {coordinator, processes, process_id} != {None}:
@@ -257,7 +257,7 @@ def warnings_shown() -> "Iterator[None]":
         logger.removeHandler(handler)
 
 
-def _given(context: typer.Context) -> set[str]:
+def given_options(context: typer.Context) -> set[str]:
     """The names of options that the command line itself gave."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}

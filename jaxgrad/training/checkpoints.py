@@ -180,15 +180,15 @@ def best(paths: list[Path]) -> Path | None:
     return min(losses, key=lambda path: losses[path], default=None)
 
 
-def tidy(run: Path, keep: int) -> None:
-    """Remove all checkpoints of a run but the last `keep` and the best.
+def tidy(run: Path, keep: int, stays: Callable[[list[Path]], Path | None] = best) -> None:
+    """Remove all checkpoints of a run but the last `keep` and the one that `stays`, of all of them.
 
     Raises `JaxgradError` where one cannot be removed.
     """
     paths = saved(run)
     if len(paths) <= keep:
         return
-    for path in set(paths[:-keep]) - {best(paths)}:
+    for path in set(paths[:-keep]) - {stays(paths)}:
         # Half-removed under its own name it would pass for one that was damaged.
         _remove(_renamed(path, path.with_name(f".{path.name}.removed")))
 

@@ -22,10 +22,13 @@ METRICS = "metrics.jsonl"
 
 
 def claim(folder: Path) -> None:
-    """Make a folder for a new run; raises `JaxgradError` where something is in it or it cannot be made."""
+    """Make a folder for a new run; raises `JaxgradError` where something is in it or it cannot be made.
+
+    What a process left that was killed before it had written anything whole is nothing.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = {path.name for path in folder.iterdir()} - {LOCK}
+        taken = [name for path in folder.iterdir() if (name := path.name) != LOCK and not files.is_unfinished(name)]
     except OSError as error:
         raise JaxgradError(f"{folder}: cannot be a run folder ({error.strerror}); give another --out") from None
     if taken:
@@ -89,22 +92,25 @@ def check_held(held: Held) -> None:
 
     To be asked before each write: a run must not go on where its user no longer looks for it.
     """
-    try:
-        same = os.path.samestat(held.shown.stat(), os.fstat(held.descriptor))
-        kept = os.path.samestat(os.stat(LOCK, dir_fd=held.descriptor, follow_symlinks=False), os.fstat(held.lock))
-    except OSError:
-        same = kept = False
-    if not same:
+    if not _is(held.descriptor, held.shown):
         now = _name_now(held)
         raise JaxgradError(
             f"{held.shown}: was moved or replaced while the run went on, which ends here"
             + (f"; what it saved is now {now}: go on with --resume {shlex.quote(now)}" if now else "")
         )
-    if not kept:
+    if not _is(held.lock, held.at / LOCK):
         raise JaxgradError(
             f"{held.shown}: its {LOCK} was removed or replaced while the run went on, which ends here;"
-            f" go on with --resume {held.shown}"
+            f" go on with --resume {shlex.quote(str(held.shown))}"
         )
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    """Whether an open file or folder is what has this name, following links to a folder as its user does."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def _name_now(held: Held) -> str | None:

@@ -116,6 +116,7 @@ def train(
         held = opened.enter_context(folders.locked(folder))
         # Between the first look and the lock another process may have begun a run here.
         folders.claim(folder)
+        checkpoints.sweep_up(held.at)
         folders.save_config(held.at, config)
         return held, fresh(config)
 

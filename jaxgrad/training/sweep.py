@@ -1,10 +1,16 @@
-"""Many runs at once: one program whose every array has a leading axis of models, by vmap over whole runs."""
+"""Many runs at once: one program whose every array has a leading axis of models, by vmap over whole runs.
+
+A sweep that is given a folder saves where it stands, and goes on from there: the groups in which models run together
+are kept, because how many are stacked decides in which order their products are summed, and so the last bits.
+"""
 
 import dataclasses
 import functools
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -16,16 +22,23 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxgrad.corpus import Corpus
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Batch, Params
-from jaxgrad.training import evaluate
+from jaxgrad.training import checkpoints, evaluate
+from jaxgrad.training import folder as folders
 from jaxgrad.training.config import Config, checked, optimizer
-from jaxgrad.training.run import ROWS_PER_CHUNK, Losses, fresh, precision, split_losses
+from jaxgrad.training.folder import Held
+from jaxgrad.training.run import ROWS_PER_CHUNK, Losses, Stopped, fresh, precision, split_losses
 from jaxgrad.training.state import State
 from jaxgrad.training.step import check_support, run_steps, steps
 
 # The losses of a run that diverged: it ranks last, and stops no other.
 DIVERGED = Losses(float("inf"), float("inf"), float("inf"))
 
+# A checkpoint holds the parameters of all models under way, and takes a moment: as rare as this, none is noticed.
+SAVE_SECONDS = 30.0
+
 _BY_MODEL = PartitionSpec("models")
+
+logger = logging.getLogger(__name__)
 
 
 class Swept(NamedTuple):
@@ -51,12 +64,40 @@ class Rates(NamedTuple):
     alone: float
 
 
+class Place(NamedTuple):
+    """The notes of a sweep's checkpoint: the models of each group so far, the one under way last, and its steps taken.
+
+    `plan` is the hash of the plan that the sweep follows.
+    """
+
+    groups: tuple[int, ...]
+    taken: int
+    plan: str
+
+
+class Kept(NamedTuple):
+    """A sweep's folder, held; the hash of its plan; the seconds between two checkpoints; and when to stop."""
+
+    held: Held
+    plan: str
+    seconds: float = SAVE_SECONDS
+    stop: Callable[[], bool] = lambda: False
+
+
 class _Models(NamedTuple):
     """What `_run` turns into the next: every array has a leading axis of models."""
 
     states: State
     keys: PRNGKeyArray
     learning_rates: Float[Array, " models"]
+
+
+class _Saved(NamedTuple):
+    """What a checkpoint of a sweep holds: the models under way, and what is known of all, as the bits of float64."""
+
+    models: Any
+    losses: Any
+    curves: Any
 
 
 def grid(base: Config, seeds: list[int], learning_rates: list[float], hidden: list[int]) -> list[Config]:
@@ -74,36 +115,103 @@ def sweep(
     memory: int,
     devices: Sequence[jax.Device],
     report: Callable[[Progress], None] = lambda progress: None,
+    kept: Kept | None = None,
 ) -> tuple[list[Swept], Rates]:
     """Train all configs, split over `devices`, as many at once as `memory` bytes of each hold; the best dev loss first.
 
     Configs may differ in seed, learning rate and hidden size, and in nothing else. A run has the parameters, keys
     and batches that it has when trained alone, and the same losses up to rounding: a product of stacked matrices
     sums in another order than one alone. `Rates.alone` is measured on some steps of the first config.
-    Raises `JaxgradError` where one model takes more than `memory`, and for gradients that the platform has not.
+
+    With `kept` the sweep goes on from the checkpoints of its folder, if there are any, to the results that it would
+    have had undisturbed, bit for bit. Raises `Stopped` after `kept.stop` was true, and `JaxgradError` where one model
+    takes more than `memory`, for gradients that the platform has not, and for checkpoints of another plan.
     """
     check_support(configs[0].gradients)
     mesh = Mesh(np.array(devices), ("models",))
-    total = sum(config.steps for config in configs)
-    swept: list[Swept] = []
-    done, spent = 0, 0.0
+    n_steps_each = configs[0].steps
+    losses = np.zeros((len(configs), len(Losses._fields)))
+    curves = np.zeros((len(configs), -(-n_steps_each // configs[0].log_every)))
+    taken_here, spent, saved_at = 0, 0.0, time.monotonic()
     with precision(configs[0]), jax.default_device(devices[0]):
+        place, models = _restored(configs, mesh, losses, curves, kept)
         examples = Batch(jnp.asarray(corpus.train.X), jnp.asarray(corpus.train.Y))
         everywhere = jax.device_put(examples, NamedSharding(mesh, PartitionSpec()))
-        for group, program in _groups(configs, everywhere, memory, mesh):
-            curves = []
-            models = jax.device_put(_start(group, mesh), NamedSharding(mesh, _BY_MODEL))
-            for n_steps in _chunks(group[0], len(group)):
+        begun = sum(place.groups[:-1])
+        for number, (group, program) in enumerate(_groups(configs, place.groups, everywhere, memory, mesh)):
+            if number < len(place.groups) - 1:
+                continue
+            rows = slice(begun, begun + len(group))
+            if models is None:
+                place = place._replace(groups=(*place.groups, len(group)), taken=0)
+                models = jax.device_put(_start(group, mesh), NamedSharding(mesh, _BY_MODEL))
+            for at, n_steps in _chunks(group[0], len(group)):
+                if at < place.taken:
+                    continue
                 began = time.monotonic()
-                models, losses = jax.block_until_ready(program(n_steps)(models, everywhere))
+                models, of_steps = jax.block_until_ready(program(n_steps)(models, everywhere))
                 spent += time.monotonic() - began
-                done += n_steps * len(group)
-                curves.append(_windows(np.asarray(losses, np.float64), group[0].log_every))
-                report(Progress(done, total, done / spent))
-            params = jax.device_put(models.states.params, devices[0])
-            swept += _evaluated(group, params, np.concatenate(curves, axis=1), corpus, examples)
-        rates = Rates(done / spent, _alone(configs[0], examples))
+                taken_here += n_steps * len(group)
+                place = place._replace(taken=at + n_steps)
+                windows = _windows(np.asarray(of_steps, np.float64)[: len(group)], group[0].log_every)
+                first = at // group[0].log_every
+                curves[rows, first : first + windows.shape[1]] = windows
+                done = begun * n_steps_each + place.taken * len(group)
+                report(Progress(done, len(configs) * n_steps_each, taken_here / spent))
+                if ended := place.taken == n_steps_each:
+                    losses[rows] = _evaluated(group, jax.device_put(models.states.params, devices[0]), corpus, examples)
+                if kept is not None:
+                    stop = kept.stop() and done < len(configs) * n_steps_each
+                    if ended or stop or time.monotonic() - saved_at >= kept.seconds:
+                        path = _save(kept, done, _packed(models, losses, curves), place)
+                        saved_at = time.monotonic()
+                    if stop:
+                        raise Stopped(path, done)
+            begun, models = begun + len(group), None
+        rates = Rates(taken_here / spent if spent else 0.0, _alone(configs[0], examples))
+    swept = [Swept(config, Losses(*losses[k].tolist()), curves[k]) for k, config in enumerate(configs)]
     return sorted(swept, key=lambda run: run.losses.dev), rates
+
+
+def _restored(
+    configs: list[Config], mesh: Mesh, losses: np.ndarray, curves: np.ndarray, kept: Kept | None
+) -> tuple[Place, _Models | None]:
+    """Where the folder's newest whole checkpoint stands, and its models; `losses` and `curves` are filled from it."""
+    nothing = Place((), 0, "" if kept is None else kept.plan), None
+    if kept is None:
+        return nothing
+    checkpoints.sweep_up(kept.held.at)
+    path, damaged = checkpoints.newest_whole(checkpoints.saved(kept.held.at))
+    for bad in damaged:
+        logger.warning("%s: the checkpoint of step %s is damaged, and passed over", kept.held.shown, bad.name)
+        checkpoints.set_aside(bad)
+    if path is None:
+        return nothing
+    place = checkpoints.notes_of(path, Place)
+    if place.plan != kept.plan:
+        raise JaxgradError(f"{kept.held.shown}: its plan is not the one that it was begun with; put that one back")
+    begun = sum(place.groups[:-1])
+    group = configs[begun : begun + place.groups[-1]]
+    like = jax.eval_shape(lambda: _packed(_start(group, mesh), losses, curves))
+    saved = checkpoints.restore(path, like)
+    losses[:], curves[:] = (np.asarray(bits).view(np.float64) for bits in (saved.losses, saved.curves))
+    models = saved.models._replace(keys=jax.random.wrap_key_data(saved.models.keys))
+    return place, jax.device_put(models, NamedSharding(mesh, _BY_MODEL))
+
+
+def _packed(models: _Models, losses: np.ndarray, curves: np.ndarray) -> _Saved:
+    """What files have a type for: a key's data, and float64 as bits, which JAX takes whatever its settings."""
+    keys = jax.random.key_data(models.keys)
+    return _Saved(models._replace(keys=keys), losses.view(np.uint32), curves.view(np.uint32))
+
+
+def _save(kept: Kept, step: int, saved: _Saved, place: Place) -> Path:
+    """Write a checkpoint, and remove those before the last two: the last may be cut by a power failure."""
+    folders.check_held(kept.held)
+    path = kept.held.at / "checkpoints" / str(step)
+    checkpoints.begin(path, saved, place)()
+    checkpoints.tidy(kept.held.at, 2, lambda paths: None)
+    return kept.held.shown / "checkpoints" / str(step)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "n_steps", "mesh"), donate_argnames=("models",))
@@ -138,21 +246,26 @@ def _start(group: list[Config], mesh: Mesh) -> _Models:
     return _Models(states, jnp.stack([standing.key for standing in standings]), rates)
 
 
-def _chunks(config: Config, models: int) -> list[int]:
-    """The steps of each launch: whole metrics windows, few enough that the batches of all models stay small."""
+def _chunks(config: Config, models: int) -> list[tuple[int, int]]:
+    """The first step of each launch, and how many it has: whole metrics windows, with few batches at once."""
     longest = min(config.chunk, ROWS_PER_CHUNK // (config.batch_size * models))
     whole = config.log_every * max(1, longest // config.log_every)
-    return [min(whole, config.steps - at) for at in range(0, config.steps, whole)]
+    return [(at, min(whole, config.steps - at)) for at in range(0, config.steps, whole)]
 
 
 def _groups(
-    configs: list[Config], examples: Batch, memory: int, mesh: Mesh
+    configs: list[Config], sizes: Sequence[int], examples: Batch, memory: int, mesh: Mesh
 ) -> Iterator[tuple[list[Config], Callable[[int], Any]]]:
-    """Configs that run together, and their compiled program for a number of steps."""
+    """Configs that run together, and their compiled program for a number of steps; the first groups have `sizes`."""
+    known = iter(sizes)
     for _, same_size in itertools.groupby(configs, lambda config: config.hidden):
         waiting = list(same_size)
         while waiting:
-            group, program = _fitting(waiting, examples, memory, mesh)
+            size = next(known, None)
+            if size is None:
+                group, program = _fitting(waiting, examples, memory, mesh)
+            else:
+                group, program = waiting[:size], _programs(waiting[:size], examples, mesh)
             yield group, program
             waiting = waiting[len(group) :]
 
@@ -164,8 +277,8 @@ def _fitting(
     each = -(-len(configs) // mesh.size)
     while True:
         group = configs[: each * mesh.size]
-        program = functools.cache(functools.partial(_compiled, group, examples, mesh))
-        need = _bytes(program(_chunks(group[0], len(group))[0]))
+        program = _programs(group, examples, mesh)
+        need = _bytes(program(_chunks(group[0], len(group))[0][1]))
         if need <= memory:
             return group, program
         if each == 1:
@@ -175,6 +288,10 @@ def _fitting(
                 " or make it smaller"
             )
         each = min(each - 1, max(1, each * memory // need))
+
+
+def _programs(group: list[Config], examples: Batch, mesh: Mesh) -> Callable[[int], Any]:
+    return functools.cache(functools.partial(_compiled, group, examples, mesh))
 
 
 def _compiled(group: list[Config], examples: Batch, mesh: Mesh, n_steps: int) -> Any:
@@ -198,18 +315,19 @@ def _windows(losses: Float[np.ndarray, "models n_steps"], width: int) -> Float[n
     return np.add.reduceat(losses, starts, axis=1) / sizes
 
 
-def _evaluated(
-    group: list[Config], params: Params, curves: Float[np.ndarray, "models windows"], corpus: Corpus, examples: Batch
-) -> Iterator[Swept]:
-    for k, config in enumerate(group):
+def _evaluated(group: list[Config], params: Params, corpus: Corpus, examples: Batch) -> list[Losses]:
+    """The losses of each model of a group; those that are not finite are of one that diverged."""
+    found = []
+    for k in range(len(group)):
         own = jax.tree.map(lambda p, k=k: p[k], params)
         losses = split_losses(own, evaluate.calibrate(own, examples.X), corpus)
-        yield Swept(config, losses if np.isfinite(losses).all() else DIVERGED, curves[k])
+        found.append(losses if np.isfinite(losses).all() else DIVERGED)
+    return found
 
 
 def _alone(config: Config, examples: Batch) -> float:
     """Steps per second of one run, without compilation."""
-    n_steps = _chunks(config, 1)[0]
+    _, n_steps = _chunks(config, 1)[0]
     state, key, _ = fresh(config)
     transformation = optimizer(config)
     seconds = []

@@ -130,6 +130,26 @@ def test_what_stops_the_first_stops_all(tmp_path: Path):
     assert "exists and is not empty" in errors and "process 0 could not go on" in other_errors
 
 
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (("--lr", "0.5"), "differ in learning_rate: learning_rate is 0.1 in process 0, 0.5 in process 1"),
+        (("--hidden", "16", "--steps", "700"), "differ in steps, hidden: steps is 600 in process 0, 700 in process 1;"),
+        (("--optimizer-arg", "nonsense"), "'nonsense' is not an argument"),
+    ],
+)
+def test_processes_that_were_not_told_the_same_are_refused_by_what_differs(
+    tmp_path: Path, other: tuple[str, ...], told: str
+):
+    folder = tmp_path / "run"
+    one, two = train(folder, 2, *SMALL, "--out", str(folder))
+    with processes([one, [*two, *other]]) as started:
+        ends = ended(started)
+    for code, _, errors in ends:
+        assert code == 2 and told in errors and "Traceback" not in errors, errors
+    assert not folder.exists()
+
+
 def test_a_signal_to_one_stops_and_saves_for_all(tmp_path: Path):
     folder = tmp_path / "run"
     with processes(train(folder, 2, *SMALL, "--out", str(folder), "--steps", "1000000")) as started:

@@ -1,6 +1,10 @@
 """Full disks, folders that cannot be written, damaged files, a folder in use: a sentence, and nothing is lost."""
 
 import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +12,8 @@ import sys
 import threading
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from jaxgrad import corpus, files
@@ -101,6 +107,98 @@ def test_no_file_of_a_checkpoint_can_be_altered_unseen(stopped):
     assert checkpoints.is_whole(stopped / "checkpoints" / "60")
 
 
+def test_a_damaged_older_checkpoint_stops_nothing_and_decides_nothing(stopped, data, caplog):
+    # Its notes say that it is the best, and are not what was written.
+    older = stopped / "checkpoints" / "20"
+    notes = json.loads((older / "notes.json").read_text())
+    (older / "notes.json").write_text(json.dumps({**notes, "dev_loss": 0.1}))
+    whole_best = min((20, 40, 60), key=lambda step: losses_of(stopped, step) if step != 20 else 9.0)
+    with caplog.at_level("WARNING"):
+        assert checkpoints.best(checkpoints.saved(stopped)) == stopped / "checkpoints" / str(whole_best)
+        run.load(stopped, best=True)
+    assert f"{older}: the checkpoint is damaged, so it is passed over" in caplog.text
+    run.resume(stopped, data)
+    assert f"{older}: the checkpoint is damaged, and is now 20.damaged" in caplog.text
+    assert (stopped / "losses.json").exists() and (stopped / "checkpoints" / "20.damaged").is_dir()
+
+
+def losses_of(folder: Path, step: int) -> float:
+    return json.loads((folder / "checkpoints" / str(step) / "notes.json").read_text())["dev_loss"]
+
+
+def test_notes_that_cannot_be_read_of_an_older_checkpoint_stop_nothing(stopped, data):
+    (stopped / "checkpoints" / "20" / "notes.json").write_text("{")
+    assert run.resume(stopped, data).dev == checkpoints.notes(stopped / "checkpoints" / "120").dev_loss
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "file", "link in place of a file", "link to it all"])
+def test_what_is_added_to_a_checkpoint_is_seen(stopped, data, kind: str):
+    newest = stopped / "checkpoints" / "60"
+    match kind:
+        case "link":
+            (newest / "arrays" / "more").symlink_to(newest / "notes.json")
+        case "pipe":
+            os.mkfifo(newest / "more")
+        case "folder":
+            (newest / "arrays" / "more").mkdir()
+        case "file":
+            (newest / "more").touch()
+        case "link in place of a file":
+            (newest / "notes.json").rename(stopped / "notes.json")
+            (newest / "notes.json").symlink_to(stopped / "notes.json")
+        case _:
+            newest.rename(stopped / "elsewhere")
+            newest.symlink_to(stopped / "elsewhere")
+    assert not checkpoints.is_whole(newest)
+    run.resume(stopped, data)
+    assert os.path.lexists(stopped / "checkpoints" / "60.damaged") and run.load(stopped)[0].steps == 120
+
+
+def test_the_checksums_are_those_that_sha256sum_reads(stopped):
+    newest = stopped / "checkpoints" / "60"
+    done = subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "sha256"], cwd=newest, check=False)
+    assert done.returncode == 0
+
+
+def test_one_byte_altered_in_any_file_of_a_run_is_never_taken_for_the_runs(stopped, data, caplog):
+    run.resume(stopped, data)
+    losses, whole = (
+        run.resume(stopped, data),
+        {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()},
+    )
+    _, params, statistics = run.load(stopped)
+    for path, text in whole.items():
+        if path.name in (folders.LOCK, "loss.png") or not text:
+            continue
+        for place in range(0, len(text), max(1, len(text) // (25 if path.suffix == ".json" else 2))):
+            altered = bytearray(text)
+            altered[place] ^= 1
+            path.write_bytes(altered)
+            caplog.clear()
+            with contextlib.suppress(JaxgradError):
+                assert run.resume(stopped, data) == losses, (path, place)
+                _, *read = run.load(stopped)
+                same = all(map(np.array_equal, jax.tree.leaves(read), jax.tree.leaves((params, statistics))))
+                assert same or "is damaged" in caplog.text, (path, place)
+        path.write_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [('"seed": 0', '"seed": 1'), ('"learning_rate": 0.1', '"learning_rate": 0.2')]
+)
+def test_a_config_that_the_run_was_not_trained_with_is_refused_by_name(stopped, data, before: str, after: str):
+    path = stopped / "config.json"
+    path.write_text(path.read_text().replace(before, after))
+    all_before = contents(stopped)
+    name, value = after.strip('"').split('": ')
+    for read in (lambda: run.resume(stopped, data), lambda: run.load(stopped)):
+        with pytest.raises(
+            JaxgradError, match=rf"config.json: is not what the run was trained with: {name} is {value}"
+        ):
+            read()
+    assert contents(stopped) == all_before
+
+
 def test_checkpoints_that_are_all_damaged_are_refused_and_left_as_they_are(stopped, data):
     for checkpoint in checkpoints.saved(stopped):
         cut(checkpoint / "notes.json")
@@ -176,6 +274,76 @@ def test_of_two_runs_that_begin_in_one_folder_one_is_refused(tmp_path, data, con
 def test_the_lock_of_a_process_that_is_gone_holds_nobody(stopped, data):
     (stopped / folders.LOCK).write_text("1\n")
     run.resume(stopped, data)
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["moved", "and another began"])
+def test_a_run_whose_folder_is_moved_stops_and_writes_to_no_other(tmp_path, data, config, replaced: bool):
+    folder, asked = tmp_path / "run", iter(range(100))
+    others: dict[str, bytes] = {}
+
+    def move_after_two_chunks() -> bool:
+        if next(asked) == 1:
+            folder.rename(tmp_path / "moved")
+            if replaced:
+                run.train(dataclasses.replace(config, seed=1), data, folder)
+                others.update(contents(folder))
+        return False
+
+    with pytest.raises(JaxgradError) as caught:
+        run.train(config, data, folder, stop=move_after_two_chunks)
+    moved = tmp_path / "moved"
+    assert f"{folder}: was moved or replaced while the run went on" in str(caught.value)
+    assert f"what it saved is now {moved}: go on with --resume {moved}" in str(caught.value)
+    assert "/proc/" not in str(caught.value)
+    assert (contents(folder) == others) if replaced else not folder.exists()
+    if replaced:
+        return
+    run.resume(moved, data)
+    run.train(config, data, tmp_path / "undisturbed")
+    for name in ("metrics.jsonl", "losses.json"):
+        assert (moved / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+def test_a_lock_that_is_taken_away_stops_the_run(stopped, data):
+    def take_away() -> bool:
+        (stopped / folders.LOCK).unlink()
+        return False
+
+    with pytest.raises(JaxgradError, match=r"its .lock was removed or replaced while the run went on"):
+        run.resume(stopped, data, stop=take_away)
+
+
+def test_a_lock_that_is_a_link_or_a_pipe_is_refused_and_its_target_left_alone(stopped, data, tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (stopped / folders.LOCK).unlink()
+    (stopped / folders.LOCK).symlink_to(tmp_path / "victim")
+    with pytest.raises(JaxgradError, match=r"\.lock: is a link, or no file at all; remove it"):
+        run.resume(stopped, data)
+    assert (tmp_path / "victim").read_text() == "precious"
+    (stopped / folders.LOCK).unlink()
+    os.mkfifo(stopped / folders.LOCK)
+    with pytest.raises(JaxgradError, match=r"\.lock: is a link, or no file at all; remove it"):
+        run.resume(stopped, data)
+
+
+def test_a_file_system_without_locks_is_a_sentence(stopped, data, monkeypatch):
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    before = contents(stopped)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(
+        JaxgradError, match=r"run: cannot be locked \(No locks available\); put the run on another disk"
+    ):
+        run.resume(stopped, data)
+    assert contents(stopped) == before
+
+
+def test_a_clock_that_was_set_back_changes_nothing(stopped, data):
+    # The newest checkpoint is the one of the most steps, whatever the times of files say.
+    for age, path in enumerate(checkpoints.saved(stopped)):
+        os.utime(path, (1e9 - age, 1e9 - age))
+    assert run._newest(stopped, checkpoints.saved(stopped)).name == "60"
 
 
 def test_a_disk_that_fills_up_while_training_stops_the_run_and_keeps_what_was_saved(stopped, data, monkeypatch):

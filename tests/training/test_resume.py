@@ -1,13 +1,16 @@
 """A run that was killed or stopped, however often, ends as if it never had been, bit for bit."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +20,10 @@ import numpy as np
 import pytest
 
 from jaxgrad import corpus
+from jaxgrad.errors import JaxgradError
 from jaxgrad.training import checkpoints, run
 from jaxgrad.training.config import Config
+from jaxgrad.training.folder import read_metrics
 from jaxgrad.training.run import Stopped
 
 KILLS = 20
@@ -120,6 +125,95 @@ def test_a_run_that_is_finished_has_its_losses_returned_and_nothing_written(data
     losses = run.resume(undisturbed, data)
     assert losses._asdict() == json.loads((undisturbed / "losses.json").read_text())
     assert before == {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.name != ".lock"}
+
+
+def test_a_finished_run_is_continued_to_the_end_of_one_that_was_that_long(tmp_path, data, config, undisturbed):
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
+    # Its schedule stays that of its first steps; its last line, of 40 steps, is filled.
+    longer = dataclasses.replace(config, steps=330, schedule_steps=240)
+    run.train(longer, data, tmp_path / "longer")
+    with pytest.raises(JaxgradError, match=r"is a run of 240 steps; --steps counts them too, and 200 are fewer"):
+        run.resume(folder, data, steps=200)
+    with pytest.raises(Stopped):
+        run.resume(folder, data, stop=after(2), steps=330)
+    assert not (folder / "losses.json").exists() and run.load(folder)[0] == longer
+    run.resume(folder, data, steps=330)
+    same(folder, tmp_path / "longer")
+    assert [line.step for line in read_metrics(folder)] == [50, 100, 150, 200, 250, 300, 330]
+    before = contents(folder)
+    assert run.resume(folder, data, steps=330) == run.resume(folder, data) and contents(folder) == before
+
+
+class Snapshots:
+    """Copies of a folder before each thing that Python does to its files: what a SIGKILL at that moment leaves.
+
+    An audit hook cannot be taken away, so it does nothing once `folder` is None.
+    """
+
+    EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "open")
+
+    def __init__(self, to: Path):
+        self.to, self.folder, self.taken, self.busy = to, None, [], threading.Lock()
+        sys.addaudithook(self.hook)
+
+    def hook(self, event: str, args: tuple) -> None:
+        if self.folder is None or event not in self.EVENTS or not self.concerns(event, args):
+            return
+        # Copying opens files too, in this thread.
+        if not self.busy.acquire(blocking=False):
+            return
+        try:
+            copy = self.to / str(len(self.taken))
+            with contextlib.suppress(shutil.Error, FileNotFoundError):
+                shutil.copytree(self.folder, copy, symlinks=True)
+                self.taken.append((f"{event} {[Path(str(a)).name for a in args[:2]]}", copy))
+        finally:
+            self.busy.release()
+
+    def concerns(self, event: str, args: tuple) -> bool:
+        text = str(args[0])
+        inside = text.startswith((str(self.folder), "/proc/self/fd/"))
+        # To read changes nothing.
+        return inside and (event != "open" or (isinstance(args[1], str) and args[1][0] in "wxa"))
+
+
+def test_a_kill_at_any_operation_on_a_file_is_resumed_to_the_same_end(tmp_path, data):
+    # Three checkpoints of which two stay, a damaged one that is set aside, and a run that is continued.
+    config = Config(steps=60, hidden=4, log_every=25, chunk=20, save_every=20, keep=2, vocabulary=data.vocabulary)
+    snapshots = Snapshots(tmp_path / "snapshots")
+    folder = tmp_path / "run"
+    snapshots.folder = folder
+    run.train(config, data, folder)
+    in_training = len(snapshots.taken)
+    first_end = contents(folder, "metrics.jsonl", "losses.json", "loss.png")
+    (checkpoints.saved(folder)[-1] / "notes.json").write_text("{")
+    for name in ("losses.json", "loss.png"):
+        (folder / name).unlink()
+    begun_again = len(snapshots.taken)
+    run.resume(folder, data)
+    continued = len(snapshots.taken)
+    run.resume(folder, data, steps=100)
+    snapshots.folder = None
+    last_end = contents(folder, "metrics.jsonl", "losses.json", "loss.png")
+    done = [what for what, _ in snapshots.taken]
+    for needed in ("losses.json", "loss.png", ".40.unfinished", ".removed", ".damaged", "config.json", "metrics.jsonl"):
+        assert any(needed in what for what in done), f"no snapshot at {needed}: {done}"
+    for number, (what, copy) in enumerate(snapshots.taken):
+        if not (copy / "config.json").exists():
+            # Killed before there was a run: another can begin here.
+            run.train(config, data, copy)
+            assert contents(copy, *first_end) == first_end, f"{number}: {what}"
+            continue
+        if in_training <= number < begun_again:
+            continue
+        longer = number >= continued
+        run.resume(copy, data, steps=100 if longer else None)
+        assert contents(copy, *first_end) == (last_end if longer else first_end), f"{number}: {what}"
+
+
+def contents(folder: Path, *names: str) -> dict[str, bytes]:
+    paths = [folder / name for name in names] if names else [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_a_run_that_was_killed_while_it_was_evaluated_is_finished(tmp_path, data, config, undisturbed):

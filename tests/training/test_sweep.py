@@ -14,8 +14,10 @@ import pytest
 from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import Batch
-from jaxgrad.training import run, sweep, sweep_folder
+from jaxgrad.training import checkpoints, run, sweep, sweep_folder
+from jaxgrad.training import folder as folders
 from jaxgrad.training.config import Config, optimizer
+from jaxgrad.training.run import Stopped
 from jaxgrad.training.step import run_steps, start
 
 GIB = 2**30
@@ -135,3 +137,42 @@ def test_models_have_nothing_to_say_to_each_other(data):
     examples = Batch(jnp.asarray(data.train.X), jnp.asarray(data.train.Y))
     program = sweep._compiled(configs, examples, mesh, 10).as_text()
     assert not re.findall(r"all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute", program)
+
+
+def test_a_sweep_that_is_stopped_after_every_launch_ends_with_the_same_bits(data, tmp_path: Path):
+    base = Config(steps=40, hidden=8, log_every=10, chunk=20, vocabulary=data.vocabulary)
+    # Two sizes are two groups, and one of the rates diverges: what JSON has no number for is kept too.
+    configs = sweep.grid(base, [0, 1], [0.1, 1e30], [8, 5])
+    whole, _ = sweep.sweep(configs, data, GIB, jax.devices()[:2])
+    launches = 0
+    while True:
+        with folders.locked(tmp_path) as held:
+            kept = sweep.Kept(held, "plan", seconds=1e9, stop=lambda: True)
+            try:
+                parts, _ = sweep.sweep(configs, data, GIB, jax.devices()[:2], kept=kept)
+                break
+            except Stopped as stopped:
+                launches += 1
+                assert (
+                    stopped.checkpoint == tmp_path / "checkpoints" / str(stopped.step) and stopped.checkpoint.is_dir()
+                )
+    assert launches == 2 * 2 - 1 and len(checkpoints.saved(tmp_path)) == 2
+    for a, b in zip(whole, parts, strict=True):
+        assert a.config == b.config and a.losses == b.losses and a.curve.tobytes() == b.curve.tobytes()
+    # The newest is cut: the one before it is gone on from, to the same end.
+    newest = checkpoints.saved(tmp_path)[-1]
+    (newest / "notes.json").write_text("{")
+    with folders.locked(tmp_path) as held:
+        again, _ = sweep.sweep(configs, data, GIB, jax.devices()[:2], kept=sweep.Kept(held, "plan"))
+        assert [one.curve.tobytes() for one in again] == [one.curve.tobytes() for one in whole]
+        with pytest.raises(JaxgradError, match="its plan is not the one that it was begun with"):
+            sweep.sweep(configs, data, GIB, jax.devices()[:2], kept=sweep.Kept(held, "another"))
+
+
+def test_a_plan_is_read_back_as_it_was(data, tmp_path: Path):
+    plan = sweep_folder.Plan(Config(steps=25, vocabulary=data.vocabulary), (0, 7), (0.1 + 0.2, 1e-300), (8,), 2**33, 3)
+    digest = sweep_folder.save_plan(tmp_path, plan)
+    assert sweep_folder.load_plan(tmp_path) == (plan, digest)
+    (tmp_path / "plan.json").write_text((tmp_path / "plan.json").read_text().replace('"devices": 3', '"devices": "3"'))
+    with pytest.raises(JaxgradError, match=r"plan.json: is not a plan that jaxgrad wrote \(Expected `int`, got `str`"):
+        sweep_folder.load_plan(tmp_path)
