@@ -22,7 +22,7 @@ import pytest
 from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
 from jaxgrad.training import checkpoints, run
-from jaxgrad.training.config import Config
+from jaxgrad.training.config import Config, optimizer
 from jaxgrad.training.folder import read_metrics
 from jaxgrad.training.run import Stopped
 
@@ -177,7 +177,9 @@ class Snapshots:
         return inside and (event != "open" or (isinstance(args[1], str) and args[1][0] in "wxa"))
 
 
-def test_a_kill_at_any_operation_on_a_file_is_resumed_to_the_same_end(tmp_path, data):
+def test_a_kill_at_any_operation_on_a_file_is_resumed_to_the_same_end(tmp_path, data, monkeypatch):
+    # One optimizer for all these runs: steps are compiled once for each.
+    monkeypatch.setattr(run, "optimizer", functools.cache(optimizer))
     # Three checkpoints of which two stay, a damaged one that is set aside, and a run that is continued.
     config = Config(steps=60, hidden=4, log_every=25, chunk=20, save_every=20, keep=2, vocabulary=data.vocabulary)
     snapshots = Snapshots(tmp_path / "snapshots")
@@ -204,7 +206,8 @@ def test_a_kill_at_any_operation_on_a_file_is_resumed_to_the_same_end(tmp_path, 
             run.train(config, data, copy)
             assert contents(copy, *first_end) == first_end, f"{number}: {what}"
             continue
-        if in_training <= number < begun_again:
+        # Every rename, and of the other operations every fifth: all of them passed, and take minutes.
+        if in_training <= number < begun_again or ("os.rename" not in what and number % 5):
             continue
         longer = number >= continued
         run.resume(copy, data, steps=100 if longer else None)
