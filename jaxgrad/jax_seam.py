@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.extend import source_info_util
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 
 # Programs that these hold are not simply called with the equation's operands.
 _NOT_CALLS = frozenset(
@@ -67,9 +67,9 @@ def name(eqn: Any) -> str:
     return str(eqn.primitive.name)
 
 
-def bind(eqn: Any, values: Sequence[Any]) -> list[Any]:
-    """The results of an equation's primitive, applied to other operands."""
-    out = eqn.primitive.bind(*values, **eqn.params)
+def bind(eqn: Any, values: Sequence[Any], **changed: Any) -> list[Any]:
+    """The results of an equation's primitive, applied to other operands, with some of its parameters changed."""
+    out = eqn.primitive.bind(*values, **{**eqn.params, **changed})
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
@@ -83,6 +83,11 @@ def called(eqn: Any) -> ClosedJaxpr | None:
     if len(closed(held[0]).jaxpr.invars) != len(eqn.invars):
         return None
     return closed(held[0])
+
+
+def jitted(eqn: Any) -> str | None:
+    """The name of the function that an equation calls under jit; None for another equation."""
+    return str(eqn.params["name"]) if name(eqn) in ("jit", "pjit") and "name" in eqn.params else None
 
 
 def scan(eqn: Any) -> Scan | None:
@@ -155,6 +160,20 @@ def convolved(eqn: Any) -> int:
     kernel = eqn.invars[1].aval
     outputs = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
     return max(kernel.size // max(outputs, 1), 1)
+
+
+def name_stack(eqn: Any) -> str:
+    """The names of the scopes that an equation was made in, the outermost first, separated by slashes."""
+    return str(eqn.source_info.name_stack)
+
+
+def alone(eqn: Any) -> ClosedJaxpr:
+    """A program of one equation, whose operands are all its inputs, in their order: run so it keeps its custom rule."""
+    variables = [Var(atom.aval) if literal(atom) else atom for atom in eqn.invars]
+    # An operand that is given twice would be one variable in two places.
+    fresh = [var if variables.index(var) == k else Var(var.aval) for k, var in enumerate(variables)]
+    inner = eqn.replace(invars=fresh)
+    return ClosedJaxpr(Jaxpr((), fresh, eqn.outvars, [inner]), ())
 
 
 def frames(eqn: Any) -> list[Frame]:

@@ -337,7 +337,7 @@ def _pull_program(
     # Dropout draws the same mask in every call, and leaves torch's random state as it found it.
     with torch.random.fork_rng(devices=[]), _default_dtype(call.dtype), torch.enable_grad(), kernels, rounding:
         with collecting_torch_taps() as taps, _our_errors("forward pass"):
-            outs = _leaves(call.fn(*call.args, **call.kwargs))
+            outs = leaves(call.fn(*call.args, **call.kwargs))
         ys = [y for y in outs if differentiable(y)]
         cotangents = [_laid_out(dy, layout, y.dtype) for dy, y in zip(_fitting(dys, ys), ys, strict=True)]
         first = _gradients(ys, cotangents, [*call.inputs, *taps.values()], directions is not None, "backward pass")
@@ -467,7 +467,7 @@ def _our_errors(where: str) -> Iterator[None]:
         raise JaxgradError(f"the torch reference raised {type(error).__name__} in its {where}: {said}") from error
 
 
-def _leaves(out: Any) -> list[Any]:
+def leaves(out: Any) -> list[Any]:
     """The tensors of what a reference returns, in the order that JAX has for the same container."""
     import torch
 
@@ -488,7 +488,7 @@ def _leaves(out: Any) -> list[Any]:
         parts = out.to_tuple()
     else:
         raise JaxgradError(f"the torch reference returned a {type(out).__name__}, which is no tensor and holds none")
-    return [leaf for part in parts for leaf in _leaves(part)]
+    return [leaf for part in parts for leaf in leaves(part)]
 
 
 def _fitting(dys: list[Any], ys: list[Any]) -> list[Any]:

@@ -1,0 +1,78 @@
+"""A verdict in words, and as JSON."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from jaxgrad.port.locate import FORWARD, LAYOUT, Verdict
+from jaxgrad.port.values import Line, Place
+
+SCHEMA = "jaxgrad.port/1"
+
+
+def text(verdict: Verdict) -> str:
+    """The verdict as lines of plain text."""
+    same, of = verdict.agreeing
+    if verdict.agrees:
+        said = f"agrees: {verdict.sentence}; {same} of {of} values inside are found in {verdict.other_name}"
+        return "\n".join([said, *_noted(verdict)])
+    lines = [f"they part ({verdict.kind}): {verdict.sentence}"]
+    for pair in verdict.last[:4]:
+        lines += [f"  last agreement   JAX    {pair.jax}", f"                   {_name(verdict)} {pair.other}"]
+    lines.append(f"  then             JAX    {verdict.jax or 'ends here'}")
+    if verdict.other is not None:
+        lines.append(f"                   {_name(verdict)} {verdict.other}")
+    if verdict.distance is not None:
+        lines.append(f"  off by           {verdict.distance:.2g} of the value's size")
+    lines += _listed("  JAX's lines      ", verdict.region) + _listed("  the other's lines", verdict.other_region)
+    for number, mend in enumerate(verdict.mends):
+        what = f"{mend.words}, {mend.place.line or mend.place.op}; the next values then agree to {mend.residual:.0e}"
+        lines.append(("  would mend it    " if not number else "  or               ") + what)
+    if not verdict.mends and verdict.kind in (FORWARD, LAYOUT):
+        lines.append("  would mend it    no known change explains it")
+    lines += [f"  behind it        {said}" for said in verdict.behind]
+    lines.append(f"  {same} of {of} values agree")
+    return "\n".join([*lines, *_noted(verdict)])
+
+
+def _name(verdict: Verdict) -> str:
+    return "torch " if verdict.other_name == "torch" else "other "
+
+
+def _noted(verdict: Verdict) -> list[str]:
+    return [f"  note             {note}" for note in verdict.notes]
+
+
+def _listed(head: str, lines: Iterable[Line]) -> list[str]:
+    found = [str(line) for line in lines]
+    return [(head if not k else " " * len(head)) + f" {line}" for k, line in enumerate(found)]
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as data for JSON."""
+    return {
+        "schema": SCHEMA,
+        "agrees": verdict.agrees,
+        "kind": verdict.kind,
+        "sentence": verdict.sentence,
+        "last": [{"jax": _place(pair.jax), "other": _place(pair.other)} for pair in verdict.last],
+        "jax": _place(verdict.jax),
+        "other": _place(verdict.other),
+        "region": [_line(line) for line in verdict.region],
+        "other_region": [_line(line) for line in verdict.other_region],
+        "distance": verdict.distance,
+        "mends": [{"place": _place(m.place), "words": m.words, "residual": m.residual} for m in verdict.mends],
+        "behind": list(verdict.behind),
+        "agreeing": list(verdict.agreeing),
+        "mapping": None if verdict.mapping is None else verdict.mapping.as_json(),
+        "notes": list(verdict.notes),
+    }
+
+
+def _place(place: Place | None) -> dict[str, Any] | None:
+    if place is None:
+        return None
+    return {"op": place.op, "module": place.module, "line": None if place.line is None else _line(place.line)}
+
+
+def _line(line: Line) -> dict[str, Any]:
+    return {"file": line.file, "line": line.number, "function": line.function, "text": line.text}

@@ -1,0 +1,191 @@
+r"""Which value of one program is which of another, whatever their layouts.
+
+A value is known by sums that no permutation changes, and zeros do not either: $\sum x$, $\sum x^2$, $\sum |x|$,
+$\sum x^3$. Two values whose sums agree are then compared number by number, under the transposition and reshape that
+makes one of the other.
+"""
+
+import bisect
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# Two float64 programs of a few hundred operations agree to some 1e-13 of a value's size. At 1e-9 a wrong epsilon of
+# 1e-12 in the place of 1e-8 would pass.
+TOLERANCE = 1e-11
+# Numbers from this size on, and this much larger than all smaller ones, stand for infinity, as in a mask of -1e9.
+_HUGE, _JUMP = 9e3, 300.0
+# Values of more axes than this are compared as they lie.
+_MOST_AXES = 5
+
+EXACT, TRANSPOSED, SWAPPED, SCATTERED = "the same layout", "transposed", "axes of one size swapped", "the same numbers"
+
+
+class Layout(NamedTuple):
+    """How an array lies beside another: `kind` as above; `axes` to transpose by, then reshape.
+
+    With `of_first` the first array is transposed and then reshaped to the second, otherwise the second to the first.
+    """
+
+    kind: str
+    axes: tuple[int, ...]
+    of_first: bool
+
+
+class Fingerprint(NamedTuple):
+    """Sums over an array's ordinary numbers; `scale` is the largest of them, `huge` how many are not ordinary."""
+
+    total: float
+    squares: float
+    sizes: float
+    cubes: float
+    scale: float
+    huge: int
+
+
+class Index(NamedTuple):
+    """Fingerprints of many arrays, to look one up: sums of squares in order, and the number of the array of each."""
+
+    arrays: Sequence[np.ndarray]
+    prints: tuple[Fingerprint, ...]
+    squares: tuple[float, ...]
+    order: tuple[int, ...]
+
+
+def fingerprint(x: np.ndarray) -> Fingerprint:
+    """The fingerprint of a float64 array."""
+    flat = np.asarray(x, np.float64).ravel()
+    ordinary = flat[ordinary_of(flat)]
+    if not ordinary.size:
+        return Fingerprint(0.0, 0.0, 0.0, 0.0, 0.0, flat.size)
+    scale = float(np.abs(ordinary).max())
+    unit = ordinary / scale if scale else ordinary
+    return Fingerprint(
+        float(ordinary.sum()),
+        scale**2 * float(unit @ unit),
+        float(np.abs(ordinary).sum()),
+        scale**3 * float((unit**3).sum()),
+        scale,
+        flat.size - ordinary.size,
+    )
+
+
+def ordinary_of(x: np.ndarray) -> np.ndarray:
+    """Where numbers are finite and do not stand for infinity, as those of a mask do: far above all others."""
+    sizes = np.abs(x)
+    finite = np.isfinite(sizes) & (sizes < 1e30)
+    if not (sizes[finite] >= _HUGE).any():
+        return finite
+    some = np.sort(sizes[finite & (sizes > 0)])
+    jumps = np.flatnonzero((some[1:] >= _HUGE) & (some[1:] > _JUMP * some[:-1]))
+    return finite & (sizes <= some[jumps[0]]) if jumps.size else finite
+
+
+def told(x: np.ndarray) -> bool:
+    """Whether an array says enough to be recognised: some number that is not 0, and not all the same."""
+    if x.size == 1:
+        # One number is a coincidence only if it is a round one.
+        number = float(x.ravel()[0])
+        return math.isfinite(number) and number != 0 and float(f"{number:.4g}") != number
+    ordinary = x[ordinary_of(x)]
+    return bool(
+        ordinary.size
+        and np.ptp(ordinary) > 1e-12 * np.abs(ordinary).max()
+        and not set(np.unique(ordinary[:64])) <= {0.0, 1.0}
+    )
+
+
+def index(arrays: Sequence[np.ndarray]) -> Index:
+    """An index of arrays."""
+    prints = tuple(map(fingerprint, arrays))
+    order = tuple(sorted(range(len(prints)), key=lambda n: prints[n].squares))
+    return Index(arrays, prints, tuple(prints[n].squares for n in order), order)
+
+
+def like(x: np.ndarray, among: Index, tolerance: float = TOLERANCE) -> Iterator[int]:
+    """The numbers of those arrays that hold the same numbers as `x`, but for zeros, in any order."""
+    own = fingerprint(x)
+    width = 4 * tolerance * own.scale * own.sizes + 1e-300
+    start = bisect.bisect_left(among.squares, own.squares - width)
+    stop = bisect.bisect_right(among.squares, own.squares + width)
+    for number in sorted(among.order[start:stop]):
+        other = among.prints[number]
+        count = max(x.size, among.arrays[number].size)
+        if (
+            abs(own.scale - other.scale) <= tolerance * own.scale
+            and abs(own.total - other.total) <= tolerance * own.scale * count
+            and abs(own.cubes - other.cubes) <= 8 * tolerance * own.scale**3 * count
+            and _same_numbers(x, among.arrays[number], tolerance)
+        ):
+            yield number
+
+
+def _same_numbers(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+    """Whether two arrays hold the same numbers, zeros not counted."""
+    if a.size == b.size:
+        return close(np.sort(a, None), np.sort(b, None), tolerance)
+    a, b = (np.sort(x[x != 0], None) for x in (a, b))
+    return a.size == b.size and close(a, b, tolerance)
+
+
+def close(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE) -> bool:
+    """Whether two arrays of one shape agree within a tolerance of the largest ordinary number.
+
+    What stands for infinity agrees with what does.
+    """
+    in_a, in_b = ordinary_of(a), ordinary_of(b)
+    if not np.array_equal(in_a, in_b):
+        return False
+    x, y = a[in_a], b[in_b]
+    scale = float(np.abs(x).max(initial=0.0))
+    if not (np.abs(x - y) <= tolerance * scale).all():
+        return False
+    rest_a, rest_b = a[~in_a], b[~in_b]
+    with np.errstate(invalid="ignore"):
+        return bool((np.sign(rest_a) == np.sign(rest_b))[~np.isnan(rest_a)].all()) and bool(
+            np.array_equal(np.isnan(rest_a), np.isnan(rest_b))
+        )
+
+
+def layout(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE) -> Layout | None:
+    """How `a` lies beside `b`; None where neither is the other transposed and reshaped."""
+    if a.size != b.size:
+        return Layout(SCATTERED, (), True) if _same_numbers(a, b, tolerance) else None
+    if close(a.ravel(), b.ravel(), tolerance):
+        return Layout(EXACT, tuple(range(a.ndim)), True)
+    for first, x, y in ((True, a, b), (False, b, a)):
+        x, y = np.squeeze(x), np.squeeze(y)
+        if x.ndim > _MOST_AXES:
+            continue
+        for axes in itertools.permutations(range(x.ndim)):
+            moved = x.transpose(axes)
+            if axes == tuple(range(x.ndim)) or not _nested(moved.shape, y.shape):
+                continue
+            flat = moved.reshape(y.shape)
+            if close(flat, y, tolerance):
+                return Layout(SWAPPED if x.shape == moved.shape else TRANSPOSED, axes, first)
+    return None
+
+
+def _nested(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether one shape is made from another by joining neighbours, or by splitting axes."""
+    ends = set(itertools.accumulate((n for n in shape if n > 1), lambda a, b: a * b))
+    others = set(itertools.accumulate((n for n in other if n > 1), lambda a, b: a * b))
+    return ends <= others or others <= ends
+
+
+def moved(x: np.ndarray, how: Layout, shape: Sequence[int], back: bool = False) -> np.ndarray:
+    """The first array brought to the shape of the second by a layout; with `back` the second to that of the first.
+
+    `shape` is the shape of the result.
+    """
+    forward = how.of_first != back
+    if how.kind == EXACT:
+        return x.reshape(shape)
+    if forward:
+        return np.squeeze(x).transpose(how.axes).reshape(shape)
+    sizes = [n for n in shape if n > 1]
+    return x.reshape([sizes[axis] for axis in how.axes]).transpose(np.argsort(how.axes)).reshape(shape)

@@ -1,0 +1,534 @@
+"""Which tensor each leaf is made from: names propose, the two programs' values decide.
+
+The JAX program is walked from its inputs. Where a known value meets a leaf that has no rule yet, each tensor is tried
+under each rule whose size fits, the likeliest name first, and the program run on until a value is found among those of
+the torch program. Where several fit and a later leaf fits none, the walk goes back. Where the programs part before all
+leaves are placed, names place the rest.
+"""
+
+import difflib
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.checking import question
+from jaxgrad.errors import JaxgradError
+from jaxgrad.port import fingerprint, jax_values, rules, torch_values
+from jaxgrad.port.fingerprint import SCATTERED
+from jaxgrad.port.mapping import Entry, is_parameter, paths
+from jaxgrad.port.mapping import Mapping as WeightMapping
+from jaxgrad.port.rules import CONSTANT, ONE, Rule
+from jaxgrad.port.values import as_float64
+
+# How many candidates are tried in all, how many after a first leaf fits none, and for leaves placed together.
+MOST_TRIED = 3000
+MOST_TRIED_BEHIND = 250
+MOST_TOGETHER = 400
+# After a candidate, this many operations are run before it counts as not found.
+_RUN_ON = 40
+
+_KINDS = {
+    "kernel": "weight", "w": "weight", "scale": "weight", "gain": "weight", "gamma": "weight", "embedding": "weight",
+    "table": "weight", "embeddings": "weight", "weights": "weight", "b": "bias", "beta": "bias", "offset": "bias",
+    "biases": "bias", "mean": "running_mean", "var": "running_var", "moving_mean": "running_mean",
+    "negative_slope": "weight",
+}  # fmt: skip
+_HOLDERS = frozenset(("params", "batch_stats", "value", "raw_value", "state", "layers", "model", "module", "net"))
+
+
+class Setting(NamedTuple):
+    """Two programs at the same numbers: tensors drawn for the torch module, and how the JAX function is called.
+
+    `fn` is a function of arrays: the float leaves of the parameters, then the arrays among the other arguments.
+    """
+
+    fn: Callable[..., Any]
+    leaves: list[tuple[str, Any]]
+    others: list[Any]
+    tensors: dict[str, np.ndarray]
+    torch: torch_values.TorchRun
+
+
+def match(
+    params: Any,
+    module: Any,
+    *inputs: Any,
+    fn: Callable[..., Any] | None = None,
+    names: Mapping[str, str] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    torch_inputs: Sequence[Any] | None = None,
+    strict: bool = True,
+    seed: int = 0,
+) -> WeightMapping:
+    """Which tensors of `module` each float leaf of `params` is made from, and how.
+
+    Args:
+        params: the tree of parameters, arrays or their shapes. An Equinox module is called by itself.
+        module: an `nn.Module`.
+        inputs: example inputs of both programs, arrays or shapes. Without any, names and shapes alone decide.
+        fn: the JAX function, called as `fn(params, *inputs)`; without it `params` is called.
+        names: torch names by leaf paths, which go first.
+        kwargs: keyword arguments of both programs.
+        torch_inputs: the module's inputs where they differ from JAX's, as of another layout of images.
+        strict: whether leaves and tensors that are left over are an error.
+        seed: of the numbers that both programs are given.
+
+    Raises `JaxgradError` listing the leaves and tensors that are left over with their candidates.
+    """
+    call = fn if fn is not None else (lambda p, *x, **k: p(*x, **k))
+    if not inputs and torch_inputs is None:
+        tensors = torch_values.tensors_of(module)
+        found = _by_names(paths(params), {n: x.shape for n, x in tensors.items()}, {}, names or {})
+        return _finished(paths(params), found, {}, tensors, set(tensors), module, strict)
+    setting = prepare(call, params, inputs, module, kwargs or {}, torch_inputs, seed)
+    return search(setting, module, names or {}, strict)
+
+
+def prepare(
+    fn: Callable[..., Any],
+    params: Any,
+    inputs: Sequence[Any],
+    module: Any,
+    kwargs: Mapping[str, Any],
+    torch_inputs: Sequence[Any] | None,
+    seed: int,
+) -> Setting:
+    """Draw numbers for both programs and run the torch module."""
+    given = filled(inputs, seed)
+    call, leaves, others = flat_call(fn, params, given, kwargs)
+    tensors = drawn(module, seed)
+    names = question.parameter_names(fn, len(inputs) + 1)[1:]
+    for_torch = list(given if torch_inputs is None else filled(torch_inputs, seed))
+    run = torch_values.record(module, for_torch, kwargs, tensors, names)
+    return Setting(call, leaves, others, tensors, run)
+
+
+def filled(inputs: Sequence[Any], seed: int) -> tuple[Any, ...]:
+    """Inputs with every shape in the place of an array filled with normal numbers, or small integers."""
+
+    def one(number: int, x: Any) -> Any:
+        if not isinstance(x, jax.ShapeDtypeStruct):
+            return x
+        rng = np.random.default_rng((seed, 5, number))
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            return rng.standard_normal(x.shape)
+        raise JaxgradError(f"an input is given as a shape of {x.dtype}; give an array of numbers that make sense")
+
+    leaves, structure = jax.tree.flatten(tuple(inputs))
+    return jax.tree.unflatten(structure, [one(k, x) for k, x in enumerate(leaves)])
+
+
+def flat_call(
+    fn: Callable[..., Any], params: Any, inputs: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], list[tuple[str, Any]], list[Any]]:
+    """`fn` as a function of arrays alone, the float leaves of the parameters with their paths, and the other arrays."""
+    own, of_params = jax.tree_util.tree_flatten_with_path(params)
+    rest, of_rest = jax.tree.flatten((tuple(inputs), dict(kwargs)))
+    is_float = [is_parameter(leaf) for _, leaf in own]
+    is_array = [hasattr(x, "dtype") and hasattr(x, "shape") for x in rest]
+    count = sum(is_float)
+
+    def call(*arrays: Any) -> Any:
+        floats, others = iter(arrays[:count]), iter(arrays[count:])
+        tree = jax.tree.unflatten(
+            of_params, [next(floats) if w else leaf for (_, leaf), w in zip(own, is_float, strict=True)]
+        )
+        args, by_name = jax.tree.unflatten(
+            of_rest, [next(others) if w else x for x, w in zip(rest, is_array, strict=True)]
+        )
+        return fn(tree, *args, **by_name)
+
+    leaves = [(jax.tree_util.keystr(path), leaf) for (path, leaf), w in zip(own, is_float, strict=True) if w]
+    return call, leaves, [x for x, w in zip(rest, is_array, strict=True) if w]
+
+
+def drawn(module: Any, seed: int) -> dict[str, np.ndarray]:
+    """New numbers for every float tensor of a module, of the size that it has; variances stay positive.
+
+    A bias of zeros, or a weight of ones, would hide that it is forgotten.
+    """
+    if not hasattr(module, "named_parameters"):
+        return {}
+    same = {**torch_values.tied(module)}
+    found: dict[str, np.ndarray] = {}
+    buffers = torch_values.buffers_of(module)
+    for number, (name, x) in enumerate(torch_values.tensors_of(module).items()):
+        first = same.get(name, name)
+        if first in found:
+            found[name] = found[first]
+        elif name in buffers and not re.search(r"running|mean|var", name):
+            continue  # A table that the module computes with, such as a mask or frequencies, is what it is.
+        else:
+            found[name] = redrawn(x, (seed, 6, number), "var" in name.split(".")[-1])
+    return found
+
+
+def redrawn(x: np.ndarray, seed: tuple[int, ...], positive: bool = False) -> np.ndarray:
+    """New numbers of the size of those of an array; around its value where it is constant."""
+    rng = np.random.default_rng(seed)
+    normal = rng.standard_normal(x.shape)
+    spread = float(x.std()) if x.size > 1 else 0.0
+    if positive:
+        return np.exp(0.3 * normal)
+    if spread > 1e-6:
+        return float(np.median(x)) * (abs(float(np.median(x))) > 3 * spread) + spread * normal
+    return (float(x.ravel()[0]) if x.size else 0.0) + 0.3 * normal
+
+
+class _Dead(Exception):
+    """A value needs a leaf that has no rule yet."""
+
+
+class _Search:
+    """What does not change while rules are tried: the program, what it needs, and torch's values."""
+
+    def __init__(self, setting: Setting, names: Mapping[str, str]) -> None:
+        self.leaves = setting.leaves
+        self.tensors = setting.tensors
+        arrays = [redrawn(np.zeros(leaf.shape), (7, k), True) for k, (_, leaf) in enumerate(setting.leaves)]
+        self.recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays))
+        program, trace = self.recorded.program, self.recorded.trace
+        self.made = {number: op for op in program.ops for number in op.results}
+        self.varies = [value.varies for value in trace.values]
+        slots = {number: k for k, number in enumerate(program.inputs[: len(arrays)])}
+        needs: list[frozenset[int]] = []
+        for number in range(len(trace.values)):
+            op = self.made.get(number)
+            own = frozenset([slots[number]]) if number in slots else frozenset()
+            below = () if op is None else (needs[n] for n in op.operands)
+            needs.append(own.union(*below))
+        self.ops = [op for op in program.ops if any(self.varies[n] for n in op.results)]
+        self.wants = [
+            frozenset().union(*(needs[n] for n in op.operands if not self.varies[n])) if op.operands else frozenset()
+            for op in self.ops
+        ]
+        self.known = {n: x for n, x in self.recorded.values.items() if n not in self.made and n not in slots}
+        self.slots = {k: number for number, k in slots.items()}
+        values = setting.torch.trace.values
+        self.theirs = fingerprint.index([v.array for v in values if v.varies and fingerprint.told(v.array)])
+        order = {v.place.module: k for k, v in enumerate(values) if v.place.op == "parameter"}
+        used = [n for v in values if v.place.op != "parameter" for n in v.operands]
+        first = {
+            values[n].place.module: k for k, n in reversed(list(enumerate(used))) if values[n].place.op == "parameter"
+        }
+        self.order = {name: first.get(name, len(used) + order.get(name, 0)) for name in setting.tensors}
+        self.used = set(first)
+        wanted = [leaf for want in self.wants for leaf in sorted(want)]
+        self.first = {leaf: wanted.index(leaf) for leaf in set(wanted)}
+        self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
+        self.left = MOST_TRIED
+        self.best: dict[int, Rule] = {}
+        self.given = {}
+        for k, (path, leaf) in enumerate(self.leaves):
+            if (name := _named(path, names)) is not None:
+                self.given[k] = _given(path, tuple(leaf.shape), name, self.shapes)
+        self.options: dict[int, list[Rule]] = {}
+
+    def ranked(self, leaf: int) -> list[Rule]:
+        """The candidates of a leaf, the likeliest first."""
+        if leaf not in self.options:
+            path, array = self.leaves[leaf]
+            place = sorted(self.first.values()).index(self.first[leaf]) / len(self.first) if leaf in self.first else 0.5
+            places = {
+                n: k / max(len(self.order), 1) for k, n in enumerate(sorted(self.order, key=self.order.__getitem__))
+            }
+
+            def cost(item: tuple[int, Rule]) -> tuple[float, int]:
+                number, rule = item
+                if rule.join == CONSTANT:
+                    return 100.0, number
+                away = min(abs(places[name] - place) for name in rule.sources)
+                plain = 0.0 if rule.join == ONE else 0.5
+                odd = 2.0 if rule.steps and rule.steps[0][0] in ("blocks", "flip") else 0.0
+                return 2 * away - likeness(path, rule.sources) + plain + odd, number
+
+            found = self.given.get(leaf) or list(rules.candidates(tuple(array.shape), self.shapes))
+            self.options[leaf] = [rule for _, rule in sorted(enumerate(found), key=cost)]
+        return self.options[leaf]
+
+    def value(self, number: int, memo: dict[int, Any]) -> Any:
+        """A value, computed if all leaves that it needs have rules."""
+        if number in memo:
+            return memo[number]
+        op = self.made.get(number)
+        if op is None:
+            raise _Dead
+        made = op.run([self.value(n, memo) for n in op.operands])
+        memo.update(zip(op.results, made, strict=True))
+        return memo[number]
+
+    def found(self, number: int, memo: dict[int, Any]) -> bool:
+        """Whether a value is one of the torch program's."""
+        x = as_float64(memo[number])
+        if not fingerprint.told(x):
+            return False
+        for other in fingerprint.like(x, self.theirs):
+            how = fingerprint.layout(x, self.theirs.arrays[other])
+            if how is not None and how.kind != SCATTERED:
+                return True
+        return False
+
+    def run_on(self, start: int, memo: dict[int, Any], assigned: Mapping[int, Rule]) -> tuple[bool, frozenset[int]]:
+        """Whether a value that the operation `start` leads to is found, and else which leaves were missing."""
+        after = set(self.ops[start].results)
+        missing: frozenset[int] = frozenset()
+        count = 0
+        for k in range(start, len(self.ops)):
+            op = self.ops[k]
+            if k > start and not after.intersection(op.operands):
+                continue
+            after.update(op.results)
+            lacks = self.wants[k] - assigned.keys()
+            if lacks:
+                missing = missing or lacks
+                after.difference_update(op.results)
+                continue
+            try:
+                for number in op.results:
+                    self.value(number, memo)
+            except _Dead:
+                after.difference_update(op.results)
+                continue
+            count += 1
+            if any(self.found(number, memo) for number in op.results):
+                return True, frozenset()
+            if count >= _RUN_ON:
+                break
+        return False, missing
+
+    def walk(self, start: int, memo: dict[int, Any], assigned: dict[int, Rule]) -> bool:
+        """Place every leaf from an operation on; `best` keeps the furthest that was reached."""
+        k = start
+        while k < len(self.ops) and not self.wants[k] - assigned.keys():
+            for number in self.ops[k].results:
+                self.value(number, memo)
+            k += 1
+        if len(assigned) > len(self.best):
+            self.best = dict(assigned)
+        if k == len(self.ops):
+            if self.agrees(memo):
+                return True
+            self.left = min(self.left, MOST_TRIED_BEHIND)
+            return False
+        for added, tried in self.fitting(k, memo, assigned):
+            if self.walk(k, tried, {**assigned, **added}):
+                return True
+            if self.left <= 0:
+                return False
+        # Either an earlier choice was wrong, or the programs part here, where going back finds nothing better.
+        self.left = min(self.left, MOST_TRIED_BEHIND)
+        return False
+
+    def agrees(self, memo: dict[int, Any]) -> bool:
+        """Whether the float outputs are found, after all leaves have been placed."""
+        outputs = [n for n in self.recorded.program.outputs if self.varies[n]]
+        wanted = [n for n in outputs if fingerprint.told(as_float64(memo[n]))]
+        return all(self.found(n, memo) for n in wanted)
+
+    def fitting(
+        self, k: int, memo: dict[int, Any], assigned: dict[int, Rule]
+    ) -> Iterator[tuple[dict[int, Rule], dict[int, Any]]]:
+        """Rules for the leaves that an operation meets with which a value is found, and the values then known."""
+        wanted = self.wants[k] - assigned.keys()
+        for _ in range(3):
+            missing: frozenset[int] = frozenset()
+            any_found = False
+            for added in self.combinations(sorted(wanted), assigned):
+                self.left -= 1
+                if self.left <= 0:
+                    return
+                tried = dict(memo)
+                for leaf, rule in added.items():
+                    tried[self.slots[leaf]] = jnp.asarray(rules.apply(rule, self.tensors))
+                found, lacks = self.run_on(k, tried, {**assigned, **added})
+                missing = missing | lacks
+                if found:
+                    any_found = True
+                    yield added, tried
+            if any_found or not missing:
+                return
+            # Nothing could be found before other leaves are placed: these are placed together.
+            wanted = wanted | missing
+
+    def combinations(self, wanted: Sequence[int], assigned: Mapping[int, Rule]) -> Iterator[dict[int, Rule]]:
+        taken = [rule for leaf, rule in assigned.items()]
+        lists = [[rule for rule in self.ranked(leaf) if _free(rule, taken)] for leaf in wanted]
+        if len(wanted) > 1:
+            lists = [each[:60] for each in lists]
+        # Those that are likely on the whole come first.
+        ranks: Iterator[tuple[int, ...]] = itertools.product(*(range(len(each)) for each in lists))
+        if len(wanted) > 1:
+            most = itertools.islice(ranks, 200_000)
+            ranks = iter(sorted(most, key=sum)[:MOST_TOGETHER])
+        for rank in ranks:
+            chosen = [each[r] for each, r in zip(lists, rank, strict=True)]
+            if all(_free(rule, chosen[:n]) for n, rule in enumerate(chosen)):
+                yield dict(zip(wanted, chosen, strict=True))
+
+
+def search(setting: Setting, module: Any, names: Mapping[str, str], strict: bool) -> WeightMapping:
+    """The mapping of a setting's two programs."""
+    with jax_values.float64():
+        found = _Search(setting, names)
+        found.walk(0, dict(found.known), {})
+    best = found.best
+    rest = [(k, leaf) for k, leaf in enumerate(setting.leaves) if k not in best]
+    taken = list(best.values())
+    shapes = found.shapes
+    placed: dict[int, Rule] = {}
+    proposals = sorted(
+        (
+            (-likeness(path, rule.sources) + (0 if rule.join == ONE else 0.5) + 0.1 * bool(number), k, number, rule)
+            for k, (path, leaf) in rest
+            for number, rule in enumerate(found.given.get(k) or rules.candidates(tuple(leaf.shape), shapes))
+            if rule.join != CONSTANT and not any(step[0] in ("blocks", "flip") for step in rule.steps)
+        ),
+        key=lambda each: each[:3],
+    )
+    for _, k, _, rule in proposals:
+        if k not in placed and _free(rule, taken):
+            placed[k] = rule
+            taken.append(rule)
+    return _finished(setting.leaves, best, placed, setting.tensors, found.used, module, strict)
+
+
+def odd_ones(mapping: WeightMapping) -> dict[str, Rule]:
+    """Square leaves that are transposed, or not, unlike all others of the same last name; with the usual rule.
+
+    That a square weight is used the other way round is a mistake that no shape shows.
+    """
+    ways: dict[str, dict[str, bool]] = {}
+    for entry in mapping.entries:
+        shapes = {mapping.tensors[name] for name in entry.rule.sources}
+        if entry.rule.join == ONE and len(entry.shape) == 2 and entry.rule.steps in ((), (_FLAT,)) and len(shapes) == 1:
+            ways.setdefault(_tokens(entry.path)[-1], {})[entry.path] = bool(entry.rule.steps)
+    found = {}
+    for votes in ways.values():
+        for path, way in votes.items():
+            entry = next(e for e in mapping.entries if e.path == path)
+            others = [other for p, other in votes.items() if p != path]
+            if len(others) > 1 and way not in others and entry.shape[0] == entry.shape[1]:
+                found[path] = entry.rule._replace(steps=() if way else (_FLAT,))
+    return found
+
+
+_FLAT: tuple[Any, ...] = ("transpose", (1, 0))
+
+
+def _finished(
+    leaves: Sequence[tuple[str, Any]],
+    proved: Mapping[int, Rule],
+    placed: Mapping[int, Rule],
+    tensors: Mapping[str, np.ndarray],
+    used: set[str],
+    module: Any,
+    strict: bool,
+) -> WeightMapping:
+    entries = []
+    for k, (path, leaf) in enumerate(leaves):
+        rule = proved.get(k) or placed.get(k)
+        if rule is not None:
+            entries.append(Entry(path, tuple(leaf.shape), rule, k in proved))
+    same = torch_values.tied(module) if hasattr(module, "named_parameters") else {}
+    taken = {same.get(name, name) for entry in entries for name in entry.rule.sources}
+    free = {n: x.shape for n, x in tensors.items() if same.get(n, n) not in taken and same.get(n, n) == n}
+    missing = [
+        (path, tuple(leaf.shape)) for k, (path, leaf) in enumerate(leaves) if k not in proved and k not in placed
+    ]
+    needed = {name: shape for name, shape in free.items() if name in used}
+    if strict and (missing or needed):
+        told = [f"{path} {shape}" for path, shape in missing]
+        raise JaxgradError(
+            f"weights left over: JAX leaves [{', '.join(told)}], torch tensors"
+            f" [{', '.join(f'{name} {tuple(shape)}' for name, shape in needed.items())}]; give names={{leaf path:"
+            " torch name}, or see with compare where the programs part"
+        )
+    return WeightMapping(tuple(entries), {n: tuple(x.shape) for n, x in tensors.items()}, tuple(free))
+
+
+def _by_names(
+    leaves: Sequence[tuple[str, Any]],
+    shapes: Mapping[str, tuple[int, ...]],
+    taken: Mapping[int, Rule],
+    names: Mapping[str, str],
+) -> dict[int, Rule]:
+    proposals = []
+    for k, (path, leaf) in enumerate(leaves):
+        given = _named(path, names)
+        fits = _given(path, tuple(leaf.shape), given, shapes) if given else rules.candidates(tuple(leaf.shape), shapes)
+        for number, rule in enumerate(fits):
+            if rule.join != CONSTANT:
+                cost = -likeness(path, rule.sources) + (0 if rule.join == ONE else 0.5) + 0.01 * number
+                proposals.append((cost, k, number, rule))
+    placed: dict[int, Rule] = dict(taken)
+    for _, k, _, rule in sorted(proposals, key=lambda each: each[:3]):
+        if k not in placed and _free(rule, list(placed.values())):
+            placed[k] = rule
+    return placed
+
+
+def _free(rule: Rule, taken: Sequence[Rule]) -> bool:
+    """Whether no part of a rule's tensors is taken by other rules."""
+
+    def pieces(r: Rule) -> set[tuple[str, Any]]:
+        cut = next((step for step in r.steps if step[0] == "slice"), None)
+        return {(name, cut) for name in r.sources}
+
+    own = pieces(rule)
+    for other in taken:
+        for name, cut in pieces(other):
+            for mine, own_cut in own:
+                if name == mine and (cut is None or own_cut is None or cut == own_cut):
+                    return False
+    return True
+
+
+def _given(path: str, shape: tuple[int, ...], name: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[Rule]:
+    """The rules from the tensors that a caller named. Raises `JaxgradError` where there is none."""
+    sources = (name,) if isinstance(name, str) else tuple(name)
+    for source in sources:
+        if source not in shapes:
+            close = difflib.get_close_matches(source, shapes, 3)
+            raise JaxgradError(f"names sends {path} to {source!r}, which the module lacks; close are {close}")
+    found = [r for r in rules.candidates(shape, {n: shapes[n] for n in sources}) if set(r.sources) == set(sources)]
+    if not found:
+        raise JaxgradError(
+            f"names sends {path}, of shape {shape}, to {name!r} of {[shapes[n] for n in sources]}:"
+            " no rule makes the one from the other"
+        )
+    return found
+
+
+def _named(path: str, names: Mapping[str, Any]) -> Any:
+    plain = ".".join(_tokens(path))
+    return next((name for given, name in names.items() if given == path or ".".join(_tokens(given)) == plain), None)
+
+
+def _tokens(path: str) -> list[str]:
+    return [token.lower() for token in re.findall(r"[A-Za-z0-9_]+", path)]
+
+
+def _split(path: str) -> tuple[list[str], str]:
+    """The words of a path's modules without holders, and its last in PyTorch's words."""
+    tokens = [token for token in _tokens(path) if token not in _HOLDERS] or _tokens(path)
+    *modules, last = tokens
+    bare = last.rstrip("0123456789_")
+    return [w for m in modules for w in re.findall(r"[a-z]+|\d+", m)], _KINDS.get(last, _KINDS.get(bare, last))
+
+
+def likeness(path: str, sources: Sequence[str]) -> float:
+    """How much the path of a leaf is like the names of tensors, from 0 to 5."""
+    modules, kind = _split(path)
+    best = 0.0
+    for name in sources[:1]:
+        theirs, own = _split(name)
+        same = 2.0 * (kind == own or (own.startswith(kind) and kind in ("weight", "bias")))
+        words = difflib.SequenceMatcher(None, " ".join(modules), " ".join(theirs)).ratio()
+        numbers = [w for w in modules if w.isdigit()], [w for w in theirs if w.isdigit()]
+        best = max(best, same + 2 * words + (numbers[0] == numbers[1]))
+    return best

@@ -1,0 +1,652 @@
+"""What would mend a difference: changes to the JAX program, where it parts, with which the next values agree.
+
+A change is tried by running on from it. It counts where several values behind it, or all outputs, are then values of
+the other program that had no counterpart before. Kinds of changes are rows of `KINDS`; what none of them explains is
+said to be unexplained.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad import jax_seam
+from jaxgrad.port import fingerprint, jax_values, locate
+from jaxgrad.port.fingerprint import EXACT, TRANSPOSED
+from jaxgrad.port.jax_values import Op, Recorded
+from jaxgrad.port.locate import Mend, Parted, Verdict
+from jaxgrad.port.mapping import Mapping as WeightMapping
+from jaxgrad.port.values import Place, Trace, as_float64
+
+# How far into the region changes are tried, how many values behind a change may be no counterpart, how many must be.
+_DEEP = 24
+_IN_VAIN = 20
+_ENOUGH = 3
+# How many differences, one behind the other, are mended.
+_MOST_BEHIND = 4
+
+
+class Change(NamedTuple):
+    """A changed program: values given by number, and operations in the place of others by their index."""
+
+    place: Place
+    words: str
+    values: Mapping[int, Any]
+    ops: Mapping[int, Op]
+
+
+class Effect(NamedTuple):
+    """What a change does: how many values behind it now agree, how far off they are, whether all outputs agree."""
+
+    found: int
+    residual: float
+    complete: bool
+
+
+class Region(NamedTuple):
+    """Where two programs part, for those who make changes: the values and operations there, of both programs.
+
+    `bad` and `theirs` are numbers of values without a counterpart, `ops` the operations of the former by index.
+    """
+
+    parted: Parted
+    recorded: Recorded
+    bad: tuple[int, ...]
+    theirs: tuple[int, ...]
+    ops: dict[int, Op]
+    unused: dict[str, np.ndarray]
+    lookup: fingerprint.Index
+
+
+Kind: TypeAlias = Callable[[Region], Iterator[Change]]
+
+
+def mended(
+    verdict: Verdict,
+    parted: Parted,
+    recorded: Recorded,
+    mapping: WeightMapping | None,
+    tensors: Mapping[str, np.ndarray],
+) -> Verdict:
+    """The verdict with the changes that explain it, and with what is wrong behind the first of them."""
+    unused = {n: tensors[n] for n in mapping.unused if n in tensors} if mapping is not None else {}
+    with jax_values.float64(), np.errstate(all="ignore"):
+        mends, change = _mends(region(parted, recorded, unused))
+        behind: list[str] = []
+        while change is not None and len(behind) < _MOST_BEHIND:
+            recorded = _applied(recorded, change)
+            parted = locate.part(recorded.trace, parted.other.trace, parted.tolerance)
+            after = locate.judged(parted, verdict.other_name)
+            if after.agrees:
+                break
+            more, change = _mends(region(parted, recorded, unused))
+            where = after.jax or after.other
+            told = f"; {more[0].words} would mend it" if more else "; no known change explains it"
+            behind.append(f"{after.sentence}: {where}{told}")
+    return verdict._replace(mends=tuple(mends), behind=tuple(behind))
+
+
+def region(parted: Parted, recorded: Recorded, unused: Mapping[str, np.ndarray]) -> Region:
+    """Where two programs part."""
+    own, theirs, wrong = locate.slices(parted)
+    made = {n: k for k, op in enumerate(recorded.program.ops) for n in op.results}
+    # Where the function ends too early, its outputs are where something is missing.
+    bad = tuple(own) or tuple(n for n, _ in wrong)
+    near = list(dict.fromkeys(made[n] for n in bad[: 2 * _DEEP] if n in made))[:_DEEP]
+    arrays = [parted.other.trace.values[m].array for m in theirs]
+    return Region(
+        parted,
+        recorded,
+        bad,
+        tuple(theirs),
+        {k: recorded.program.ops[k] for k in near},
+        dict(unused),
+        fingerprint.index(arrays),
+    )
+
+
+def _mends(r: Region) -> tuple[list[Mend], Change | None]:
+    """The changes that explain a difference, the best first, and the best of them."""
+    good: list[tuple[tuple[bool, int], int, Change, Effect]] = []
+    for kind in KINDS:
+        for number, change in enumerate(kind(r)):
+            try:
+                effect = _effect(r, change)
+            except (TypeError, ValueError, IndexError, ZeroDivisionError):
+                continue  # Shapes that do not fit: such a program could not have been written.
+            if effect.complete or effect.found >= _ENOUGH:
+                good.append(((not effect.complete, -effect.found), number, change, effect))
+                if effect.complete:
+                    break
+        if any(effect.complete for _, _, _, effect in good):
+            break
+    good.sort(key=lambda each: each[:2])
+    if not good:
+        return [], None
+    best = good[0][0]
+    told: dict[Any, Mend] = {}
+    for rank, _, change, effect in good:
+        if rank == best:
+            told.setdefault((change.words, change.place.line), Mend(change.place, change.words, effect.residual))
+    return list(told.values())[:2], good[0][2]
+
+
+def _effect(r: Region, change: Change) -> Effect:
+    found, vain, residual = 0, 0, 0.0
+    now: dict[int, Any] = dict(change.values)
+    wrong = [(n, m) for n, m in locate.aligned(r.parted) if not locate.same_numbers(r.parted, n, m)]
+    values = r.parted.own.trace.values
+    for n, x in jax_values.run_again(r.recorded.program, r.recorded.values, change.values, change.ops):
+        now[n] = x
+        array = as_float64(x)
+        if values[n].moved or not values[n].varies or not fingerprint.told(array):
+            continue
+        near = _counterpart(r, array)
+        if near is None:
+            vain += 1
+            if vain > _IN_VAIN and not found:
+                return Effect(0, math.inf, False)
+            continue
+        found += 1
+        residual = max(residual, locate.relative(np.sort(array, None), np.sort(near, None)))
+    complete = bool(wrong)
+    for n, m in wrong:
+        a = as_float64(now.get(n, r.recorded.values[n]))
+        b = r.parted.other.trace.values[m].array
+        same = a.size == b.size and (
+            fingerprint.close(a.ravel(), b.ravel(), r.parted.tolerance)
+            if np.squeeze(a).shape == np.squeeze(b).shape
+            else fingerprint.layout(a, b, r.parted.tolerance) is not None
+        )
+        if same:
+            residual = max(residual, locate.relative(np.sort(a, None), np.sort(b, None)))
+        complete = complete and same
+    return Effect(found, residual, complete)
+
+
+def _counterpart(r: Region, array: np.ndarray) -> np.ndarray | None:
+    for k in fingerprint.like(array, r.lookup, r.parted.tolerance):
+        how = fingerprint.layout(array, r.lookup.arrays[k], r.parted.tolerance)
+        if how is not None and how.kind in (EXACT, TRANSPOSED):
+            return r.lookup.arrays[k]
+    return None
+
+
+def _applied(recorded: Recorded, change: Change) -> Recorded:
+    """The run with a change made."""
+    values = dict(recorded.values) | dict(change.values)
+    values |= dict(jax_values.run_again(recorded.program, recorded.values, change.values, change.ops))
+    old = recorded.trace.values
+    new = tuple(
+        v if values[n] is recorded.values[n] else v._replace(array=as_float64(values[n])) for n, v in enumerate(old)
+    )
+    ops = tuple(change.ops.get(k, op) for k, op in enumerate(recorded.program.ops))
+    # What was given is no longer computed.
+    given = set(change.values)
+    ops = tuple(op for op in ops if not given.issuperset(op.results))
+    program = recorded.program._replace(ops=ops)
+    return Recorded(Trace(new, recorded.trace.outputs, recorded.trace.names), program, values)
+
+
+# Kinds of changes.
+
+
+def without(r: Region) -> Iterator[Change]:
+    """A value in the region is what an agreeing one of its shape is: something is done that the other does not."""
+    trace = r.parted.own.trace
+    fine = [n for n in range(len(trace.values)) if trace.values[n].varies and locate.agreed(r.parted, n)]
+    for bad in r.bad[:_DEEP]:
+        before = set(locate._ancestors(trace, bad))
+        shape = np.shape(r.recorded.values[bad])
+        some = [n for n in reversed(fine) if n in before and np.shape(r.recorded.values[n]) == shape]
+        for n in some[:4]:
+            skipped = [trace.values[k].place for k in sorted(before & set(r.bad))]
+            done = ", ".join(dict.fromkeys(place.op for place in skipped))
+            place = skipped[0] if skipped else trace.values[bad].place
+            yield Change(place, f"without {done}: {_why_without(skipped)}", {bad: r.recorded.values[n]}, {})
+
+
+def _why_without(skipped: Sequence[Place]) -> str:
+    ops = {place.op for place in skipped}
+    if ops <= {"convert_element_type", "reduce_precision"}:
+        return "a narrower type inside"
+    return "the other program goes on with the value as it is"
+
+
+def literals(r: Region) -> Iterator[Change]:
+    """A number that is written into the program is another one: the other program's, one more or less, its inverse."""
+    theirs = [x for m in r.theirs[:80] for _, x in r.parted.other.trace.values[m].scalars if math.isfinite(x)]
+    for number, place, old in _numbers(r):
+        near = [x for x in dict.fromkeys(theirs) if x != old]
+        if not math.isfinite(old):
+            continue
+        integer = np.asarray(r.recorded.values[number]).dtype.kind in "iu"
+        simple = [old + 1, old - 1] if integer or old == round(old) else []
+        simple += [] if integer or not old else [1 - old, 1 / old, -old, old * 2, old / 2, abs(old) ** 0.5, old**2]
+        for new in dict.fromkeys([*near, *simple]):
+            if integer and new != round(new):
+                continue
+            dtype = np.asarray(r.recorded.values[number]).dtype
+            if not integer or np.iinfo(dtype).min <= new <= np.iinfo(dtype).max:
+                yield Change(place, f"{old:g} should be {new:g}", {number: jnp.asarray(np.asarray(new, dtype))}, {})
+
+
+def _numbers(r: Region) -> Iterator[tuple[int, Place, float]]:
+    """The numbers written into the operations of the region, and into what makes their constants."""
+    trace, constants = r.parted.own.trace, r.recorded.program.constants
+    seen: set[int] = set()
+    made = {n: op for op in r.recorded.program.ops for n in op.results}
+    # A value with a small epsilon too many may still count as agreeing: what is just before the region is looked at.
+    before = [made[n] for op in list(r.ops.values())[:4] for n in op.operands if n in made and trace.values[n].varies]
+    for op in [*r.ops.values(), *before]:
+        for n in op.operands:
+            if trace.values[n].varies:
+                continue
+            for k in reversed(locate._ancestors(trace, n)):
+                value = constants.get(k)
+                if k in seen or value is None or np.ndim(value) or np.asarray(value).dtype.kind not in "fiu":
+                    continue
+                seen.add(k)
+                users = [v.place for v in trace.values if k in v.operands]
+                yield k, (users[0] if users else op.place), float(value)
+
+
+def solved(r: Region) -> Iterator[Change]:
+    """A number that is written into the program, solved for so that a value behind it is the other program's."""
+    trace = r.parted.own.trace
+    for number, place, old in list(_numbers(r))[:12]:
+        if np.asarray(r.recorded.values[number]).dtype.kind != "f" or not math.isfinite(old):
+            continue
+        after = [n for n in r.bad[:12] if number in locate._ancestors(trace, n) and not trace.values[n].moved]
+        for n in after[:3]:
+            size = trace.values[n].array.size
+            some = [m for m in r.theirs[:30] if r.parted.other.trace.values[m].array.size == size]
+            for m in some[:6]:
+                new = _solve(r, number, old, n, r.parted.other.trace.values[m].array)
+                if new is not None:
+                    yield Change(place, f"{old:g} should be {new:.10g}", {number: jnp.asarray(new)}, {})
+
+
+def _solve(r: Region, number: int, old: float, n: int, target: np.ndarray) -> float | None:
+    """The number with which a value has the sum of squares of the target, by the secant method."""
+    wanted = fingerprint.fingerprint(target).squares
+
+    def gap(x: float) -> float:
+        for k, value in jax_values.run_again(r.recorded.program, r.recorded.values, {number: jnp.asarray(x)}):
+            if k == n:
+                return fingerprint.fingerprint(as_float64(value)).squares - wanted
+        return math.nan
+
+    a, b = old, old * 1.5 + (1e-6 if abs(old) < 1e-3 else 0.0)
+    at_a, at_b = gap(a), gap(b)
+    for _ in range(40):
+        if not math.isfinite(at_b) or at_b == at_a:
+            return None
+        a, b, at_a = b, b - at_b * (b - a) / (at_b - at_a), at_b
+        at_b = gap(b)
+        if abs(at_b) <= 1e-13 * abs(wanted):
+            # As it was probably written.
+            short = next((float(f"{b:.{k}g}") for k in range(1, 8) if abs(float(f"{b:.{k}g}") - b) <= 1e-6 * abs(b)), b)
+            return short
+    return None
+
+
+_OTHER = {"add": "sub", "sub": "add", "mul": "div", "div": "mul", "max": "min", "min": "max"}
+_COMPARED = {"ge": "gt", "gt": "ge", "le": "lt", "lt": "le"}
+_TWO: dict[str, Callable[[Any, Any], Any]] = {
+    "add": jnp.add, "sub": jnp.subtract, "mul": jnp.multiply, "div": jnp.divide, "max": jnp.maximum,
+    "min": jnp.minimum, "ge": jnp.greater_equal, "gt": jnp.greater, "le": jnp.less_equal, "lt": jnp.less,
+}  # fmt: skip
+
+
+def operations(r: Region) -> Iterator[Change]:
+    """An operation is its like: a sign, a quotient, operands swapped or dropped, a transposed or flipped operand."""
+    trace = r.parted.own.trace
+    for k, op in list(r.ops.items())[:16]:
+        name, place = op.name, op.place
+        if name in _OTHER:
+            yield _with(k, op, place, f"{_OTHER[name]} in the place of {name}", _two(_OTHER[name]))
+            for keep in (0, 1):
+                if np.shape(r.recorded.values[op.operands[keep]]) == np.shape(r.recorded.values[op.results[0]]):
+                    dropped = trace.values[op.operands[1 - keep]].place
+                    yield _with(k, op, place, f"{name} without {dropped.op}", _keeping(keep))
+        if name in ("sub", "div"):
+            yield _with(k, op, place, f"the operands of {name} swapped", _exchanged(op))
+        if name == "dot_general":
+            for side in (0, 1):
+                if _square(r, op.operands[side]):
+                    whose = "second" if side else "first"
+                    run = _changing(op, side, lambda y: jnp.swapaxes(y, -1, -2))
+                    yield _with(k, op, place, f"the {whose} operand transposed", run)
+            shapes = {np.shape(r.recorded.values[n]) for n in op.operands}
+            if len(shapes) == 1:
+                yield _with(k, op, place, "the operands swapped", _exchanged(op))
+        if name == "conv_general_dilated":
+            yield from _convolutions(r, k, op)
+        if name in ("cumsum", "cumprod", "cumlogsumexp", "cummax") and op.eqn is not None:
+            turned = {"reverse": not op.eqn.params["reverse"]}
+            yield _with(k, op, place, f"{name} from the other end", _changed_params(op, turned))
+        if name in ("reduce_sum", "reduce_max", "reduce_min", "argmax", "argmin") and op.eqn is not None:
+            yield from _other_axes(r, k, op)
+    yield from _comparisons(r)
+
+
+def _with(k: int, op: Op, place: Place, words: str, run: Callable[[Sequence[Any]], list[Any]]) -> Change:
+    return Change(place, words, {}, {k: op._replace(run=run)})
+
+
+def _two(name: str) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda x: [_TWO[name](x[0], x[1])]
+
+
+def _changing(op: Op, side: int, change: Callable[[Any], Any]) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda x: op.run([change(y) if n == side else y for n, y in enumerate(x)])
+
+
+def _giving(value: Any) -> Callable[[Any], Any]:
+    return lambda _: jnp.asarray(value)
+
+
+def _keeping(side: int) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda x: [x[side]]
+
+
+def _exchanged(op: Op) -> Callable[[Sequence[Any]], list[Any]]:
+    """The operation with its last two operands exchanged."""
+    return lambda x: op.run([*x[:-2], x[-1], x[-2]])
+
+
+def _changed_params(op: Op, changed: Mapping[str, Any]) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda x: jax_seam.bind(op.eqn, list(map(jnp.asarray, x)), **changed)
+
+
+def _square(r: Region, n: int) -> bool:
+    shape = np.shape(r.recorded.values[n])
+    return len(shape) > 1 and shape[-1] == shape[-2]
+
+
+def _convolutions(r: Region, k: int, op: Op) -> Iterator[Change]:
+    axes = len(np.shape(r.recorded.values[op.operands[1]])) - 2
+    spatial = op.eqn.params["dimension_numbers"].rhs_spec[2:]
+    yield _with(k, op, op.place, "the kernel flipped", _changing(op, 1, lambda y: jnp.flip(y, tuple(spatial))))
+    old = op.eqn.params["padding"]
+    for pad in itertools.product(range(4), repeat=2):
+        new = (pad,) * axes
+        if new != tuple(map(tuple, old)):
+            words = f"padding {list(new)} in the place of {list(map(tuple, old))}"
+            yield _with(k, op, op.place, words, _changed_params(op, {"padding": new}))
+
+
+def _other_axes(r: Region, k: int, op: Op) -> Iterator[Change]:
+    axes = tuple(op.eqn.params["axes"])
+    shape = np.shape(r.recorded.values[op.operands[0]])
+    for axis in range(len(shape)):
+        if len(axes) == 1 and axis not in axes and shape[axis] == shape[axes[0]]:
+            run = _changing(op, 0, functools.partial(jnp.swapaxes, axis1=axis, axis2=axes[0]))
+            yield _with(k, op, op.place, f"{op.name} over axis {axis} in the place of {axes[0]}", run)
+
+
+def _comparisons(r: Region) -> Iterator[Change]:
+    """Comparisons in what makes the constants of the region, such as masks."""
+    trace = r.parted.own.trace
+    wanted = {a for op in r.ops.values() for n in op.operands for a in locate._ancestors(trace, n)}
+    wanted |= {n for op in r.ops.values() for n in op.results}
+    for k, op in enumerate(r.recorded.program.ops):
+        if op.results[0] in wanted and op.name in _COMPARED:
+            yield _with(k, op, op.place, f"{_COMPARED[op.name]} in the place of {op.name}", _two(_COMPARED[op.name]))
+        elif (
+            op.results[0] in wanted
+            and op.name == "select_n"
+            and len(op.operands) == 3
+            and not trace.values[op.results[0]].varies
+        ):
+            yield _with(k, op, op.place, "the choices of where swapped", _exchanged(op))
+
+
+def factors(r: Region) -> Iterator[Change]:
+    """A value of the region, or one that agrees just before it, is multiplied by a number in the other program."""
+    trace, others = r.parted.own.trace, r.parted.other.trace.values
+    before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
+    for n in dict.fromkeys([*r.bad[:10], *before[:12]]):
+        a = trace.values[n].array
+        if not a.size or not np.any(a):
+            continue
+        for m in r.theirs[:24]:
+            b = others[m].array
+            ratio = _ratio(a, b)
+            if ratio is None or abs(ratio - 1) < 1e-9:
+                continue
+            value = jnp.asarray(r.recorded.values[n]) * ratio
+            place = trace.values[n].place if n in r.bad else trace.values[r.bad[0]].place
+            yield Change(place, f"a factor {_number(ratio)} is missing{_mean_or_sum(ratio, a)}", {n: value}, {})
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> float | None:
+    if a.size != b.size:
+        return None
+    x, y = np.sort(a, None), np.sort(b, None)
+    top = int(np.argmax(np.abs(x)))
+    for other in (y, y[::-1]):
+        ratio = float(other[top] / x[top]) if x[top] else math.nan
+        if math.isfinite(ratio) and ratio and fingerprint.close(x * ratio, other):
+            return ratio
+    return None
+
+
+def _number(x: float) -> str:
+    """A number, as it was probably meant."""
+    for top in range(1, 4097):
+        if abs(x * top - round(x * top)) < 1e-9 and round(x * top):
+            return f"{round(x * top)}" if top == 1 else f"{round(x * top)}/{top}"
+    for n in range(2, 4097):
+        if abs(x * x * n - 1) < 1e-9:
+            return f"1/sqrt({n})"
+        if abs(x * x - n) < 1e-9:
+            return f"sqrt({n})"
+    return f"{x:.10g}"
+
+
+def _mean_or_sum(ratio: float, a: np.ndarray) -> str:
+    if a.size == 1 and ratio < 1 and abs(1 / ratio - round(1 / ratio)) < 1e-6:
+        return ": a sum in the place of a mean"
+    if a.size == 1 and ratio > 1 and abs(ratio - round(ratio)) < 1e-6:
+        return ": a mean in the place of a sum"
+    return ""
+
+
+def biases(r: Region) -> Iterator[Change]:
+    """A tensor that no leaf was made from is added to, or multiplied with, a value."""
+    trace = r.parted.own.trace
+    before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
+    for n in dict.fromkeys([*before[:12], *r.bad[:6]]):
+        shape = np.shape(r.recorded.values[n])
+        for name, tensor in r.unused.items():
+            for axis in range(len(shape)):
+                if tensor.ndim == 1 and shape[axis] == tensor.size:
+                    wide = tensor.reshape([-1 if k == axis else 1 for k in range(len(shape))])
+                    x = jnp.asarray(r.recorded.values[n])
+                    place = trace.values[n].place
+                    yield Change(place, f"{name} is not added", {n: x + wide}, {})
+                    yield Change(place, f"{name} is not multiplied with", {n: x * wide}, {})
+
+
+def _quick_gelu(x: Any) -> Any:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def _erf_gelu(x: Any) -> Any:
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "gelu (exact, by erf)": _erf_gelu,
+    "gelu (approximate, by tanh)": jax.nn.gelu,
+    "gelu (quick, by sigmoid)": _quick_gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "elu": jax.nn.elu,
+    "leaky_relu (0.01)": jax.nn.leaky_relu,
+    "leaky_relu (0.2)": lambda x: jax.nn.leaky_relu(x, 0.2),
+    "relu6": jax.nn.relu6,
+    "softplus": jax.nn.softplus,
+    "mish": jax.nn.mish,
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "hard_swish": jax.nn.hard_swish,
+    "selu": jax.nn.selu,
+    "exp": jnp.exp,
+    "log_sigmoid": jax.nn.log_sigmoid,
+    "softsign": jax.nn.soft_sign,
+    "square": jnp.square,
+    "abs": jnp.abs,
+    "sqrt": jnp.sqrt,
+    "softmax over the last axis": lambda x: jax.nn.softmax(x, -1),
+    "softmax over the axis before the last": lambda x: jax.nn.softmax(x, -2),
+    "softmax over the first axis": lambda x: jax.nn.softmax(x, 0),
+    "log_softmax over the last axis": lambda x: jax.nn.log_softmax(x, -1),
+    "normalised by its length": lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True),
+}
+
+
+def activations(r: Region) -> Iterator[Change]:
+    """A function of an agreeing value is another function of it, or is missing."""
+    trace = r.parted.own.trace
+    before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if locate.agreed(r.parted, n)]
+    for n in list(dict.fromkeys(before))[:8]:
+        x = r.recorded.values[n]
+        if not trace.values[n].varies or not hasattr(x, "dtype") or x.dtype != np.float64 or not np.ndim(x):
+            continue
+        made = {
+            name: np.asarray(fn(jnp.asarray(x))) for name, fn in ACTIVATIONS.items() if name.count("axis") <= np.ndim(x)
+        }
+        theirs = [name for name, y in made.items() if np.isfinite(y).all() and _counterpart(r, y) is not None]
+        if not theirs:
+            continue
+        bad = [b for b in r.bad[: 2 * _DEEP] if np.shape(r.recorded.values[b]) == np.shape(x)]
+        for b in bad:
+            y = trace.values[b].array
+            own = next((name for name, z in made.items() if fingerprint.close(y, z)), None)
+            for name in theirs:
+                if own is not None:
+                    yield Change(trace.values[b].place, f"{name} in the place of {own}", {b: made[name]}, {})
+        for b in bad[:8]:
+            for name in theirs:
+                yield Change(trace.values[b].place, f"{name} in its place", {b: made[name]}, {})
+        for k, op in list(r.ops.items())[:4]:
+            for side, operand in enumerate(op.operands):
+                if operand == n:
+                    for name in theirs:
+                        run = _changing(op, side, _giving(made[name]))
+                        yield _with(k, op, op.place, f"{name} before {op.name} is missing", run)
+
+
+def orders(r: Region) -> Iterator[Change]:
+    """Two operations in a row the other way round, as an epsilon inside a root and outside of it."""
+    ops = list(r.recorded.program.ops)
+    made = {n: k for k, op in enumerate(ops) for n in op.results}
+    varies = r.parted.own.trace.values
+    for k, op in list(r.ops.items())[:_DEEP]:
+        inside = [n for n in op.operands if varies[n].varies]
+        if len(inside) != 1 or inside[0] not in made or len(op.results) != 1:
+            continue
+        first = ops[made[inside[0]]]
+        of_first = [n for n in first.operands if varies[n].varies]
+        if len(of_first) != 1 or len(first.results) != 1:
+            continue
+
+        def run(x: Sequence[Any], first: Op = first, op: Op = op, k: int = k) -> list[Any]:
+            given = dict(zip((*of_of(first), *op.operands), x, strict=False))
+            (start,) = [n for n in first.operands if varies[n].varies]
+            inner = op.run([given[start] if varies[n].varies else given[n] for n in op.operands])
+            return first.run([inner[0] if varies[n].varies else given[n] for n in first.operands])
+
+        def of_of(first: Op) -> tuple[int, ...]:
+            return first.operands
+
+        both = op._replace(run=run, operands=(*first.operands, *op.operands))
+        yield Change(op.place, f"{op.name} before {first.name}, not after it", {}, {k: both})
+
+
+def operands(r: Region) -> Iterator[Change]:
+    """An operand is another value: one that both programs have, or one that only the other program has."""
+    trace, others = r.parted.own.trace, r.parted.other.trace.values
+    fine = [n for n, v in enumerate(trace.values) if v.varies and locate.agreed(r.parted, n)]
+    weights = [n for n in r.recorded.program.inputs if not trace.values[n].varies]
+    for k, op in list(r.ops.items())[:10]:
+        for side, n in enumerate(op.operands):
+            value = r.recorded.values[n]
+            shape = np.shape(value)
+            if not shape:
+                continue
+            if trace.values[n].varies:
+                for other in [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == shape][:24]:
+                    words = f"{op.name} should take the value of {_told(trace.values[other].place)}"
+                    run = _changing(op, side, _giving(r.recorded.values[other]))
+                    yield _with(k, op, op.place, words, run)
+                for m in [m for m in r.theirs[:30] if others[m].array.size == trace.values[n].array.size]:
+                    words = f"{op.name} should take what the other program has from {_told(others[m].place)}"
+                    run = _changing(op, side, _giving(others[m].array.reshape(shape)))
+                    yield _with(k, op, op.place, words, run)
+            else:
+                for other in [m for m in weights if np.shape(r.recorded.values[m]) == shape and m != n][:40]:
+                    words = f"{op.name} should take another parameter, input {r.recorded.program.inputs.index(other)}"
+                    run = _changing(op, side, _giving(r.recorded.values[other]))
+                    yield _with(k, op, op.place, words, run)
+
+
+def _told(place: Place) -> str:
+    return f"{place.op}" + (f" in {place.module}" if place.module else "") + (f" ({place.line})" if place.line else "")
+
+
+def arrangements(r: Region) -> Iterator[Change]:
+    """The numbers of a value in another order: axes split the other way round, rolled, reversed, transposed."""
+    trace = r.parted.own.trace
+    before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
+    chains = {c for n in before[:6] for c in locate._ancestors(trace, n) if trace.values[c].moved}
+    for op in r.recorded.program.ops:
+        if op.name == "reshape" and op.results[0] in chains | set(r.bad[:_DEEP]) and op.eqn is not None:
+            yield from _split_otherwise(r, op)
+    for n in dict.fromkeys([*r.bad[:8], *before[:6]]):
+        x = jnp.asarray(r.recorded.values[n])
+        place = trace.values[n].place
+        for axis in range(x.ndim):
+            for by in (1, -1):
+                yield Change(place, f"shifted by {by} along axis {axis}", {n: jnp.roll(x, by, axis)}, {})
+            yield Change(place, f"reversed along axis {axis}", {n: jnp.flip(x, axis)}, {})
+        if x.ndim > 1 and x.shape[-1] == x.shape[-2]:
+            product = "its two operands exchanged: the other program's result is the transposed"
+            words = product if place.op == "dot_general" else "transposed"
+            yield Change(place, words, {n: jnp.swapaxes(x, -1, -2)}, {})
+        yield Change(place, "of the other sign", {n: -x}, {})
+
+
+def _split_otherwise(r: Region, op: Op) -> Iterator[Change]:
+    """An axis that is split into two, split in the other order: for every such reshape of the region at once."""
+    old, new = np.shape(r.recorded.values[op.operands[0]]), np.shape(r.recorded.values[op.results[0]])
+    if len(new) != len(old) + 1:
+        return
+    axis = next((k for k in range(len(old)) if old[k] != new[k]), len(old) - 1)
+    changed = {}
+    for k, other in enumerate(r.recorded.program.ops):
+        shapes = [np.shape(r.recorded.values[n]) for n in (*other.operands, *other.results)]
+        if other.name == "reshape" and shapes == [old, new] and other.place.line == op.place.line:
+
+            def run(x: Sequence[Any], axis: int = axis) -> list[Any]:
+                turned = [*new[:axis], new[axis + 1], new[axis], *new[axis + 2 :]]
+                return [jnp.swapaxes(jnp.reshape(x[0], turned), axis, axis + 1)]
+
+            changed[k] = other._replace(run=run)
+    a, b = new[axis], new[axis + 1]
+    yield Change(op.place, f"the axis of {old[axis]} is split into ({a}, {b}); it should be ({b}, {a})", {}, changed)
+
+
+# In the order in which they are tried: those that say most precisely what is wrong come first.
+KINDS: list[Kind] = [
+    literals, without, activations, operations, factors, biases, orders, arrangements, solved, operands,
+]  # fmt: skip

@@ -1,0 +1,249 @@
+"""How a leaf of a JAX tree is made from tensors of a state dict, and which ways there are to try.
+
+A rule joins its sources (or takes the only one) and then goes through steps of reordering. It is data, so that it can
+be written to JSON, shown as code, and transposed.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# How several sources are joined.
+ONE, STACK, CONCATENATE, SUM, CONSTANT = "one", "stack", "concatenate", "sum", "constant"
+# A fused tensor has at most as many parts as the gates of an LSTM.
+_MOST_PARTS = 4
+
+
+class Rule(NamedTuple):
+    """`sources` joined by `join` (along axis 0), then `steps`: ("transpose", axes), ("reshape", shape),
+    ("slice", axis, start, stop), ("flip", axes), ("blocks", axis, order). A constant has no sources and the step
+    ("full", shape, number).
+    """
+
+    sources: tuple[str, ...]
+    join: str = ONE
+    steps: tuple[tuple[Any, ...], ...] = ()
+
+    def __str__(self) -> str:
+        joined = ", ".join(self.sources)
+        if self.join == CONSTANT:
+            return f"all {self.steps[0][2]:g}"
+        told = joined if self.join == ONE else f"{self.join} of {joined}"
+        return told + "".join(f" · {_words(step)}" for step in self.steps)
+
+
+def _words(step: tuple[Any, ...]) -> str:
+    kind, *rest = step
+    match kind:
+        case "slice":
+            return f"[{rest[1]}:{rest[2]}] of axis {rest[0]}"
+        case "transpose" if rest[0] == (1, 0):
+            return "transposed"
+        case "transpose":
+            return f"axes {rest[0]}"
+        case "reshape":
+            return f"reshape {rest[0]}"
+        case "flip":
+            return f"flipped along {rest[0]}"
+        case _:
+            return f"parts of axis {rest[0]} in the order {rest[1]}"
+
+
+def apply(rule: Rule, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The leaf that a rule makes. Raises `KeyError` for a tensor that is not there."""
+    if rule.join == CONSTANT:
+        return np.full(*rule.steps[0][1:])
+    found = [np.asarray(tensors[name]) for name in rule.sources]
+    match rule.join:
+        case "stack":
+            x = np.stack(found)
+        case "concatenate":
+            x = np.concatenate(found)
+        case "sum":
+            x = np.sum(found, 0)
+        case _:
+            x = found[0]
+    for step in rule.steps:
+        x = _stepped(x, step)
+    return x
+
+
+def _stepped(x: np.ndarray, step: tuple[Any, ...]) -> np.ndarray:
+    kind, *rest = step
+    match kind:
+        case "transpose":
+            return x.transpose(rest[0])
+        case "reshape":
+            return x.reshape(rest[0])
+        case "slice":
+            axis, start, stop = rest
+            return np.take(x, range(start, stop), axis)
+        case "flip":
+            return np.flip(x, rest[0])
+        case _:
+            axis, order = rest
+            parts = np.split(x, len(order), axis)
+            return np.concatenate([parts[k] for k in order], axis)
+
+
+def transposed(rule: Rule, dleaf: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The cotangents of a rule's sources for that of the leaf: where each of its numbers came from, added up."""
+    if rule.join == CONSTANT:
+        return {}
+    sizes = [math.prod(shapes[name]) for name in rule.sources]
+    starts = np.cumsum([0, *sizes])
+    # Of a sum, every source has the leaf's cotangent: the first one's numbers stand for all of them.
+    numbers = {
+        name: (np.arange(size) + (0 if rule.join == SUM else start)).reshape(shapes[name])
+        / len(rule.sources) ** (rule.join == SUM)
+        for name, size, start in zip(rule.sources, sizes, starts, strict=False)
+    }
+    origin = np.rint(apply(rule, numbers)).astype(int).ravel()
+    flat = np.zeros(starts[-1])
+    np.add.at(flat, origin, np.asarray(dleaf, np.float64).ravel())
+    if rule.join == SUM:
+        return {name: flat[: sizes[0]].reshape(shapes[name]) for name in rule.sources}
+    return {n: flat[a : a + s].reshape(shapes[n]) for n, a, s in zip(rule.sources, starts, sizes, strict=False)}
+
+
+def candidates(shape: tuple[int, ...], tensors: Mapping[str, tuple[int, ...]]) -> Iterator[Rule]:
+    """Every rule that makes a leaf of this shape from these tensors, the plain ones first."""
+    size = math.prod(shape)
+    for name, own in tensors.items():
+        if math.prod(own) == size:
+            yield from (Rule((name,), ONE, steps) for steps in arranged(own, shape))
+    for name, own in tensors.items():
+        for axis, parts in itertools.product(range(min(len(own), 2)), range(2, _MOST_PARTS + 1)):
+            if math.prod(own) == parts * size and own[axis] % parts == 0:
+                yield from _slices(name, own, axis, parts, shape)
+    yield from _joined(shape, tensors)
+    for name, own in tensors.items():
+        if math.prod(own) == size and len(own) >= 3:
+            for steps in arranged(own, shape):
+                # A transposed convolution and a convolution differ in the direction of the window.
+                yield Rule((name,), ONE, (("flip", tuple(range(2, len(own)))), *steps))
+    for name, own in tensors.items():
+        for parts in (3, 4):
+            if math.prod(own) == size and own and own[0] % parts == 0 and own[0] > parts:
+                for order in list(itertools.permutations(range(parts)))[1:]:
+                    yield from (Rule((name,), ONE, (("blocks", 0, order), *s)) for s in arranged(own, shape))
+    yield from (Rule((), CONSTANT, (("full", shape, number),)) for number in (0.0, 1.0))
+
+
+def arranged(own: Sequence[int], shape: Sequence[int]) -> Iterator[tuple[tuple[Any, ...], ...]]:
+    """Steps that bring one shape to another: axes transposed, then joined, split, or unit axes added."""
+    axes = tuple(range(len(own)))
+    big = [n for n in shape if n > 1]
+    found = []
+    for order in itertools.permutations(axes) if len(axes) <= 5 else [axes]:
+        sizes = [own[axis] for axis in order if own[axis] > 1]
+        if not _nested(sizes, big):
+            continue
+        steps: list[tuple[Any, ...]] = [] if order == axes else [("transpose", order)]
+        if [own[axis] for axis in order] != list(shape):
+            steps.append(("reshape", tuple(shape)))
+        found.append((len(sizes) != len(big), len(steps), tuple(steps)))
+    yield from (steps for _, _, steps in sorted(found, key=lambda each: each[:2]))
+
+
+def _nested(sizes: Sequence[int], others: Sequence[int]) -> bool:
+    ends = set(itertools.accumulate(sizes, lambda a, b: a * b))
+    of_others = set(itertools.accumulate(others, lambda a, b: a * b))
+    return ends <= of_others or of_others <= ends
+
+
+def _slices(name: str, own: tuple[int, ...], axis: int, parts: int, shape: tuple[int, ...]) -> Iterator[Rule]:
+    width = own[axis] // parts
+    part = (*own[:axis], width, *own[axis + 1 :])
+    for k in range(parts):
+        for steps in arranged(part, shape):
+            yield Rule((name,), ONE, (("slice", axis, k * width, (k + 1) * width), *steps))
+
+
+def _joined(shape: tuple[int, ...], tensors: Mapping[str, tuple[int, ...]]) -> Iterator[Rule]:
+    size = math.prod(shape)
+    for names in _series(tensors):
+        own = tensors[names[0]]
+        if len(names) * math.prod(own) == size and shape and shape[0] == len(names):
+            for steps in arranged(own, shape[1:]):
+                lifted = [_lifted(step, len(names)) for step in steps]
+                yield Rule(names, STACK, tuple(lifted))
+    for names in _siblings(tensors):
+        own = tensors[names[0]]
+        for some in (names[k : k + n] for n in range(2, _MOST_PARTS + 1) for k in range(len(names) - n + 1)):
+            if len(some) * math.prod(own) == size and own:
+                for order in itertools.permutations(some):
+                    joined = (len(some) * own[0], *own[1:])
+                    yield from (Rule(order, CONCATENATE, steps) for steps in arranged(joined, shape))
+        for pair in itertools.combinations(names, 2):
+            if len(own) != 1:
+                continue
+            if own[0] == size:
+                yield from (Rule(pair, SUM, steps) for steps in arranged(own, shape))
+            for parts in range(2, _MOST_PARTS + 1):
+                if own[0] == parts * size:
+                    for k in range(parts):
+                        cut = ("slice", 0, k * size, (k + 1) * size)
+                        yield from (Rule(pair, SUM, (cut, *steps)) for steps in arranged((size,), shape))
+
+
+def _lifted(step: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """A step for one array as the same step for a stack of them."""
+    kind, given = step
+    return (kind, (0, *(axis + 1 for axis in given))) if kind == "transpose" else (kind, (count, *given))
+
+
+def _series(tensors: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, ...]]:
+    """Names that differ in one number alone, which counts from the first to the last, of one shape."""
+    groups: dict[Any, dict[int, str]] = {}
+    for name, shape in tensors.items():
+        for found in re.finditer(r"\d+", name):
+            key = (name[: found.start()], name[found.end() :], shape)
+            groups.setdefault(key, {})[int(found[0])] = name
+    for group in groups.values():
+        if len(group) > 1:
+            yield tuple(group[number] for number in sorted(group))
+
+
+def _siblings(tensors: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, ...]]:
+    """Names of one shape and one last word in modules beside each other, or in one module."""
+    groups: dict[Any, list[str]] = {}
+    for name, shape in tensors.items():
+        *modules, last = name.split(".")
+        groups.setdefault((tuple(modules[:-1]), last, shape), []).append(name)
+        groups.setdefault((tuple(modules), "", shape), []).append(name)
+    yield from (tuple(dict.fromkeys(group)) for group in groups.values() if 1 < len(set(group)) <= 12)
+
+
+def as_code(rule: Rule) -> str:
+    """A rule as a Python expression of `state`, a mapping of arrays."""
+    if rule.join == CONSTANT:
+        return "np.full({}, {})".format(*rule.steps[0][1:])
+    named = [f"state[{name!r}]" for name in rule.sources]
+    match rule.join:
+        case "stack" | "concatenate":
+            code = f"np.{rule.join}([{', '.join(named)}])"
+        case "sum":
+            code = "(" + " + ".join(named) + ")"
+        case _:
+            code = named[0]
+    for kind, *rest in rule.steps:
+        match kind:
+            case "transpose":
+                code += ".T" if rest[0] == (1, 0) else f".transpose{rest[0]}"
+            case "reshape":
+                code += f".reshape({rest[0]})"
+            case "slice":
+                axis, start, stop = rest
+                code += f"[{':, ' * axis}{start}:{stop}]"
+            case "flip":
+                code = f"np.flip({code}, {rest[0]})"
+            case _:
+                axis, order = rest
+                parts = f"np.split({code}, {len(order)}, {axis})"
+                code = f"np.concatenate([{parts}[k] for k in {order}], {axis})"
+    return code

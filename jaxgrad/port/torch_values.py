@@ -1,0 +1,542 @@
+"""Every value of a PyTorch module in float64, with its module, its call and the line of source.
+
+A dispatch mode sees each operation below autograd. Operations that hide arithmetic (layer norm, softmax, attention,
+GELU, batch norm, losses) are computed step by step, so that both libraries' values are equally fine; what is recorded
+besides are the forms that other libraries compute.
+"""
+
+import contextlib
+import copy
+import functools
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgrad.checking.oracles.torch import to_torch
+from jaxgrad.errors import JaxgradError
+from jaxgrad.port.values import Line, Place, Trace, Value, as_float64, decimal, in_library
+
+_MOVES = frozenset(
+    "view _unsafe_view reshape t transpose permute unsqueeze squeeze expand clone contiguous _reshape_alias alias "
+    "detach copy_ _to_copy lift_fresh lift_fresh_copy as_strided".split()
+)
+_SAMPLED = frozenset("bernoulli_ bernoulli native_dropout uniform_ normal_ rand rand_like randn".split())
+
+
+# Steps that other libraries go, and torch does not.
+ALTERNATIVES = frozenset(("mean of squares", "sqrt", "inverse * weight", "logsumexp", "cdf", "log of sum"))
+
+
+class TorchRun(NamedTuple):
+    """A recorded run: its trace, the tensors by number, the module that ran, and its outputs as tensors.
+
+    `buffers` are the float buffers by name as they were after the call.
+    """
+
+    trace: Trace
+    tensors: dict[int, Any]
+    module: Any
+    outputs: list[Any]
+    buffers: dict[str, np.ndarray]
+
+
+def tensors_of(module: Any) -> dict[str, np.ndarray]:
+    """The float parameters and buffers of a module by name; a tensor that two names share is under both."""
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {name: _host(x) for name, x in named if x.dtype.is_floating_point or x.dtype.is_complex}
+
+
+def buffers_of(module: Any) -> set[str]:
+    """The names of a module's buffers."""
+    return {name for name, _ in module.named_buffers(remove_duplicate=False)}
+
+
+def tied(module: Any) -> dict[str, str]:
+    """For every name of a parameter the first name of the same tensor."""
+    first: dict[int, str] = {}
+    return {n: first.setdefault(id(x), n) for n, x in module.named_parameters(remove_duplicate=False)}
+
+
+def record(
+    module: Any,
+    inputs: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    values: Mapping[str, np.ndarray] | None = None,
+    names: Sequence[str] = (),
+) -> TorchRun:
+    """Run a copy of a module, or a function of tensors, in float64 and keep every value.
+
+    Args:
+        module: an `nn.Module`, which does not change, or a function.
+        inputs: JAX or NumPy arrays, or anything else that is passed on as it is.
+        kwargs: keyword arguments likewise.
+        values: numbers for parameters and buffers by name, in the place of the module's own.
+        names: the names of `inputs` in the JAX function, for those that `forward` takes by name alone.
+
+    Raises `JaxgradError` where the module raises.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    own = _in_float64(module, values or {})
+    given = [_tensor(x) for x in inputs]
+    by_place, by_name = _bound(own, given, names, {k: _tensor(x) for k, x in (kwargs or {}).items()})
+    state = _State(own)
+    for x in jax.tree.leaves((by_place, by_name), is_leaf=lambda x: isinstance(x, torch.Tensor)):
+        if isinstance(x, torch.Tensor):
+            state.new(x, True, Place("input", "", ()), (), False, ())
+    fixed = own if hasattr(own, "named_parameters") else None
+    for name, x in [*fixed.named_parameters(), *fixed.named_buffers()] if fixed is not None else []:
+        state.new(x, False, Place("parameter", name, ()), (), False, ())
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(_watching(own, state))
+            stack.enter_context(_mode(state))
+            out = own(*by_place, **by_name)
+    except JaxgradError:
+        raise
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), "no message")
+        raise JaxgradError(f"the torch module raised {type(error).__name__} in its forward pass: {said}") from error
+    finally:
+        torch.set_default_dtype(before)
+    outputs = _leaves(out)
+    numbers = [state.number(y) for y in outputs]
+    trace = Trace(tuple(state.values), tuple(numbers), tuple(f"output[{k}]" for k in range(len(outputs))))
+    buffers = {} if fixed is None else {n: _host(b) for n, b in fixed.named_buffers() if b.dtype.is_floating_point}
+    return TorchRun(trace, state.tensors, own, outputs, buffers)
+
+
+def cotangents(run: TorchRun, dys: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+    """The cotangents of all values of a run that have one, by number, for those of its float outputs."""
+    import torch
+
+    ys = [(y, dy) for y, dy in zip(run.outputs, dys, strict=True) if y.requires_grad]
+    at = {n: x for n, x in run.tensors.items() if x.requires_grad and (x.grad_fn is not None or x.is_leaf)}
+    if not ys or not at:
+        return {}
+    found = torch.autograd.grad(
+        [y for y, _ in ys],
+        list(at.values()),
+        [torch.as_tensor(np.asarray(dy, np.float64)).reshape(y.shape) for y, dy in ys],
+        allow_unused=True,
+    )
+    return {n: _host(g) for n, g in zip(at, found, strict=True) if g is not None}
+
+
+def _leaves(out: Any) -> list[Any]:
+    from jaxgrad.checking.oracles import torch as oracle
+
+    return oracle.leaves(out)
+
+
+def _host(x: Any) -> np.ndarray:
+    x = x.detach().cpu().resolve_conj().resolve_neg()
+    return np.array(x.double().numpy() if x.dtype.is_floating_point else x.numpy())
+
+
+def _tensor(x: Any) -> Any:
+    import torch
+
+    if isinstance(x, (str, bool, int)) or x is None or callable(x):
+        return x
+    if isinstance(x, float):
+        return x
+    if isinstance(x, torch.Tensor):
+        return x.double() if x.dtype.is_floating_point else x
+    if isinstance(x, (tuple, list)):
+        return type(x)(_tensor(each) for each in x)
+    if isinstance(x, Mapping):
+        return {key: _tensor(each) for key, each in x.items()}
+    tensor = to_torch(x)
+    if tensor.dtype.is_floating_point:
+        return tensor.double().requires_grad_()
+    return tensor
+
+
+def _in_float64(module: Any, values: Mapping[str, np.ndarray]) -> Any:
+    """A copy with float tensors in float64, constants that are no buffers among them, and given values."""
+    import torch
+
+    module = getattr(module, "_orig_mod", module)
+    if not hasattr(module, "named_parameters"):
+        return module
+    try:
+        module = copy.deepcopy(module)
+    except Exception as error:
+        raise JaxgradError(f"the torch module cannot be copied ({error}); give one that copy.deepcopy takes") from error
+    attributes = [
+        x for m in module.modules() for x in (*m._parameters.values(), *m._buffers.values(), *vars(m).values())
+    ]
+    for x in {id(x): x for x in attributes if isinstance(x, torch.Tensor)}.values():
+        if x.dtype == torch.float32 and not isinstance(x, torch.nn.Parameter):
+            x.data = torch.from_numpy(np.array(decimal(x.detach().cpu().numpy())))
+        elif x.dtype.is_floating_point:
+            x.data = x.detach().cpu().double()
+    named = {
+        **dict(module.named_buffers(remove_duplicate=False)),
+        **dict(module.named_parameters(remove_duplicate=False)),
+    }
+    for name, value in values.items():
+        if name in named:
+            named[name].data = torch.from_numpy(np.array(value, np.float64)).reshape(named[name].shape)
+    for p in module.parameters():
+        if p.dtype.is_floating_point:
+            p.requires_grad_()
+    return module
+
+
+def _bound(
+    module: Any, given: list[Any], names: Sequence[str], kwargs: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    try:
+        signature = inspect.signature(module.forward if hasattr(module, "forward") else module)
+    except (TypeError, ValueError):
+        return given, kwargs
+    by_name = {p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    places = [x for x, name in zip(given, [*names, *[""] * len(given)], strict=False) if name not in by_name]
+    named = {n: x for x, n in zip(given, names, strict=False) if n in by_name}
+    return places, {**named, **kwargs}
+
+
+class _State:
+    """What a run has recorded so far. Tensors are known again by where they lie in memory."""
+
+    def __init__(self, module: Any) -> None:
+        self.values: list[Value] = []
+        self.tensors: dict[int, Any] = {}
+        self.at: dict[Any, int] = {}
+        self.last: dict[int, int] = {}
+        self.modules: list[str] = []
+        self.depth = 0
+
+    def new(
+        self,
+        x: Any,
+        varies: bool,
+        place: Place,
+        operands: tuple[int, ...],
+        moved: bool,
+        scalars: Any,
+        alias: bool = True,
+    ) -> int:
+        number = len(self.values)
+        self.values.append(Value(as_float64(_plain(x)), varies, place, operands, moved, scalars))
+        if alias:
+            # A tensor that was written to is the new value, and has the new value's cotangent.
+            self.tensors.pop(self.at.get(_key(x), -1), None)
+            self.tensors[number] = x
+            self.at[_key(x)] = number
+            self.last[x.untyped_storage().data_ptr()] = number
+        return number
+
+    def number(self, x: Any) -> int:
+        found = self.at.get(_key(x), self.last.get(x.untyped_storage().data_ptr()))
+        if found is None:
+            found = self.new(x, False, Place("constant", "/".join(self.modules[-1:]), _lines()), (), False, ())
+        return found
+
+
+def _plain(x: Any) -> np.ndarray:
+    x = x.detach()
+    return np.array(
+        x.cpu().resolve_conj().resolve_neg().numpy()
+        if x.element_size() > 2 or not x.dtype.is_floating_point
+        else x.double().numpy()
+    )
+
+
+def _key(x: Any) -> Any:
+    return x.untyped_storage().data_ptr(), x.storage_offset(), tuple(x.shape), x.stride(), x.dtype
+
+
+def _lines() -> tuple[Line, ...]:
+    """The lines outside of torch and this package that led here, the innermost first."""
+    found: list[Line] = []
+    frame = sys._getframe(1)
+    while frame is not None and len(found) < 12:
+        code = frame.f_code
+        if not in_library(code.co_filename) and not code.co_filename.startswith("<"):
+            found.append(Line(code.co_filename, frame.f_lineno, code.co_qualname))
+        frame = frame.f_back  # type: ignore[assignment]
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def _watching(module: Any, state: _State) -> Iterator[None]:
+    """Note which module is running. In a module that is called twice, the second call is `name#2`."""
+    if not hasattr(module, "named_modules"):
+        yield
+        return
+    handles, calls = [], {}
+    for name, child in module.named_modules():
+        calls[name] = 0
+
+        def enter(_: Any, __: Any, name: str = name) -> None:
+            calls[name] += 1
+            state.modules.append(name if calls[name] == 1 else f"{name}#{calls[name]}")
+
+        def leave(_: Any, __: Any, ___: Any) -> None:
+            state.modules.pop()
+
+        handles.append(child.register_forward_pre_hook(enter))
+        handles.append(child.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _mode(state: _State) -> Any:
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Recording(TorchDispatchMode):  # type: ignore[misc]
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            # Otherwise torch imports its compiler, which takes seconds, in order not to compile this method.
+            return False
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = dict(kwargs or {})
+            # What is asked for in float32 is computed in float64, as the rest of the run.
+            if kwargs.get("dtype") == torch.float32:
+                kwargs["dtype"] = torch.float64
+            name = func.overloadpacket.__name__
+            tensors = [x for x in jax.tree.leaves(args) if isinstance(x, torch.Tensor)]
+            place = Place(name, state.modules[-1] if state.modules else "", _lines())
+            operands = tuple(state.number(x) for x in tensors)
+            steps = _STEPS.get(name)
+            if steps is not None:
+                told = functools.partial(_step, state, place, operands)
+                with contextlib.suppress(_NotKnown):
+                    steps(told, *(x.detach() if isinstance(x, torch.Tensor) else x for x in args), **kwargs)
+            out = func(*args, **kwargs)
+            scalars = tuple((f"argument {k}", float(x)) for k, x in enumerate(args) if isinstance(x, (int, float)))
+            varies = any(state.values[n].varies for n in operands) or name in _SAMPLED
+            for x in jax.tree.leaves(out):
+                if isinstance(x, torch.Tensor):
+                    state.new(x, varies, place, operands, name in _MOVES, scalars)
+            return out
+
+    return Recording()
+
+
+# Operations, step by step.
+
+
+class _NotKnown(Exception):
+    """The steps of an operation with such arguments are not known."""
+
+
+def _step(state: _State, place: Place, operands: tuple[int, ...], what: str, x: Any, *scalars: float) -> Any:
+    """Record a value inside of an operation."""
+    varies = any(state.values[n].varies for n in operands)
+    named = tuple((what, float(s)) for s in scalars)
+    state.new(x, varies, place._replace(op=f"{place.op}: {what}"), operands, False, named, alias=False)
+    return x
+
+
+def _layer_norm(told: Any, x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> None:
+    axes = tuple(range(-len(shape), 0))
+    _normalised(told, x, axes, eps, weight, bias)
+
+
+def _normalised(told: Any, x: Any, axes: Any, eps: float, weight: Any, bias: Any) -> None:
+    mean = told("mean", x.mean(axes, keepdim=True))
+    told("mean of squares", (x * x).mean(axes, keepdim=True))
+    var = told("variance", x.var(axes, unbiased=False, keepdim=True))
+    _scaled(told, x, mean, var, eps, weight, bias)
+
+
+def _scaled(told: Any, x: Any, mean: Any, var: Any, eps: float, weight: Any, bias: Any) -> None:
+    centred = told("x - mean", x - mean)
+    told("variance + eps", var + eps, eps)
+    told("sqrt", (var + eps).sqrt())
+    inverse = told("rsqrt", (var + eps).rsqrt())
+    y = told("normalised", centred * inverse)
+    if weight is not None:
+        told("inverse * weight", inverse * weight)
+        y = told("times weight", y * weight)
+    if bias is not None:
+        told("plus bias", y + bias)
+
+
+def _group_norm(told: Any, x: Any, weight: Any, bias: Any, n: int, c: int, _: int, groups: int, eps: float) -> None:
+    grouped = x.reshape(n, groups, -1)
+    mean = told("mean", grouped.mean(-1, keepdim=True))
+    told("mean of squares", (grouped**2).mean(-1, keepdim=True))
+    var = told("variance", grouped.var(-1, unbiased=False, keepdim=True))
+    told("x - mean", grouped - mean)
+    told("variance + eps", var + eps, eps)
+    told("rsqrt", (var + eps).rsqrt())
+    y = told("normalised", ((grouped - mean) * (var + eps).rsqrt()).reshape(x.shape))
+    shape = (1, c, *[1] * (x.dim() - 2))
+    if weight is not None:
+        y = told("times weight", y * weight.reshape(shape))
+    if bias is not None:
+        told("plus bias", y + bias.reshape(shape))
+
+
+def _batch_norm(
+    told: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float, *_: Any
+) -> None:
+    axes, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
+    if training:
+        mean, var = x.mean(axes), x.var(axes, unbiased=False)
+        told("mean", mean)
+        told("mean of squares", (x * x).mean(axes))
+        told("variance", var)
+
+    def wide(v: Any) -> Any:
+        return None if v is None else v.reshape(shape)
+
+    _scaled(told, x, wide(mean), wide(var), eps, wide(weight), wide(bias))
+
+
+def _batch_norm_legit(told: Any, x: Any, weight: Any, bias: Any, *rest: Any) -> None:
+    if len(rest) == 5:
+        _batch_norm(told, x, weight, bias, *rest)
+    else:
+        _batch_norm(told, x, weight, bias, None, None, *rest)
+
+
+def _cudnn_batch_norm(
+    told: Any, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
+) -> None:
+    _batch_norm(told, x, weight, bias, mean, var, False, momentum, eps)
+
+
+def _softmax(told: Any, x: Any, axis: int, *_: Any) -> None:
+    shifted = told("x - max", x - x.amax(axis, keepdim=True))
+    exp = told("exp", shifted.exp())
+    told("sum of exp", exp.sum(axis, keepdim=True))
+
+
+def _log_softmax(told: Any, x: Any, axis: int, *_: Any) -> None:
+    shifted = told("x - max", x - x.amax(axis, keepdim=True))
+    exp = told("exp", shifted.exp())
+    total = told("sum of exp", exp.sum(axis, keepdim=True))
+    told("log of sum", total.log())
+    told("logsumexp", x.logsumexp(axis, keepdim=True))
+
+
+def _gelu(told: Any, x: Any, *, approximate: str = "none") -> None:
+    if approximate == "none":
+        told("x / sqrt(2)", x / math.sqrt(2), math.sqrt(2))
+        told("cdf", 0.5 * (1 + (x / math.sqrt(2)).erf()))
+    else:
+        inner = told("inner", math.sqrt(2 / math.pi) * (x + 0.044715 * x**3), 0.044715)
+        told("tanh", inner.tanh())
+
+
+def _silu(told: Any, x: Any) -> None:
+    told("sigmoid", x.sigmoid())
+
+
+def _addmm(told: Any, bias: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> None:
+    told("product", a @ b)
+
+
+def _convolution(told: Any, x: Any, weight: Any, bias: Any, *rest: Any) -> None:
+    import torch
+
+    if bias is not None:
+        told("without bias", torch.ops.aten.convolution(x, weight, None, *rest))
+
+
+def _nll(told: Any, x: Any, target: Any, weight: Any, reduction: int, ignore: int) -> None:
+    if x.dim() != 2 or bool(((target < 0) | (target >= x.shape[1])).any()):
+        raise _NotKnown
+    picked = told("picked", x.gather(1, target[:, None])[:, 0])
+    losses = told("losses", -picked if weight is None else -picked * weight[target])
+    total = told("sum", losses.sum())
+    told("mean", total / len(losses))
+
+
+def _mean(told: Any, x: Any, axes: Any = None, *rest: Any, **kwargs: Any) -> None:
+    told("sum", x.sum() if axes is None else x.sum(axes, keepdim=bool(rest and rest[0])))
+
+
+def _var(told: Any, x: Any, axes: Any = None, *_: Any, **__: Any) -> None:
+    if isinstance(axes, bool):
+        raise _NotKnown
+    over = tuple(range(x.dim())) if axes is None else axes
+    mean = told("mean", x.mean(over, keepdim=True))
+    told("x - mean", x - mean)
+    told("squares", (x - mean) ** 2)
+    told("sum of squares", ((x - mean) ** 2).sum(over))
+    told("biased variance", ((x - mean) ** 2).mean(over))
+
+
+def _pointwise_loss(told: Any, x: Any, target: Any, reduction: int = 1, *_: Any) -> None:
+    told("difference", x - target)
+
+
+def _mse(told: Any, x: Any, target: Any, reduction: int = 1) -> None:
+    told("difference", x - target)
+    squares = told("squares", (x - target) ** 2)
+    told("sum", squares.sum())
+
+
+def _average(told: Any, x: Any, size: Any, *rest: Any) -> None:
+    import torch
+
+    stride = rest[0] if rest and rest[0] else size
+    padding = rest[1] if len(rest) > 1 else 0
+    if x.dim() == 4:
+        told("sum", torch.nn.functional.avg_pool2d(x, size, stride, padding, divisor_override=1))
+
+
+def _baddbmm(told: Any, bias: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> None:
+    told("product", a @ b)
+
+
+def _rms_norm(told: Any, x: Any, shape: Any, weight: Any = None, eps: Any = None) -> None:
+    axes = tuple(range(-len(shape), 0))
+    eps = 2.0**-52 if eps is None else eps
+    squares = told("mean of squares", (x * x).mean(axes, keepdim=True))
+    told("plus eps", squares + eps, eps)
+    inverse = told("rsqrt", (squares + eps).rsqrt())
+    y = told("normalised", x * inverse)
+    if weight is not None:
+        told("times weight", y * weight)
+
+
+_STEPS: dict[str, Callable[..., None]] = {
+    "native_layer_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+    "native_batch_norm": _batch_norm,
+    "_native_batch_norm_legit": _batch_norm_legit,
+    "_batch_norm_with_update": lambda told, x, w, b, m, v, momentum, eps: _batch_norm(
+        told, x, w, b, m, v, True, momentum, eps
+    ),
+    "_batch_norm_no_update": _cudnn_batch_norm,
+    "_softmax": _softmax,
+    "_safe_softmax": _softmax,
+    "_log_softmax": _log_softmax,
+    "gelu": _gelu,
+    "silu": _silu,
+    "addmm": _addmm,
+    "baddbmm": _baddbmm,
+    "convolution": _convolution,
+    "nll_loss_forward": _nll,
+    "mean": _mean,
+    "var": _var,
+    "mse_loss": _mse,
+    "smooth_l1_loss": _pointwise_loss,
+    "huber_loss": _pointwise_loss,
+    "avg_pool2d": _average,
+    "_fused_rms_norm": _rms_norm,
+}

@@ -1,0 +1,99 @@
+"""What a recorded run of a program holds, of either library: every value, its place, and what it was made from."""
+
+import linecache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Where libraries lie: lines inside them are told only where no line of the user's own is known.
+_LIBRARIES = ("jax", "jaxlib", "flax", "equinox", "haiku", "torch", "jaxtyping", "optax", "jaxgrad")
+
+
+class Line(NamedTuple):
+    """A line of source."""
+
+    file: str
+    number: int
+    function: str
+
+    @property
+    def text(self) -> str:
+        """The line itself; empty where the file cannot be read."""
+        return linecache.getline(self.file, self.number).strip()
+
+    def __str__(self) -> str:
+        return f"{Path(self.file).name}:{self.number}" + (f", `{self.text}`" if self.text else "")
+
+
+class Place(NamedTuple):
+    """Where a value was made: the operation, the path of modules, and the lines that led there, the innermost first."""
+
+    op: str
+    module: str
+    lines: tuple[Line, ...]
+
+    @property
+    def line(self) -> Line | None:
+        """The innermost line that is the user's; else the innermost of a library."""
+        return next((line for line in self.lines if not in_library(line.file)), next(iter(self.lines), None))
+
+    def __str__(self) -> str:
+        own, inner = self.line, next(iter(self.lines), None)
+        told = f"{self.op}" + (f" in {self.module}" if self.module else "") + (f", {own}" if own else "")
+        return told + (f" (from {inner})" if inner is not None and inner != own else "")
+
+
+class Value(NamedTuple):
+    """A value of a run: `array` in float64, `operands` the numbers of what it was made from.
+
+    `varies` tells whether it depends on the inputs, and not on parameters and constants alone. `moved` is true where
+    the operation only moves numbers. `scalars` are the numbers written into the operation, by name.
+    """
+
+    array: np.ndarray
+    varies: bool
+    place: Place
+    operands: tuple[int, ...]
+    moved: bool
+    scalars: tuple[tuple[str, float], ...] = ()
+
+
+class Trace(NamedTuple):
+    """All values of a run in the order they were made, and the numbers of the outputs with their names."""
+
+    values: tuple[Value, ...]
+    outputs: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+def in_library(file: str) -> bool:
+    """Whether a file belongs to one of the libraries that programs are made of."""
+    parts = Path(file).parts
+    if "site-packages" in parts:
+        return parts[parts.index("site-packages") + 1] in _LIBRARIES
+    return file.startswith(str(Path(__file__).parents[1]))
+
+
+def as_float64(x: Any) -> np.ndarray:
+    """An array as float64, complex numbers as pairs; what is no number, such as a key, as an empty array."""
+    array = np.asarray(x)
+    if array.dtype.kind == "c":
+        wide = array.astype(np.complex128)
+        return np.stack([wide.real, wide.imag], -1)
+    try:
+        return array.astype(np.float64)
+    except (TypeError, ValueError):
+        return np.zeros(0)
+
+
+def decimal(x: np.ndarray) -> np.ndarray:
+    """A float32 array in float64, each number as it was probably written: 0.1 and not 0.10000000149.
+
+    >>> float(decimal(np.float32(0.1)))
+    0.1
+    """
+    array = np.asarray(x)
+    if array.dtype != np.float32 or array.size > 100_000:
+        return array.astype(np.float64)
+    return np.array([float(str(number)) for number in array.ravel()], np.float64).reshape(array.shape)
