@@ -5,6 +5,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxgrad import port
     from jaxgrad.checking.findings import GradientMismatch, Report
     from jaxgrad.checking.three_way import check
     from jaxgrad.jaxprs.taps import tap
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["GradientMismatch", "Report", "__version__", "check", "mutation_score", "tap"]
+__all__ = ["GradientMismatch", "Report", "__version__", "check", "mutation_score", "port", "tap"]
 
 _FROM = {
     "GradientMismatch": "jaxgrad.checking.findings",
@@ -27,6 +28,8 @@ def __getattr__(name: str) -> Any:
     # Imported when first used: the command line shows its help, and sets JAX up, before JAX is loaded.
     if name == "__version__":
         return metadata.version("jaxgrad")
+    if name == "port":
+        return importlib.import_module("jaxgrad.port")
     if name in _FROM:
         return getattr(importlib.import_module(_FROM[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

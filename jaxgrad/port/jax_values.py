@@ -85,13 +85,25 @@ def record(
     """
     with float64():
         wide = [_widened(jnp.asarray(x), use) for x in args]
-        closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*wide)
+        closed, shapes = _traced(fn, wide, use)
         state = _State(use, open_custom, inline)
         inputs = [state.new(x, number >= parameters) for number, x in enumerate(wide)]
         outputs = _open(closed, inputs, state, (), "")
     names = ["output" + jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
     program = Program(tuple(state.ops), tuple(inputs), state.constants, tuple(outputs))
     return Recorded(trace_of(program, state, names), program, state.values)
+
+
+def _traced(fn: Callable[..., Any], wide: Sequence[Any], use: str) -> tuple[ClosedJaxpr, Any]:
+    """The program of a function, traced in float64; in the type of use where it can be traced in no other.
+
+    A program that was traced in the type of use is run in float64 all the same.
+    """
+    try:
+        return jax.make_jaxpr(fn, return_shape=True)(*wide)
+    except TypeError:
+        narrow = [x.astype(use) if x.dtype == np.float64 else x for x in wide]
+        return jax.make_jaxpr(fn, return_shape=True)(*narrow)
 
 
 def float64() -> Any:

@@ -14,9 +14,9 @@ import numpy as np
 
 from jaxgrad.errors import JaxgradError
 from jaxgrad.port import fingerprint, jax_values, rules, torch_values
-from jaxgrad.port import match as matching
 from jaxgrad.port.fingerprint import EXACT, SCATTERED, SWAPPED, Layout
 from jaxgrad.port.mapping import Mapping as WeightMapping
+from jaxgrad.port.match import Setting, filled, flat_call, odd_ones, prepare, redrawn, search
 from jaxgrad.port.values import Line, Place, Trace
 
 AGREES, FORWARD, BACKWARD, LAYOUT, BUFFER = "agrees", "forward", "backward", "layout of the output", "buffer"
@@ -161,10 +161,10 @@ def _beside_torch(
     from jaxgrad.port import mend
 
     notes: list[str] = []
-    setting = matching.prepare(fn, params, inputs, module, kwargs, torch_inputs, seed)
+    setting = prepare(fn, params, inputs, module, kwargs, torch_inputs, seed)
     is_module = hasattr(module, "named_parameters")
-    found = given if given is not None else matching.search(setting, module, names, strict=False)
-    odd = matching.odd_ones(found) if given is None and not names else {}
+    found = given if given is not None else search(setting, module, names, strict=False)
+    odd = odd_ones(found) if given is None and not names else {}
     found = found._replace(
         entries=tuple(e._replace(rule=odd[e.path], proved=False) if e.path in odd else e for e in found.entries)
     )
@@ -215,9 +215,9 @@ def _beside_jax(
 ) -> Verdict:
     from jaxgrad.port import mend
 
-    given = matching.filled(inputs, seed)
-    call, leaves, others = matching.flat_call(fn, params, given, kwargs)
-    second, _, _ = matching.flat_call(other, params, given, kwargs)
+    given = filled(inputs, seed)
+    call, leaves, others = flat_call(fn, params, given, kwargs)
+    second, _, _ = flat_call(other, params, given, kwargs)
     arrays = [_own(leaf, (seed, 8, number)) for number, (_, leaf) in enumerate(leaves)]
     recorded = jax_values.record(call, [*arrays, *others], len(arrays), use)
     theirs = jax_values.record(second, [*arrays, *others], len(arrays), use)
@@ -242,7 +242,7 @@ def _own(leaf: Any, seed: tuple[int, ...]) -> np.ndarray:
     """Numbers for a leaf: its own moved off what is constant, or new ones where only its shape is given."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return np.random.default_rng(seed).standard_normal(leaf.shape) / max(leaf.shape[-1:], default=1) ** 0.5
-    return matching.redrawn(np.asarray(leaf, np.float64), seed)
+    return redrawn(np.asarray(leaf, np.float64), seed)
 
 
 def _used(trace: Trace) -> set[str]:
@@ -588,7 +588,7 @@ def _lines(places: Iterable[Place]) -> tuple[Line, ...]:
     return tuple(dict.fromkeys(place.line for place in places if place.line is not None))[:8]
 
 
-def _buffers(parted: Parted, setting: matching.Setting, module: Any) -> str | None:
+def _buffers(parted: Parted, setting: Setting, module: Any) -> str | None:
     """What is wrong with the buffers that the module changed in its call; None where nothing is."""
     changed = {
         n: b
@@ -651,9 +651,7 @@ def _dys(parted: Parted, seed: int) -> list[np.ndarray]:
     return [rng.standard_normal(parted.own.trace.values[n].array.shape) for n in parted.own.outputs]
 
 
-def _backward(
-    setting: matching.Setting, arrays: Sequence[np.ndarray], found: WeightMapping, use: str
-) -> Verdict | None:
+def _backward(setting: Setting, arrays: Sequence[np.ndarray], found: WeightMapping, use: str) -> Verdict | None:
     """The verdict on cotangents, None where they agree."""
     recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays), use, open_custom=False)
     parted = part(recorded.trace, setting.torch.trace)
@@ -697,7 +695,7 @@ def _backward(
 
 
 def _wrong_weights(
-    setting: matching.Setting,
+    setting: Setting,
     found: WeightMapping,
     recorded: jax_values.Recorded,
     of_own: Mapping[int, np.ndarray],
@@ -722,17 +720,17 @@ def _wrong_weights(
         if name not in by_name or not _wants_gradient(setting, by_name[name]):
             continue
         theirs = of_other.get(by_name[name], np.zeros_like(dx))
-        if not near(dx, theirs):
+        if not near(dx, theirs, largest(of_other)):
             wrong += users[name]
     return wrong
 
 
-def _wants_gradient(setting: matching.Setting, number: int) -> bool:
+def _wants_gradient(setting: Setting, number: int) -> bool:
     x = setting.torch.tensors.get(number)
     return x is not None and bool(x.requires_grad)
 
 
-def _tied_names(setting: matching.Setting) -> dict[str, list[str]]:
+def _tied_names(setting: Setting) -> dict[str, list[str]]:
     if not hasattr(setting.torch.module, "named_parameters"):
         return {}
     found: dict[str, list[str]] = {}
@@ -741,10 +739,18 @@ def _tied_names(setting: matching.Setting) -> dict[str, list[str]]:
     return found
 
 
-def near(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two cotangents agree, within what a backward pass of float64 makes of rounding."""
+def near(a: np.ndarray, b: np.ndarray, largest: float) -> bool:
+    """Whether two cotangents agree, within what a backward pass of float64 makes of rounding.
+
+    `largest` is the size of the largest cotangent of all: what cancels to 0 is noise of that size.
+    """
     scale = max(float(np.abs(a).max(initial=0.0)), float(np.abs(b).max(initial=0.0)))
-    return a.shape == b.shape and bool((np.abs(a - b) <= BACKWARD_TOLERANCE * scale + 1e-290).all())
+    return a.shape == b.shape and bool((np.abs(a - b) <= BACKWARD_TOLERANCE * scale + 1e-13 * largest).all())
+
+
+def largest(cotangents: Mapping[int, np.ndarray]) -> float:
+    """The size of the largest number of all cotangents."""
+    return max((float(np.abs(x).max(initial=0.0)) for x in cotangents.values()), default=0.0)
 
 
 def _first_backward(
@@ -756,6 +762,7 @@ def _first_backward(
     known: bool = False,
 ) -> Verdict | None:
     """The first pair in backward order whose cotangents differ, if any input's does, or one is `known` to."""
+    most = largest(of_other)
 
     def differs(pair: Pair) -> bool:
         theirs = of_other.get(pair.other)
@@ -767,7 +774,7 @@ def _first_backward(
             # Integers and values that torch keeps without a gradient have none to compare.
             return False
         own = np.zeros(shape) if own is None else own
-        return not near(own, fingerprint.moved(theirs, pair.layout, shape, back=True))
+        return not near(own, fingerprint.moved(theirs, pair.layout, shape, back=True), most)
 
     if not known and not any(differs(pair) for pair in ends.values()):
         return None

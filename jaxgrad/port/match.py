@@ -19,18 +19,19 @@ import numpy as np
 from jaxgrad.checking import question
 from jaxgrad.errors import JaxgradError
 from jaxgrad.port import fingerprint, jax_values, rules, torch_values
-from jaxgrad.port.fingerprint import SCATTERED
+from jaxgrad.port.fingerprint import SCATTERED, SWAPPED
 from jaxgrad.port.mapping import Entry, is_parameter, paths
 from jaxgrad.port.mapping import Mapping as WeightMapping
-from jaxgrad.port.rules import CONSTANT, ONE, Rule
+from jaxgrad.port.rules import CONSTANT, GATED, ONE, Rule
 from jaxgrad.port.values import as_float64
 
 # How many candidates are tried in all, how many after a first leaf fits none, and for leaves placed together.
 MOST_TRIED = 3000
 MOST_TRIED_BEHIND = 250
 MOST_TOGETHER = 400
-# After a candidate, this many operations are run before it counts as not found.
-_RUN_ON = 40
+# After a candidate, this many operations are run before it counts as not found: few at first, as what is found far
+# behind may be so whatever the candidate is, as the softmax is whatever the bias of the keys.
+_RUN_ON = (2, 40)
 
 _KINDS = {
     "kernel": "weight", "w": "weight", "scale": "weight", "gain": "weight", "gamma": "weight", "embedding": "weight",
@@ -83,8 +84,9 @@ def match(
     call = fn if fn is not None else (lambda p, *x, **k: p(*x, **k))
     if not inputs and torch_inputs is None:
         tensors = torch_values.tensors_of(module)
-        found = _by_names(paths(params), {n: x.shape for n, x in tensors.items()}, {}, names or {})
-        return _finished(paths(params), found, {}, tensors, set(tensors), module, strict)
+        shapes = {n: x.shape for n, x in tensors.items()}
+        found = _by_names(paths(params), shapes, {}, _all_given(paths(params), names or {}, shapes))
+        return _finished(paths(params), {}, found, tensors, set(tensors), module, strict)
     setting = prepare(call, params, inputs, module, kwargs or {}, torch_inputs, seed)
     return search(setting, module, names or {}, strict)
 
@@ -189,6 +191,7 @@ class _Search:
 
     def __init__(self, setting: Setting, names: Mapping[str, str]) -> None:
         self.leaves = setting.leaves
+        self.paths = frozenset(path for path, _ in setting.leaves)
         self.tensors = setting.tensors
         arrays = [redrawn(np.zeros(leaf.shape), (7, k), True) for k, (_, leaf) in enumerate(setting.leaves)]
         self.recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays))
@@ -223,10 +226,8 @@ class _Search:
         self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
         self.left = MOST_TRIED
         self.best: dict[int, Rule] = {}
-        self.given = {}
-        for k, (path, leaf) in enumerate(self.leaves):
-            if (name := _named(path, names)) is not None:
-                self.given[k] = _given(path, tuple(leaf.shape), name, self.shapes)
+        self.guessed: frozenset[int] = frozenset()
+        self.given = _all_given(self.leaves, names, self.shapes)
         self.options: dict[int, list[Rule]] = {}
 
     def ranked(self, leaf: int) -> list[Rule]:
@@ -234,22 +235,29 @@ class _Search:
         if leaf not in self.options:
             path, array = self.leaves[leaf]
             place = sorted(self.first.values()).index(self.first[leaf]) / len(self.first) if leaf in self.first else 0.5
-            places = {
-                n: k / max(len(self.order), 1) for k, n in enumerate(sorted(self.order, key=self.order.__getitem__))
-            }
+            count = max(len(self.order), 1)
+            places = {n: k / count for k, n in enumerate(sorted(self.order, key=self.order.__getitem__))}
 
-            def cost(item: tuple[int, Rule]) -> tuple[float, int]:
+            def total(item: tuple[int, Rule]) -> tuple[float, int]:
                 number, rule = item
-                if rule.join == CONSTANT:
-                    return 100.0, number
-                away = min(abs(places[name] - place) for name in rule.sources)
-                plain = 0.0 if rule.join == ONE else 0.5
-                odd = 2.0 if rule.steps and rule.steps[0][0] in ("blocks", "flip") else 0.0
-                return 2 * away - likeness(path, rule.sources) + plain + odd, number
+                away = min((abs(places[name] - place) for name in rule.sources), default=1.0)
+                return cost(path, rule, 0, self.paths) + 2 * away, number
 
             found = self.given.get(leaf) or list(rules.candidates(tuple(array.shape), self.shapes))
-            self.options[leaf] = [rule for _, rule in sorted(enumerate(found), key=cost)]
+            self.options[leaf] = [rule for _, rule in sorted(enumerate(found), key=total)]
         return self.options[leaf]
+
+    def by_names(self, taken: Mapping[int, Rule]) -> dict[int, Rule]:
+        """Rules for all leaves that have none, by their names."""
+        return _by_names(self.leaves, self.shapes, taken, self.given)
+
+    def holds(self, proposed: Mapping[int, Rule]) -> bool:
+        """Whether all outputs are the torch program's with these rules."""
+        memo = dict(self.known)
+        memo.update((self.slots[k], jnp.asarray(rules.apply(rule, self.tensors))) for k, rule in proposed.items())
+        for n in self.recorded.program.outputs:
+            self.value(n, memo)
+        return self.agrees(memo)
 
     def value(self, number: int, memo: dict[int, Any]) -> Any:
         """A value, computed if all leaves that it needs have rules."""
@@ -262,18 +270,20 @@ class _Search:
         memo.update(zip(op.results, made, strict=True))
         return memo[number]
 
-    def found(self, number: int, memo: dict[int, Any]) -> bool:
+    def found(self, number: int, memo: dict[int, Any], without: tuple[str, ...] = ()) -> bool:
         """Whether a value is one of the torch program's."""
         x = as_float64(memo[number])
         if not fingerprint.told(x):
             return False
         for other in fingerprint.like(x, self.theirs):
             how = fingerprint.layout(x, self.theirs.arrays[other])
-            if how is not None and how.kind != SCATTERED:
+            if how is not None and how.kind not in (SCATTERED, *without):
                 return True
         return False
 
-    def run_on(self, start: int, memo: dict[int, Any], assigned: Mapping[int, Rule]) -> tuple[bool, frozenset[int]]:
+    def run_on(
+        self, start: int, memo: dict[int, Any], assigned: Mapping[int, Rule], most: int
+    ) -> tuple[bool, frozenset[int]]:
         """Whether a value that the operation `start` leads to is found, and else which leaves were missing."""
         after = set(self.ops[start].results)
         missing: frozenset[int] = frozenset()
@@ -284,7 +294,7 @@ class _Search:
                 continue
             after.update(op.results)
             lacks = self.wants[k] - assigned.keys()
-            if lacks:
+            if lacks and not self.of_nothing(k, memo):
                 missing = missing or lacks
                 after.difference_update(op.results)
                 continue
@@ -294,66 +304,93 @@ class _Search:
             except _Dead:
                 after.difference_update(op.results)
                 continue
-            count += 1
+            count += not self.recorded.trace.values[op.results[0]].moved
             if any(self.found(number, memo) for number in op.results):
                 return True, frozenset()
-            if count >= _RUN_ON:
+            if count >= most:
                 break
         return False, missing
 
-    def walk(self, start: int, memo: dict[int, Any], assigned: dict[int, Rule]) -> bool:
-        """Place every leaf from an operation on; `best` keeps the furthest that was reached."""
+    def walk(self, start: int, memo: dict[int, Any], assigned: dict[int, Rule], guessed: frozenset[int]) -> bool:
+        """Place every leaf from an operation on; `best` keeps the furthest that was reached.
+
+        A leaf behind which nothing is found is guessed by its name, and the walk goes on: not every value has a
+        counterpart in a right port.
+        """
         k = start
-        while k < len(self.ops) and not self.wants[k] - assigned.keys():
+        while k < len(self.ops) and (not self.wants[k] - assigned.keys() or self.of_nothing(k, memo)):
             for number in self.ops[k].results:
                 self.value(number, memo)
             k += 1
-        if len(assigned) > len(self.best):
-            self.best = dict(assigned)
+        if len(assigned) - len(guessed) > len(self.best) - len(self.guessed):
+            self.best, self.guessed = dict(assigned), guessed
         if k == len(self.ops):
             if self.agrees(memo):
+                self.best, self.guessed = dict(assigned), frozenset()
                 return True
             self.left = min(self.left, MOST_TRIED_BEHIND)
             return False
+        any_found = False
         for added, tried in self.fitting(k, memo, assigned):
-            if self.walk(k, tried, {**assigned, **added}):
+            any_found = True
+            if self.walk(k, tried, {**assigned, **added}, guessed):
                 return True
             if self.left <= 0:
                 return False
         # Either an earlier choice was wrong, or the programs part here, where going back finds nothing better.
         self.left = min(self.left, MOST_TRIED_BEHIND)
-        return False
+        wanted = sorted(self.wants[k] - assigned.keys())
+        guess = next(self.combinations(wanted, assigned), None)
+        if any_found or guess is None or self.left <= 0:
+            return False
+        for leaf, rule in guess.items():
+            memo[self.slots[leaf]] = jnp.asarray(rules.apply(rule, self.tensors))
+        return self.walk(k, memo, {**assigned, **guess}, guessed | set(wanted))
+
+    def of_nothing(self, k: int, memo: dict[int, Any]) -> bool:
+        """Whether an operation multiplies zeros, as of a first hidden state: the result is 0 whatever the leaf is."""
+        op = self.ops[k]
+        if op.name not in ("dot_general", "mul", "conv_general_dilated"):
+            return False
+        known = [np.asarray(memo[n]) for n in op.operands if n in memo and self.varies[n]]
+        if not any(x.size and not x.any() for x in known):
+            return False
+        memo.update((n, self.recorded.values[n] * 0) for n in op.results)
+        return True
 
     def agrees(self, memo: dict[int, Any]) -> bool:
         """Whether the float outputs are found, after all leaves have been placed."""
         outputs = [n for n in self.recorded.program.outputs if self.varies[n]]
         wanted = [n for n in outputs if fingerprint.told(as_float64(memo[n]))]
-        return all(self.found(n, memo) for n in wanted)
+        return bool(wanted) and all(self.found(n, memo, (SWAPPED,)) for n in wanted)
 
     def fitting(
         self, k: int, memo: dict[int, Any], assigned: dict[int, Rule]
     ) -> Iterator[tuple[dict[int, Rule], dict[int, Any]]]:
         """Rules for the leaves that an operation meets with which a value is found, and the values then known."""
-        wanted = self.wants[k] - assigned.keys()
-        for _ in range(3):
-            missing: frozenset[int] = frozenset()
-            any_found = False
-            for added in self.combinations(sorted(wanted), assigned):
-                self.left -= 1
-                if self.left <= 0:
+        alone = self.wants[k] - assigned.keys()
+        missing: frozenset[int] = frozenset()
+        for most in _RUN_ON:
+            for number in range(2):
+                # Where nothing can be found before other leaves are placed, these are placed together.
+                wanted = alone | missing if number else alone
+                if number and not missing:
+                    continue
+                any_found = False
+                for added in self.combinations(sorted(wanted), assigned):
+                    self.left -= 1
+                    if self.left <= 0:
+                        return
+                    tried = dict(memo)
+                    for leaf, rule in added.items():
+                        tried[self.slots[leaf]] = jnp.asarray(rules.apply(rule, self.tensors))
+                    found, lacks = self.run_on(k, tried, {**assigned, **added}, most)
+                    missing = missing | lacks
+                    if found:
+                        any_found = True
+                        yield added, tried
+                if any_found:
                     return
-                tried = dict(memo)
-                for leaf, rule in added.items():
-                    tried[self.slots[leaf]] = jnp.asarray(rules.apply(rule, self.tensors))
-                found, lacks = self.run_on(k, tried, {**assigned, **added})
-                missing = missing | lacks
-                if found:
-                    any_found = True
-                    yield added, tried
-            if any_found or not missing:
-                return
-            # Nothing could be found before other leaves are placed: these are placed together.
-            wanted = wanted | missing
 
     def combinations(self, wanted: Sequence[int], assigned: Mapping[int, Rule]) -> Iterator[dict[int, Rule]]:
         taken = [rule for leaf, rule in assigned.items()]
@@ -372,29 +409,16 @@ class _Search:
 
 
 def search(setting: Setting, module: Any, names: Mapping[str, str], strict: bool) -> WeightMapping:
-    """The mapping of a setting's two programs."""
+    """The mapping of two programs: that of the names if all outputs agree with it, else what the walk finds."""
     with jax_values.float64():
         found = _Search(setting, names)
-        found.walk(0, dict(found.known), {})
-    best = found.best
-    rest = [(k, leaf) for k, leaf in enumerate(setting.leaves) if k not in best]
-    taken = list(best.values())
-    shapes = found.shapes
-    placed: dict[int, Rule] = {}
-    proposals = sorted(
-        (
-            (-likeness(path, rule.sources) + (0 if rule.join == ONE else 0.5) + 0.1 * bool(number), k, number, rule)
-            for k, (path, leaf) in rest
-            for number, rule in enumerate(found.given.get(k) or rules.candidates(tuple(leaf.shape), shapes))
-            if rule.join != CONSTANT and not any(step[0] in ("blocks", "flip") for step in rule.steps)
-        ),
-        key=lambda each: each[:3],
-    )
-    for _, k, _, rule in proposals:
-        if k not in placed and _free(rule, taken):
-            placed[k] = rule
-            taken.append(rule)
-    return _finished(setting.leaves, best, placed, setting.tensors, found.used, module, strict)
+        proposed = found.by_names({})
+        if len(proposed) == len(setting.leaves) and found.holds(proposed):
+            return _finished(setting.leaves, proposed, {}, setting.tensors, found.used, module, strict)
+        found.walk(0, dict(found.known), {}, frozenset())
+    proved = {k: rule for k, rule in found.best.items() if k not in found.guessed}
+    placed = found.by_names(proved)
+    return _finished(setting.leaves, proved, placed, setting.tensors, found.used, module, strict)
 
 
 def odd_ones(mapping: WeightMapping) -> dict[str, Rule]:
@@ -455,20 +479,26 @@ def _by_names(
     leaves: Sequence[tuple[str, Any]],
     shapes: Mapping[str, tuple[int, ...]],
     taken: Mapping[int, Rule],
-    names: Mapping[str, str],
+    given: Mapping[int, list[Rule]],
 ) -> dict[int, Rule]:
+    """Rules for the leaves that are not `taken`, the likeliest name first."""
+    all_paths = frozenset(path for path, _ in leaves)
     proposals = []
     for k, (path, leaf) in enumerate(leaves):
-        given = _named(path, names)
-        fits = _given(path, tuple(leaf.shape), given, shapes) if given else rules.candidates(tuple(leaf.shape), shapes)
-        for number, rule in enumerate(fits):
-            if rule.join != CONSTANT:
-                cost = -likeness(path, rule.sources) + (0 if rule.join == ONE else 0.5) + 0.01 * number
-                proposals.append((cost, k, number, rule))
-    placed: dict[int, Rule] = dict(taken)
+        if k in taken:
+            continue
+        fits = given.get(k) or rules.candidates(tuple(leaf.shape), shapes)
+        proposals += [
+            (cost(path, rule, number, all_paths), k, number, rule)
+            for number, rule in enumerate(fits)
+            if rule.join != CONSTANT
+        ]
+    placed: dict[int, Rule] = {}
+    used = list(taken.values())
     for _, k, _, rule in sorted(proposals, key=lambda each: each[:3]):
-        if k not in placed and _free(rule, list(placed.values())):
+        if k not in placed and _free(rule, used):
             placed[k] = rule
+            used.append(rule)
     return placed
 
 
@@ -477,15 +507,33 @@ def _free(rule: Rule, taken: Sequence[Rule]) -> bool:
 
     def pieces(r: Rule) -> set[tuple[str, Any]]:
         cut = next((step for step in r.steps if step[0] == "slice"), None)
+        if r.join == GATED:
+            return {(r.sources[0], None), (r.sources[1], GATED)}
         return {(name, cut) for name in r.sources}
 
     own = pieces(rule)
     for other in taken:
         for name, cut in pieces(other):
             for mine, own_cut in own:
+                # Of a gated sum's second tensor the last third is left, which a slice may take.
                 if name == mine and (cut is None or own_cut is None or cut == own_cut):
                     return False
     return True
+
+
+def _all_given(
+    leaves: Sequence[tuple[str, Any]], names: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[int, list[Rule]]:
+    """The rules of the leaves that a caller named. Raises `JaxgradError` for a path that is no leaf's."""
+    found = {}
+    for k, (path, leaf) in enumerate(leaves):
+        if (name := _named(path, names)) is not None:
+            found[k] = _given(path, tuple(leaf.shape), name, shapes)
+    if len(found) < len(names):
+        known = {".".join(_tokens(path)) for path, _ in leaves}
+        unknown = [path for path in names if ".".join(_tokens(path)) not in known]
+        raise JaxgradError(f"names has {unknown}, which are no leaves; the leaves are {[path for path, _ in leaves]}")
+    return found
 
 
 def _given(path: str, shape: tuple[int, ...], name: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[Rule]:
@@ -519,6 +567,46 @@ def _split(path: str) -> tuple[list[str], str]:
     *modules, last = tokens
     bare = last.rstrip("0123456789_")
     return [w for m in modules for w in re.findall(r"[a-z]+|\d+", m)], _KINDS.get(last, _KINDS.get(bare, last))
+
+
+# Which part of a fused tensor a name says: queries, keys and values; gates of an LSTM and of a GRU in torch's order.
+_PARTS = (
+    {"query": 0, "q": 0, "key": 1, "k": 1, "value": 2, "v": 2},
+    {"i": 0, "f": 1, "g": 2, "o": 3},
+    {"r": 0, "z": 1, "n": 2},
+)
+
+
+def cost(path: str, rule: Rule, number: int, paths: frozenset[str]) -> float:
+    """How unlikely a rule is for a leaf by names and by what libraries do; `number` is its place among the rules."""
+    if rule.join == CONSTANT:
+        return 100.0 + number
+    found = -likeness(path, rule.sources) + 0.01 * min(number, 50)
+    found += 0.0 if rule.join == ONE else 0.5
+    found += 3.0 if any(step[0] in ("blocks", "flip") for step in rule.steps) else 0.0
+    *modules, last = _tokens(path) or [""]
+    turned = next((step[1] for step in rule.steps if step[0] == "transpose"), None)
+    if last in ("kernel", "w"):
+        # Flax and haiku have kernels with the inputs before the outputs, and windows before both.
+        ordinary = turned is not None and turned[-2:] == (1, 0)
+        found += 0.0 if ordinary else 1.5
+    elif last in ("weight", "embedding", "bias"):
+        found += 1.0 if turned is not None else 0.0
+    cut = next((step for step in rule.steps if step[0] == "slice"), None)
+    gate = re.fullmatch(r"([ih])([ifgorzn])", modules[-1]) if modules else None
+    if cut is not None:
+        part = cut[2] // (cut[3] - cut[2])
+        word = gate[2] if gate else re.sub(r"_?proj|_?linear", "", modules[-1] if modules else last)
+        named = [parts[word] for parts in _PARTS if word in parts]
+        found += (-1.5 if part in named else 1.0) if named else 0.0
+    if gate is not None:
+        side = f"_{gate[1]}h"
+        found += 0.0 if side in rule.sources[0] or len(rule.sources) > 1 else 1.0
+        other = path.replace(gate[0], ("h" if gate[1] == "i" else "i") + gate[2])
+        # A gate with one bias in JAX has the sum of torch's two.
+        if last == "bias" and (other in paths) == (len(rule.sources) > 1):
+            found += 2.0
+    return found
 
 
 def likeness(path: str, sources: Sequence[str]) -> float:

@@ -14,6 +14,8 @@ import numpy as np
 
 # How several sources are joined.
 ONE, STACK, CONCATENATE, SUM, CONSTANT = "one", "stack", "concatenate", "sum", "constant"
+# The biases of a GRU, whose last gate multiplies the second one: it is added in the first two thirds alone.
+GATED = "sum in the first two thirds"
 # A fused tensor has at most as many parts as the gates of an LSTM.
 _MOST_PARTS = 4
 
@@ -65,6 +67,8 @@ def apply(rule: Rule, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
             x = np.concatenate(found)
         case "sum":
             x = np.sum(found, 0)
+        case "sum in the first two thirds":
+            x = found[0] + np.where(np.arange(len(found[1])) * 3 < 2 * len(found[1]), found[1], 0)
         case _:
             x = found[0]
     for step in rule.steps:
@@ -94,19 +98,20 @@ def transposed(rule: Rule, dleaf: np.ndarray, shapes: Mapping[str, tuple[int, ..
     """The cotangents of a rule's sources for that of the leaf: where each of its numbers came from, added up."""
     if rule.join == CONSTANT:
         return {}
+    if rule.join in (SUM, GATED):
+        # Every source has the leaf's cotangent, where it is added.
+        first = transposed(rule._replace(sources=rule.sources[:1], join=ONE), dleaf, shapes)[rule.sources[0]]
+        upto = len(first) * 2 // 3
+        rest = np.concatenate([first[:upto], 0 * first[upto:]]) if rule.join == GATED else first
+        return {rule.sources[0]: first, **dict.fromkeys(rule.sources[1:], rest)}
     sizes = [math.prod(shapes[name]) for name in rule.sources]
     starts = np.cumsum([0, *sizes])
-    # Of a sum, every source has the leaf's cotangent: the first one's numbers stand for all of them.
     numbers = {
-        name: (np.arange(size) + (0 if rule.join == SUM else start)).reshape(shapes[name])
-        / len(rule.sources) ** (rule.join == SUM)
+        name: (np.arange(size) + start).reshape(shapes[name])
         for name, size, start in zip(rule.sources, sizes, starts, strict=False)
     }
-    origin = np.rint(apply(rule, numbers)).astype(int).ravel()
     flat = np.zeros(starts[-1])
-    np.add.at(flat, origin, np.asarray(dleaf, np.float64).ravel())
-    if rule.join == SUM:
-        return {name: flat[: sizes[0]].reshape(shapes[name]) for name in rule.sources}
+    np.add.at(flat, apply(rule, numbers).ravel(), np.asarray(dleaf, np.float64).ravel())
     return {n: flat[a : a + s].reshape(shapes[n]) for n, a, s in zip(rule.sources, starts, sizes, strict=False)}
 
 
@@ -184,6 +189,8 @@ def _joined(shape: tuple[int, ...], tensors: Mapping[str, tuple[int, ...]]) -> I
                 continue
             if own[0] == size:
                 yield from (Rule(pair, SUM, steps) for steps in arranged(own, shape))
+                if size % 3 == 0:
+                    yield from (Rule(pair, GATED, steps) for steps in arranged(own, shape))
             for parts in range(2, _MOST_PARTS + 1):
                 if own[0] == parts * size:
                     for k in range(parts):
@@ -229,6 +236,8 @@ def as_code(rule: Rule) -> str:
             code = f"np.{rule.join}([{', '.join(named)}])"
         case "sum":
             code = "(" + " + ".join(named) + ")"
+        case "sum in the first two thirds":
+            code = "({0} + {1} * (np.arange(len({1})) * 3 < 2 * len({1})))".format(*named)
         case _:
             code = named[0]
     for kind, *rest in rule.steps:

@@ -111,6 +111,11 @@ def record(
     finally:
         torch.set_default_dtype(before)
     outputs = _leaves(out)
+    for name, buffer in fixed.named_buffers() if fixed is not None else []:
+        if (number := state.at.get(_key(buffer))) is not None and not np.array_equal(
+            state.values[number].array, as_float64(_plain(buffer))
+        ):
+            state.new(buffer, True, Place("buffer after the call", name, ()), (), False, (), alias=False)
     numbers = [state.number(y) for y in outputs]
     trace = Trace(tuple(state.values), tuple(numbers), tuple(f"output[{k}]" for k in range(len(outputs))))
     buffers = {} if fixed is None else {n: _host(b) for n, b in fixed.named_buffers() if b.dtype.is_floating_point}
