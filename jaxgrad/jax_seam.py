@@ -167,13 +167,18 @@ def name_stack(eqn: Any) -> str:
     return str(eqn.source_info.name_stack)
 
 
-def alone(eqn: Any) -> ClosedJaxpr:
-    """A program of one equation, whose operands are all its inputs, in their order: run so it keeps its custom rule."""
-    variables = [Var(atom.aval) if literal(atom) else atom for atom in eqn.invars]
-    # An operand that is given twice would be one variable in two places.
-    fresh = [var if variables.index(var) == k else Var(var.aval) for k, var in enumerate(variables)]
-    inner = eqn.replace(invars=fresh)
-    return ClosedJaxpr(Jaxpr((), fresh, eqn.outvars, [inner]), ())
+def alone(eqn: Any, jaxpr: Any) -> ClosedJaxpr:
+    """A program of one equation of `jaxpr`, whose operands are all its inputs, in their order.
+
+    Run so, an equation keeps its custom rule.
+    """
+    # An operand that is a literal, or is given twice, becomes an input of its own.
+    given: list[Any] = []
+    for atom in eqn.invars:
+        given.append(Var(atom.aval) if literal(atom) or atom in given else atom)
+    return ClosedJaxpr(
+        jaxpr.replace(constvars=[], invars=given, outvars=eqn.outvars, eqns=[eqn.replace(invars=given)]), []
+    )
 
 
 def frames(eqn: Any) -> list[Frame]:

@@ -3,12 +3,13 @@
 Every command imports what it needs when it runs, so that help is instant.
 """
 
-from jaxgrad.cli import bench, corpus, parity, plot, sweep, training
+from jaxgrad.cli import bench, corpus, parity, plot, port, sweep, training
 from jaxgrad.cli.app import app
 from jaxgrad.cli.terminal import guarded
 
 app.command()(parity.parity)
 app.command()(parity.mutate)
+app.command()(port.port)
 app.command()(training.train)
 app.command("eval")(training.evaluate)
 app.command()(training.sample)

@@ -5,6 +5,7 @@ cond takes. The list can be run again with some values replaced, which is what t
 would mend a difference do.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from scipy import special
 
 from jaxgrad import jax_seam
 from jaxgrad.port.values import Line, Place, Trace, Value, as_float64, decimal
@@ -217,18 +219,20 @@ def _open(
         if not eqn.outvars:
             continue
         place = _place(eqn, outer, stack, jitted)
-        known.update(zip(eqn.outvars, _results(eqn, [number(a) for a in eqn.invars], state, place, stack), strict=True))
+        known.update(
+            zip(eqn.outvars, _results(eqn, [number(a) for a in eqn.invars], state, place, stack, jaxpr), strict=True)
+        )
     return [number(atom) for atom in jaxpr.outvars]
 
 
-def _results(eqn: Any, operands: list[int], state: _State, place: Place, stack: str) -> list[int]:
+def _results(eqn: Any, operands: list[int], state: _State, place: Place, stack: str, jaxpr: Any) -> list[int]:
     name = jax_seam.name(eqn)
     custom = name.startswith("custom_")
     below = "/".join(part for part in (stack, jax_seam.name_stack(eqn)) if part)
     if (not custom or state.open_custom) and (body := jax_seam.called(eqn)) is not None:
         return _open(body, operands, state, place.lines, below, jax_seam.jitted(eqn))
     if custom:
-        return state.apply(name, _kept(eqn), operands, place, eqn)
+        return state.apply(name, _kept(eqn, jaxpr), operands, place, eqn)
     if state.inline and (scan := jax_seam.scan(eqn)) is not None:
         size = sum(1 for _ in scan.body.jaxpr.eqns)
         if scan.length * size <= MOST_UNROLLED:
@@ -317,13 +321,13 @@ def _bound(eqn: Any, use: str) -> Callable[[Sequence[Any]], list[Any]]:
 
 
 def _is_abstract(x: Any) -> bool:
-    """Whether NumPy cannot compute with a value: it is being traced, or is a key."""
-    return isinstance(x, jax.core.Tracer) or _is_key(x)
+    """Whether NumPy cannot compute with a value as JAX does: it is traced, a key, or of a type that JAX adds."""
+    return isinstance(x, jax.core.Tracer) or _is_key(x) or np.asarray(x).dtype.kind not in "biuf"
 
 
-def _kept(eqn: Any) -> Callable[[Sequence[Any]], list[Any]]:
+def _kept(eqn: Any, jaxpr: Any) -> Callable[[Sequence[Any]], list[Any]]:
     """An equation as a program of its own, so that it keeps its custom rule."""
-    call = jaxpr_as_fun(jax_seam.alone(eqn))
+    call = jaxpr_as_fun(jax_seam.alone(eqn, jaxpr))
     return lambda given: list(call(*given))
 
 
@@ -347,6 +351,29 @@ def _constant(x: Any, use: str) -> Any:
 
 def _axes(p: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(p["axes"])
+
+
+def _slices(p: Mapping[str, Any]) -> tuple[slice, ...]:
+    strides = p["strides"] or (1,) * len(p["start_indices"])
+    return tuple(map(slice, p["start_indices"], p["limit_indices"], strides))
+
+
+def _iota(p: Mapping[str, Any]) -> np.ndarray:
+    shape, axis = p["shape"], p["dimension"]
+    along = np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))])
+    return np.broadcast_to(along, shape).astype(p["dtype"])
+
+
+def _product(a: np.ndarray, b: np.ndarray, p: Mapping[str, Any]) -> np.ndarray:
+    """A product of arrays: batch axes first, then the free ones of each."""
+    (over_a, over_b), (batch_a, batch_b) = p["dimension_numbers"]
+    free_a = [k for k in range(a.ndim) if k not in (*over_a, *batch_a)]
+    free_b = [k for k in range(b.ndim) if k not in (*over_b, *batch_b)]
+    batch, rows, columns = [a.shape[k] for k in batch_a], [a.shape[k] for k in free_a], [b.shape[k] for k in free_b]
+    count, terms = math.prod(batch), math.prod(a.shape[k] for k in over_a)
+    left = a.transpose(*batch_a, *free_a, *over_a).reshape(count, math.prod(rows), terms)
+    right = b.transpose(*batch_b, *over_b, *free_b).reshape(count, terms, math.prod(columns))
+    return (left @ right).reshape(*batch, *rows, *columns)
 
 
 def _broadcast(x: np.ndarray, p: Mapping[str, Any]) -> np.ndarray:
@@ -395,6 +422,26 @@ _NUMPY: dict[str, Callable[[list[np.ndarray], Mapping[str, Any]], Any]] = {
     "reduce_sum": lambda x, p: np.sum(x[0], _axes(p), dtype=x[0].dtype),
     "reduce_max": lambda x, p: np.max(x[0], _axes(p)),
     "reduce_min": lambda x, p: np.min(x[0], _axes(p)),
+    "reduce_and": lambda x, p: np.all(x[0], _axes(p)),
+    "reduce_or": lambda x, p: np.any(x[0], _axes(p)),
+    "div": lambda x, p: np.divide(*x) if x[0].dtype.kind in "fV" else np.trunc(x[0] / x[1]).astype(x[0].dtype),
+    "pow": lambda x, p: np.power(*x),
+    "sign": lambda x, p: np.sign(*x),
+    "floor": lambda x, p: np.floor(*x),
+    "and": lambda x, p: np.bitwise_and(*x),
+    "or": lambda x, p: np.bitwise_or(*x),
+    "not": lambda x, p: np.invert(*x),
+    "is_finite": lambda x, p: np.isfinite(*x),
+    "logistic": lambda x, p: special.expit(x[0]),
+    "erf": lambda x, p: special.erf(x[0]),
+    "erfc": lambda x, p: special.erfc(x[0]),
+    "convert_element_type": lambda x, p: x[0].astype(p["new_dtype"]),
+    "select_n": lambda x, p: np.where(x[0], x[2], x[1]) if x[0].dtype == bool else np.choose(x[0], x[1:]),
+    "slice": lambda x, p: x[0][_slices(p)],
+    "rev": lambda x, p: np.flip(x[0], tuple(p["dimensions"])),
+    "clamp": lambda x, p: np.clip(x[1], x[0], x[2]),
+    "iota": lambda x, p: _iota(p),
+    "dot_general": lambda x, p: _product(x[0], x[1], p),
 }
 
 

@@ -17,7 +17,7 @@ from jaxgrad.port import fingerprint, jax_values, rules, torch_values
 from jaxgrad.port.fingerprint import EXACT, SCATTERED, SWAPPED, Layout
 from jaxgrad.port.mapping import Mapping as WeightMapping
 from jaxgrad.port.match import Setting, filled, flat_call, odd_ones, prepare, redrawn, search
-from jaxgrad.port.values import Line, Place, Trace
+from jaxgrad.port.values import Line, Place, Step, Trace
 
 AGREES, FORWARD, BACKWARD, LAYOUT, BUFFER = "agrees", "forward", "backward", "layout of the output", "buffer"
 # A backward pass has twice the operations of a forward pass and more cancellation.
@@ -52,9 +52,10 @@ class Verdict(NamedTuple):
 
     `kind` is one of the words above; `sentence` says it. `last` are the last agreements, `jax` and `other` the first
     values without a counterpart on each side, None where a side has none. `region` and `other_region` are the lines
-    between. `distance` is the relative difference of the first values, None where they have no like. `mends` are
-    changes that explain it, `behind` what is wrong after the first is mended. `agreeing` counts the values that agree
-    of those that were looked up. `mapping` is that of the weights; `notes` are remarks.
+    from there on, of the first few. `distance` is the relative difference of the first values, None where they have
+    no like. `mends` are changes that explain it, `behind` what is wrong after the first is mended. `agreeing` counts
+    the values that agree of those that were looked up. `mapping` is that of the weights; `notes` are remarks. `steps`
+    and `other_steps` are all values, for the page.
     """
 
     agrees: bool
@@ -72,11 +73,19 @@ class Verdict(NamedTuple):
     mapping: WeightMapping | None
     notes: tuple[str, ...]
     other_name: str
+    steps: tuple[Step, ...] = ()
+    other_steps: tuple[Step, ...] = ()
 
     def __str__(self) -> str:
         from jaxgrad.port.explain import text
 
         return text(self)
+
+    def html(self) -> str:
+        """The verdict as a page that needs no network."""
+        from jaxgrad.port.page import html
+
+        return html(self)
 
     def as_json(self) -> dict[str, Any]:
         """The verdict as data for JSON, schema `jaxgrad.port/1`."""
@@ -199,7 +208,8 @@ def _beside_torch(
         verdict = _backward(setting, arrays, found, use) or verdict
     verdict = verdict._replace(mapping=found, notes=tuple(notes))
     if suggest and not verdict.agrees and verdict.kind in (FORWARD, LAYOUT):
-        verdict = mend.mended(verdict, parted, recorded, found, setting.tensors)
+        leaves = [path for path, _ in setting.leaves]
+        verdict = mend.mended(verdict, parted, recorded, leaves, {n: setting.tensors[n] for n in found.unused})
     return verdict
 
 
@@ -234,7 +244,7 @@ def _beside_jax(
         }
         verdict = _first_backward(again, of_own, of_other, pairs, "the other function") or verdict
     if suggest and not verdict.agrees and verdict.kind in (FORWARD, LAYOUT):
-        verdict = mend.mended(verdict, parted, recorded, None, {})
+        verdict = mend.mended(verdict, parted, recorded, [path for path, _ in leaves], {})
     return verdict
 
 
@@ -287,7 +297,7 @@ def _twisted(trace: Trace, pairs: Mapping[int, Pair]) -> frozenset[int]:
     for n, pair in pairs.items():
         if pair.layout.kind != SWAPPED:
             continue
-        sources = [m for m in _sources(trace, trace.values[n].operands) if m in pairs]
+        sources = _nearest(trace, n, pairs)
         kinds = {pairs[m].layout.kind for m in sources}
         if found.intersection(sources) or (EXACT in kinds and SWAPPED not in kinds and not trace.values[n].moved):
             found.add(n)
@@ -309,14 +319,19 @@ def agreed(parted: Parted, number: int) -> bool:
     return number not in parted.twisted
 
 
-def _sources(trace: Trace, operands: Iterable[int]) -> list[int]:
-    """What operands are before they were only moved."""
-    found = []
-    for n in operands:
-        while trace.values[n].moved and trace.values[n].operands:
-            n = trace.values[n].operands[0]
-        if trace.values[n].varies:
-            found.append(n)
+def _nearest(trace: Trace, n: int, pairs: Mapping[int, Pair]) -> list[int]:
+    """The nearest values with a counterpart that a value was computed from, those aside that were only moved."""
+    found, seen, todo = [], set(), list(trace.values[n].operands)
+    while todo:
+        m = todo.pop()
+        value = trace.values[m]
+        if m in seen or not value.varies:
+            continue
+        seen.add(m)
+        if m in pairs and not (value.moved and value.operands):
+            found.append(m)
+        else:
+            todo += value.operands
     return found
 
 
@@ -414,7 +429,9 @@ def judged(parted: Parted, other_name: str) -> Verdict:
     own, other, wrong = slices(parted)
     looked_up = [n for n, v in enumerate(parted.own.trace.values) if v.varies and fingerprint.told(v.array)]
     counts = sum(agreed(parted, n) for n in looked_up), len(looked_up)
-    nothing = Verdict(True, AGREES, "", (), None, None, (), (), None, (), (), counts, None, (), other_name)
+    nothing = Verdict(
+        True, AGREES, "", (), None, None, (), (), None, (), (), counts, None, (), other_name, *_told(parted)
+    )
     pairs = aligned(parted)
     if not pairs:
         raise JaxgradError("the two programs have no output of one size, so there is nothing to compare")
@@ -456,6 +473,21 @@ def judged(parted: Parted, other_name: str) -> Verdict:
         other_region=_lines(parted.other.trace.values[k].place for k in other),
         distance=distance(parted, first, other),
     )
+
+
+def _told(parted: Parted) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """All values of both programs that depend on the inputs, for the page."""
+
+    def steps(trace: Trace, agrees: Callable[[int], bool]) -> tuple[Step, ...]:
+        return tuple(
+            Step(v.place, v.array.shape, agrees(n) if fingerprint.told(v.array) else None)
+            for n, v in enumerate(trace.values)
+            if v.varies and not v.moved and v.place.op != "input"
+        )
+
+    theirs = _counterparts(parted)
+    own = steps(parted.own.trace, lambda n: agreed(parted, n))
+    return own, steps(parted.other.trace, theirs.__contains__)
 
 
 def _only_layout(parted: Parted, n: int, m: int) -> bool:
@@ -516,23 +548,29 @@ def _blamed(parted: Parted, first: int) -> Place:
 
 
 def _disordered(parted: Parted, n: int) -> int | None:
-    """The first of the moves that brought an agreeing value to a shape of the other program's, in another order.
+    """The first move behind which a value has a shape of the other program's, and its numbers in another order.
 
     Heads split as (depth, heads) in the place of (heads, depth) hold the right numbers.
     """
     trace, others = parted.own.trace, parted.other.trace.values
     if not trace.values[n].moved or not trace.values[n].varies:
         return None
-    array = trace.values[n].array
     index = fingerprint.index([v.array for v in others])
-    shape = np.squeeze(array).shape
-    same = [m for m in fingerprint.like(array, index, parted.tolerance) if np.squeeze(others[m].array).shape == shape]
-    if not same or any(fingerprint.close(array.ravel(), others[m].array.ravel(), parted.tolerance) for m in same):
+
+    def disordered(m: int) -> bool | None:
+        """Whether a value is like none of its shape; None where there is none of its shape."""
+        array = trace.values[m].array
+        found = [others[k].array for k in fingerprint.like(array, index, parted.tolerance)]
+        same = [x for x in found if np.squeeze(x).shape == np.squeeze(array).shape]
+        return all(not fingerprint.close(array.ravel(), x.ravel(), parted.tolerance) for x in same) if same else None
+
+    if disordered(n) is not True:
         return None
     chain = [n]
     while trace.values[chain[-1]].operands and trace.values[trace.values[chain[-1]].operands[0]].moved:
         chain.append(trace.values[chain[-1]].operands[0])
-    return chain[-1]
+    last = next((k for k, m in enumerate(chain) if disordered(m) is False), len(chain))
+    return chain[last - 1]
 
 
 def _ancestors(trace: Trace, n: int) -> list[int]:
@@ -585,7 +623,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _lines(places: Iterable[Place]) -> tuple[Line, ...]:
-    return tuple(dict.fromkeys(place.line for place in places if place.line is not None))[:8]
+    return tuple(dict.fromkeys(place.line for place in places if place.line is not None))[:4]
 
 
 def _buffers(parted: Parted, setting: Setting, module: Any) -> str | None:
@@ -786,13 +824,13 @@ def _first_backward(
     if first is None:
         return None
     trace = parted.own.trace
-    place = _suspect(trace, first.own) or next(
+    suspect = _suspect(trace, first.own)
+    place = suspect or next(
         (v.place for v in trace.values if first.own in v.operands and not v.moved), trace.values[first.own].place
     )
     here = Agreement(trace.values[first.own].place, parted.other.trace.values[first.other].place)
-    after = next(
-        (v.place for v in parted.other.trace.values if first.other in v.operands and v.place.op == "detach"), None
-    )
+    detached = (v.place for v in parted.other.trace.values if first.other in v.operands and v.place.op == "detach")
+    after = next(detached, None) if suspect is None else None
     theirs = of_other[first.other]
     own = of_own.get(first.own, np.zeros(trace.values[first.own].array.shape))
     back = fingerprint.moved(theirs, first.layout, own.shape, back=True)

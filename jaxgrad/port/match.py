@@ -22,7 +22,7 @@ from jaxgrad.port import fingerprint, jax_values, rules, torch_values
 from jaxgrad.port.fingerprint import SCATTERED, SWAPPED
 from jaxgrad.port.mapping import Entry, is_parameter, paths
 from jaxgrad.port.mapping import Mapping as WeightMapping
-from jaxgrad.port.rules import CONSTANT, GATED, ONE, Rule
+from jaxgrad.port.rules import GATED, ONE, Rule
 from jaxgrad.port.values import as_float64
 
 # How many candidates are tried in all, how many after a first leaf fits none, and for leaves placed together.
@@ -85,7 +85,9 @@ def match(
     if not inputs and torch_inputs is None:
         tensors = torch_values.tensors_of(module)
         shapes = {n: x.shape for n, x in tensors.items()}
-        found = _by_names(paths(params), shapes, {}, _all_given(paths(params), names or {}, shapes))
+        found = _by_names(
+            paths(params), shapes, {}, _all_given(paths(params), names or {}, shapes), torch_values.turned(module)
+        )
         return _finished(paths(params), {}, found, tensors, set(tensors), module, strict)
     setting = prepare(call, params, inputs, module, kwargs or {}, torch_inputs, seed)
     return search(setting, module, names or {}, strict)
@@ -224,6 +226,7 @@ class _Search:
         wanted = [leaf for want in self.wants for leaf in sorted(want)]
         self.first = {leaf: wanted.index(leaf) for leaf in set(wanted)}
         self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
+        self.turned = torch_values.turned(setting.torch.module)
         self.left = MOST_TRIED
         self.best: dict[int, Rule] = {}
         self.guessed: frozenset[int] = frozenset()
@@ -243,13 +246,13 @@ class _Search:
                 away = min((abs(places[name] - place) for name in rule.sources), default=1.0)
                 return cost(path, rule, 0, self.paths) + 2 * away, number
 
-            found = self.given.get(leaf) or list(rules.candidates(tuple(array.shape), self.shapes))
+            found = self.given.get(leaf) or list(rules.candidates(tuple(array.shape), self.shapes, self.turned))
             self.options[leaf] = [rule for _, rule in sorted(enumerate(found), key=total)]
         return self.options[leaf]
 
     def by_names(self, taken: Mapping[int, Rule]) -> dict[int, Rule]:
         """Rules for all leaves that have none, by their names."""
-        return _by_names(self.leaves, self.shapes, taken, self.given)
+        return _by_names(self.leaves, self.shapes, taken, self.given, self.turned)
 
     def holds(self, proposed: Mapping[int, Rule]) -> bool:
         """Whether all outputs are the torch program's with these rules."""
@@ -413,6 +416,11 @@ def search(setting: Setting, module: Any, names: Mapping[str, str], strict: bool
     with jax_values.float64():
         found = _Search(setting, names)
         proposed = found.by_names({})
+        for k, (path, leaf) in enumerate(setting.leaves):
+            if k not in proposed and found.first.get(k) is not None:
+                # A norm without weights of its own beside one with them, which are then ones and zeros.
+                number = 0.0 if _split(path)[1] in ("bias", "running_mean") else 1.0
+                proposed[k] = rules.constant(tuple(leaf.shape), number)
         if len(proposed) == len(setting.leaves) and found.holds(proposed):
             return _finished(setting.leaves, proposed, {}, setting.tensors, found.used, module, strict)
         found.walk(0, dict(found.known), {}, frozenset())
@@ -480,6 +488,7 @@ def _by_names(
     shapes: Mapping[str, tuple[int, ...]],
     taken: Mapping[int, Rule],
     given: Mapping[int, list[Rule]],
+    turned: frozenset[str],
 ) -> dict[int, Rule]:
     """Rules for the leaves that are not `taken`, the likeliest name first."""
     all_paths = frozenset(path for path, _ in leaves)
@@ -487,12 +496,8 @@ def _by_names(
     for k, (path, leaf) in enumerate(leaves):
         if k in taken:
             continue
-        fits = given.get(k) or rules.candidates(tuple(leaf.shape), shapes)
-        proposals += [
-            (cost(path, rule, number, all_paths), k, number, rule)
-            for number, rule in enumerate(fits)
-            if rule.join != CONSTANT
-        ]
+        fits = given.get(k) or rules.candidates(tuple(leaf.shape), shapes, turned)
+        proposals += [(cost(path, rule, number, all_paths), k, number, rule) for number, rule in enumerate(fits)]
     placed: dict[int, Rule] = {}
     used = list(taken.values())
     for _, k, _, rule in sorted(proposals, key=lambda each: each[:3]):
@@ -579,8 +584,6 @@ _PARTS = (
 
 def cost(path: str, rule: Rule, number: int, paths: frozenset[str]) -> float:
     """How unlikely a rule is for a leaf by names and by what libraries do; `number` is its place among the rules."""
-    if rule.join == CONSTANT:
-        return 100.0 + number
     found = -likeness(path, rule.sources) + 0.01 * min(number, 50)
     found += 0.0 if rule.join == ONE else 0.5
     found += 3.0 if any(step[0] in ("blocks", "flip") for step in rule.steps) else 0.0

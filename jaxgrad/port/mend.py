@@ -11,16 +11,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from jaxgrad import jax_seam
 from jaxgrad.port import fingerprint, jax_values, locate
 from jaxgrad.port.fingerprint import EXACT, TRANSPOSED
 from jaxgrad.port.jax_values import Op, Recorded
 from jaxgrad.port.locate import Mend, Parted, Verdict
-from jaxgrad.port.mapping import Mapping as WeightMapping
 from jaxgrad.port.values import Place, Trace, as_float64
 
 # How far into the region changes are tried, how many values behind a change may be no counterpart, how many must be.
@@ -70,11 +69,17 @@ def mended(
     verdict: Verdict,
     parted: Parted,
     recorded: Recorded,
-    mapping: WeightMapping | None,
+    leaves: Sequence[str],
     tensors: Mapping[str, np.ndarray],
 ) -> Verdict:
-    """The verdict with the changes that explain it, and with what is wrong behind the first of them."""
-    unused = {n: tensors[n] for n in mapping.unused if n in tensors} if mapping is not None else {}
+    """The verdict with the changes that explain it, and with what is wrong behind the first of them.
+
+    `leaves` are the paths of the parameters, `tensors` those of the other program that no leaf was made from.
+    """
+    program, values = recorded.program, recorded.trace.values
+    used = {n for op in program.ops for n in op.operands}
+    own = {path: values[n].array for path, n in zip(leaves, program.inputs, strict=False) if n not in used}
+    unused = {**tensors, **own}
     with jax_values.float64(), np.errstate(all="ignore"):
         mends, change = _mends(region(parted, recorded, unused))
         behind: list[str] = []
@@ -221,19 +226,19 @@ def _why_without(skipped: Sequence[Place]) -> str:
 def literals(r: Region) -> Iterator[Change]:
     """A number that is written into the program is another one: the other program's, one more or less, its inverse."""
     theirs = [x for m in r.theirs[:80] for _, x in r.parted.other.trace.values[m].scalars if math.isfinite(x)]
-    for number, place, old in _numbers(r):
+    # Of whole numbers the smaller are the likelier to be somebody's choice, and not a size.
+    numbers = sorted(_numbers(r), key=lambda each: abs(each[2]) if each[2] == round(each[2]) else 0.0)
+    for number, place, old in numbers:
         near = [x for x in dict.fromkeys(theirs) if x != old]
-        if not math.isfinite(old):
-            continue
         integer = np.asarray(r.recorded.values[number]).dtype.kind in "iu"
-        simple = [old + 1, old - 1] if integer or old == round(old) else []
-        simple += [] if integer or not old else [1 - old, 1 / old, -old, old * 2, old / 2, abs(old) ** 0.5, old**2]
+        whole = integer or old == round(old)
+        simple = [old - 1, old + 1] if whole else [1 - old, 1 / old, -old, old * 2, old / 2, abs(old) ** 0.5, old**2]
         for new in dict.fromkeys([*near, *simple]):
             if integer and new != round(new):
                 continue
             dtype = np.asarray(r.recorded.values[number]).dtype
             if not integer or np.iinfo(dtype).min <= new <= np.iinfo(dtype).max:
-                yield Change(place, f"{old:g} should be {new:g}", {number: jnp.asarray(np.asarray(new, dtype))}, {})
+                yield Change(place, f"{old:g} should be {new:g}", {number: np.asarray(np.asarray(new, dtype))}, {})
 
 
 def _numbers(r: Region) -> Iterator[tuple[int, Place, float]]:
@@ -252,6 +257,8 @@ def _numbers(r: Region) -> Iterator[tuple[int, Place, float]]:
                 if k in seen or value is None or np.ndim(value) or np.asarray(value).dtype.kind not in "fiu":
                     continue
                 seen.add(k)
+                if not math.isfinite(float(value)):
+                    continue
                 users = [v.place for v in trace.values if k in v.operands]
                 yield k, (users[0] if users else op.place), float(value)
 
@@ -269,7 +276,7 @@ def solved(r: Region) -> Iterator[Change]:
             for m in some[:6]:
                 new = _solve(r, number, old, n, r.parted.other.trace.values[m].array)
                 if new is not None:
-                    yield Change(place, f"{old:g} should be {new:.10g}", {number: jnp.asarray(new)}, {})
+                    yield Change(place, f"{old:g} should be {new:.10g}", {number: np.asarray(new)}, {})
 
 
 def _solve(r: Region, number: int, old: float, n: int, target: np.ndarray) -> float | None:
@@ -277,7 +284,7 @@ def _solve(r: Region, number: int, old: float, n: int, target: np.ndarray) -> fl
     wanted = fingerprint.fingerprint(target).squares
 
     def gap(x: float) -> float:
-        for k, value in jax_values.run_again(r.recorded.program, r.recorded.values, {number: jnp.asarray(x)}):
+        for k, value in jax_values.run_again(r.recorded.program, r.recorded.values, {number: np.asarray(x)}):
             if k == n:
                 return fingerprint.fingerprint(as_float64(value)).squares - wanted
         return math.nan
@@ -299,8 +306,8 @@ def _solve(r: Region, number: int, old: float, n: int, target: np.ndarray) -> fl
 _OTHER = {"add": "sub", "sub": "add", "mul": "div", "div": "mul", "max": "min", "min": "max"}
 _COMPARED = {"ge": "gt", "gt": "ge", "le": "lt", "lt": "le"}
 _TWO: dict[str, Callable[[Any, Any], Any]] = {
-    "add": jnp.add, "sub": jnp.subtract, "mul": jnp.multiply, "div": jnp.divide, "max": jnp.maximum,
-    "min": jnp.minimum, "ge": jnp.greater_equal, "gt": jnp.greater, "le": jnp.less_equal, "lt": jnp.less,
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum,
+    "min": np.minimum, "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "lt": np.less,
 }  # fmt: skip
 
 
@@ -321,7 +328,7 @@ def operations(r: Region) -> Iterator[Change]:
             for side in (0, 1):
                 if _square(r, op.operands[side]):
                     whose = "second" if side else "first"
-                    run = _changing(op, side, lambda y: jnp.swapaxes(y, -1, -2))
+                    run = _changing(op, side, lambda y: np.swapaxes(y, -1, -2))
                     yield _with(k, op, place, f"the {whose} operand transposed", run)
             shapes = {np.shape(r.recorded.values[n]) for n in op.operands}
             if len(shapes) == 1:
@@ -349,7 +356,11 @@ def _changing(op: Op, side: int, change: Callable[[Any], Any]) -> Callable[[Sequ
 
 
 def _giving(value: Any) -> Callable[[Any], Any]:
-    return lambda _: jnp.asarray(value)
+    return lambda _: np.asarray(value)
+
+
+def _divided(by: Any) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda x: [x[0] / by]
 
 
 def _keeping(side: int) -> Callable[[Sequence[Any]], list[Any]]:
@@ -373,7 +384,7 @@ def _square(r: Region, n: int) -> bool:
 def _convolutions(r: Region, k: int, op: Op) -> Iterator[Change]:
     axes = len(np.shape(r.recorded.values[op.operands[1]])) - 2
     spatial = op.eqn.params["dimension_numbers"].rhs_spec[2:]
-    yield _with(k, op, op.place, "the kernel flipped", _changing(op, 1, lambda y: jnp.flip(y, tuple(spatial))))
+    yield _with(k, op, op.place, "the kernel flipped", _changing(op, 1, lambda y: np.flip(y, tuple(spatial))))
     old = op.eqn.params["padding"]
     for pad in itertools.product(range(4), repeat=2):
         new = (pad,) * axes
@@ -387,7 +398,7 @@ def _other_axes(r: Region, k: int, op: Op) -> Iterator[Change]:
     shape = np.shape(r.recorded.values[op.operands[0]])
     for axis in range(len(shape)):
         if len(axes) == 1 and axis not in axes and shape[axis] == shape[axes[0]]:
-            run = _changing(op, 0, functools.partial(jnp.swapaxes, axis1=axis, axis2=axes[0]))
+            run = _changing(op, 0, functools.partial(np.swapaxes, axis1=axis, axis2=axes[0]))
             yield _with(k, op, op.place, f"{op.name} over axis {axis} in the place of {axes[0]}", run)
 
 
@@ -419,9 +430,10 @@ def factors(r: Region) -> Iterator[Change]:
         for m in r.theirs[:24]:
             b = others[m].array
             ratio = _ratio(a, b)
-            if ratio is None or abs(ratio - 1) < 1e-9:
+            # One number is some multiple of every other: only a round one says something.
+            if ratio is None or abs(ratio - 1) < 1e-9 or (a.size < 3 and "." in _number(ratio)):
                 continue
-            value = jnp.asarray(r.recorded.values[n]) * ratio
+            value = np.asarray(r.recorded.values[n]) * ratio
             place = trace.values[n].place if n in r.bad else trace.values[r.bad[0]].place
             yield Change(place, f"a factor {_number(ratio)} is missing{_mean_or_sum(ratio, a)}", {n: value}, {})
 
@@ -459,6 +471,31 @@ def _mean_or_sum(ratio: float, a: np.ndarray) -> str:
     return ""
 
 
+def addends(r: Region) -> Iterator[Change]:
+    """A value that both programs have is added in the other one alone, as a residual connection is."""
+    trace = r.parted.own.trace
+    fine = [n for n, v in enumerate(trace.values) if v.varies and not v.moved and locate.agreed(r.parted, n)]
+    before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
+    for n in dict.fromkeys([*before[:4], *r.bad[:4]]):
+        x = r.recorded.values[n]
+        for other in [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == np.shape(x)][:12]:
+            words = f"the value of {_told(trace.values[other].place)} is not added"
+            yield Change(trace.values[n].place, words, {n: np.add(x, r.recorded.values[other])}, {})
+
+
+def pools(r: Region) -> Iterator[Change]:
+    """A mean over windows counts the padding, or does not."""
+    made = {n: op for op in r.recorded.program.ops for n in op.results}
+    for k, op in r.ops.items():
+        first = made.get(op.operands[0])
+        if op.name != "div" or first is None or first.name != "reduce_window_sum":
+            continue
+        ones = first.run([np.ones_like(r.recorded.values[first.operands[0]])])[0]
+        size = math.prod(first.eqn.params["window_dimensions"])
+        yield _with(k, op, op.place, "the padding is counted, and should not be", _divided(ones))
+        yield _with(k, op, op.place, "the padding is not counted, and should be", _divided(size))
+
+
 def biases(r: Region) -> Iterator[Change]:
     """A tensor that no leaf was made from is added to, or multiplied with, a value."""
     trace = r.parted.own.trace
@@ -469,48 +506,42 @@ def biases(r: Region) -> Iterator[Change]:
             for axis in range(len(shape)):
                 if tensor.ndim == 1 and shape[axis] == tensor.size:
                     wide = tensor.reshape([-1 if k == axis else 1 for k in range(len(shape))])
-                    x = jnp.asarray(r.recorded.values[n])
+                    x = np.asarray(r.recorded.values[n])
                     place = trace.values[n].place
                     yield Change(place, f"{name} is not added", {n: x + wide}, {})
                     yield Change(place, f"{name} is not multiplied with", {n: x * wide}, {})
+                    yield Change(place, f"{name} is not subtracted", {n: x - wide}, {})
 
 
-def _quick_gelu(x: Any) -> Any:
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-def _erf_gelu(x: Any) -> Any:
-    return jax.nn.gelu(x, approximate=False)
-
-
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "gelu (exact, by erf)": _erf_gelu,
-    "gelu (approximate, by tanh)": jax.nn.gelu,
-    "gelu (quick, by sigmoid)": _quick_gelu,
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "elu": jax.nn.elu,
-    "leaky_relu (0.01)": jax.nn.leaky_relu,
-    "leaky_relu (0.2)": lambda x: jax.nn.leaky_relu(x, 0.2),
-    "relu6": jax.nn.relu6,
-    "softplus": jax.nn.softplus,
-    "mish": jax.nn.mish,
-    "hard_sigmoid": jax.nn.hard_sigmoid,
-    "hard_swish": jax.nn.hard_swish,
-    "selu": jax.nn.selu,
-    "exp": jnp.exp,
-    "log_sigmoid": jax.nn.log_sigmoid,
-    "softsign": jax.nn.soft_sign,
-    "square": jnp.square,
-    "abs": jnp.abs,
-    "sqrt": jnp.sqrt,
-    "softmax over the last axis": lambda x: jax.nn.softmax(x, -1),
-    "softmax over the axis before the last": lambda x: jax.nn.softmax(x, -2),
-    "softmax over the first axis": lambda x: jax.nn.softmax(x, 0),
-    "log_softmax over the last axis": lambda x: jax.nn.log_softmax(x, -1),
-    "normalised by its length": lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True),
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "gelu (exact, by erf)": lambda x: x * special.ndtr(x),
+    "gelu (approximate, by tanh)": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "gelu (quick, by sigmoid)": lambda x: x * special.expit(1.702 * x),
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x * special.expit(x),
+    "tanh": np.tanh,
+    "sigmoid": special.expit,
+    "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "leaky_relu (0.01)": lambda x: np.where(x > 0, x, 0.01 * x),
+    "leaky_relu (0.2)": lambda x: np.where(x > 0, x, 0.2 * x),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "softplus": lambda x: np.logaddexp(x, 0),
+    "mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
+    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "hard_tanh": lambda x: np.clip(x, -1, 1),
+    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(x)),
+    "exp": np.exp,
+    "log_sigmoid": lambda x: -np.logaddexp(-x, 0),
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "square": np.square,
+    "abs": np.abs,
+    "sqrt": np.sqrt,
+    "softmax over the last axis": lambda x: special.softmax(x, -1),
+    "softmax over the axis before the last": lambda x: special.softmax(x, -2),
+    "softmax over the first axis": lambda x: special.softmax(x, 0),
+    "log_softmax over the last axis": lambda x: special.log_softmax(x, -1),
+    "normalised by its length": lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True),
 }
 
 
@@ -523,7 +554,7 @@ def activations(r: Region) -> Iterator[Change]:
         if not trace.values[n].varies or not hasattr(x, "dtype") or x.dtype != np.float64 or not np.ndim(x):
             continue
         made = {
-            name: np.asarray(fn(jnp.asarray(x))) for name, fn in ACTIVATIONS.items() if name.count("axis") <= np.ndim(x)
+            name: np.asarray(fn(np.asarray(x))) for name, fn in ACTIVATIONS.items() if name.count("axis") <= np.ndim(x)
         }
         theirs = [name for name, y in made.items() if np.isfinite(y).all() and _counterpart(r, y) is not None]
         if not theirs:
@@ -612,18 +643,22 @@ def arrangements(r: Region) -> Iterator[Change]:
     for op in r.recorded.program.ops:
         if op.name == "reshape" and op.results[0] in chains | set(r.bad[:_DEEP]) and op.eqn is not None:
             yield from _split_otherwise(r, op)
+    for k, op in enumerate(r.recorded.program.ops):
+        if op.name == "transpose" and op.results[0] in chains | set(r.bad[:_DEEP]):
+            yield _with(k, op, op.place, "without this transposition", _keeping(0))
     for n in dict.fromkeys([*r.bad[:8], *before[:6]]):
-        x = jnp.asarray(r.recorded.values[n])
+        x = np.asarray(r.recorded.values[n])
         place = trace.values[n].place
         for axis in range(x.ndim):
             for by in (1, -1):
-                yield Change(place, f"shifted by {by} along axis {axis}", {n: jnp.roll(x, by, axis)}, {})
-            yield Change(place, f"reversed along axis {axis}", {n: jnp.flip(x, axis)}, {})
+                yield Change(place, f"shifted by {by} along axis {axis}", {n: np.roll(x, by, axis)}, {})
+            yield Change(place, f"reversed along axis {axis}", {n: np.flip(x, axis)}, {})
         if x.ndim > 1 and x.shape[-1] == x.shape[-2]:
             product = "its two operands exchanged: the other program's result is the transposed"
             words = product if place.op == "dot_general" else "transposed"
-            yield Change(place, words, {n: jnp.swapaxes(x, -1, -2)}, {})
-        yield Change(place, "of the other sign", {n: -x}, {})
+            yield Change(place, words, {n: np.swapaxes(x, -1, -2)}, {})
+        if np.issubdtype(x.dtype, np.number):
+            yield Change(place, "of the other sign", {n: -x}, {})
 
 
 def _split_otherwise(r: Region, op: Op) -> Iterator[Change]:
@@ -639,7 +674,7 @@ def _split_otherwise(r: Region, op: Op) -> Iterator[Change]:
 
             def run(x: Sequence[Any], axis: int = axis) -> list[Any]:
                 turned = [*new[:axis], new[axis + 1], new[axis], *new[axis + 2 :]]
-                return [jnp.swapaxes(jnp.reshape(x[0], turned), axis, axis + 1)]
+                return [np.swapaxes(np.reshape(x[0], turned), axis, axis + 1)]
 
             changed[k] = other._replace(run=run)
     a, b = new[axis], new[axis + 1]
@@ -648,5 +683,5 @@ def _split_otherwise(r: Region, op: Op) -> Iterator[Change]:
 
 # In the order in which they are tried: those that say most precisely what is wrong come first.
 KINDS: list[Kind] = [
-    literals, without, activations, operations, factors, biases, orders, arrangements, solved, operands,
+    literals, without, activations, operations, factors, biases, addends, pools, orders, arrangements, solved, operands,
 ]  # fmt: skip

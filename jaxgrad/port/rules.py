@@ -115,8 +115,13 @@ def transposed(rule: Rule, dleaf: np.ndarray, shapes: Mapping[str, tuple[int, ..
     return {n: flat[a : a + s].reshape(shapes[n]) for n, a, s in zip(rule.sources, starts, sizes, strict=False)}
 
 
-def candidates(shape: tuple[int, ...], tensors: Mapping[str, tuple[int, ...]]) -> Iterator[Rule]:
-    """Every rule that makes a leaf of this shape from these tensors, the plain ones first."""
+def candidates(
+    shape: tuple[int, ...], tensors: Mapping[str, tuple[int, ...]], turned: frozenset[str] = frozenset()
+) -> Iterator[Rule]:
+    """Every rule that makes a leaf of this shape from these tensors, the plain ones first.
+
+    `turned` are the tensors whose windows may be flipped, as those of transposed convolutions.
+    """
     size = math.prod(shape)
     for name, own in tensors.items():
         if math.prod(own) == size:
@@ -127,7 +132,7 @@ def candidates(shape: tuple[int, ...], tensors: Mapping[str, tuple[int, ...]]) -
                 yield from _slices(name, own, axis, parts, shape)
     yield from _joined(shape, tensors)
     for name, own in tensors.items():
-        if math.prod(own) == size and len(own) >= 3:
+        if name in turned and math.prod(own) == size and len(own) >= 3:
             for steps in arranged(own, shape):
                 # A transposed convolution and a convolution differ in the direction of the window.
                 yield Rule((name,), ONE, (("flip", tuple(range(2, len(own)))), *steps))
@@ -136,7 +141,11 @@ def candidates(shape: tuple[int, ...], tensors: Mapping[str, tuple[int, ...]]) -
             if math.prod(own) == size and own and own[0] % parts == 0 and own[0] > parts:
                 for order in list(itertools.permutations(range(parts)))[1:]:
                     yield from (Rule((name,), ONE, (("blocks", 0, order), *s)) for s in arranged(own, shape))
-    yield from (Rule((), CONSTANT, (("full", shape, number),)) for number in (0.0, 1.0))
+
+
+def constant(shape: tuple[int, ...], number: float) -> Rule:
+    """The rule of a leaf that is one number all over."""
+    return Rule((), CONSTANT, (("full", shape, number),))
 
 
 def arranged(own: Sequence[int], shape: Sequence[int]) -> Iterator[tuple[tuple[Any, ...], ...]]:

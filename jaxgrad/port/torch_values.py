@@ -62,6 +62,14 @@ def tied(module: Any) -> dict[str, str]:
     return {n: first.setdefault(id(x), n) for n, x in module.named_parameters(remove_duplicate=False)}
 
 
+def turned(module: Any) -> frozenset[str]:
+    """The names of the weights of a module's transposed convolutions."""
+    if not hasattr(module, "named_modules"):
+        return frozenset()
+    inside = ((n, m) for n, m in module.named_modules() if "ConvTranspose" in type(m).__name__)
+    return frozenset(f"{name}.weight".lstrip(".") for name, _ in inside)
+
+
 def record(
     module: Any,
     inputs: Sequence[Any],
@@ -237,11 +245,13 @@ class _State:
     ) -> int:
         number = len(self.values)
         self.values.append(Value(as_float64(_plain(x)), varies, place, operands, moved, scalars))
-        if alias:
+        key = _key(x) if alias else None
+        # Autograd keeps results by detaching them: the same memory, and no value of its own.
+        if alias and not (place.op == "detach" and key in self.at):
             # A tensor that was written to is the new value, and has the new value's cotangent.
-            self.tensors.pop(self.at.get(_key(x), -1), None)
+            self.tensors.pop(self.at.get(key, -1), None)
             self.tensors[number] = x
-            self.at[_key(x)] = number
+            self.at[key] = number
             self.last[x.untyped_storage().data_ptr()] = number
         return number
 

@@ -67,6 +67,14 @@ class Trace(NamedTuple):
     names: tuple[str, ...]
 
 
+class Step(NamedTuple):
+    """A value as it is shown: its place and shape, and whether it agrees; None where its numbers say nothing."""
+
+    place: Place
+    shape: tuple[int, ...]
+    agrees: bool | None
+
+
 def in_library(file: str) -> bool:
     """Whether a file belongs to one of the libraries that programs are made of."""
     parts = Path(file).parts

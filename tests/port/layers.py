@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """torch.nn layers with their ports to linen, NNX, Equinox and plain functions: what the tests of matching run on."""
 
 from collections.abc import Callable
@@ -29,7 +30,9 @@ def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
-def linen(module: nn.Module, torch_module: torch.nn.Module, *inputs: Any, torch_inputs: Any = None, **kwargs: Any) -> Ported:
+def linen(
+    module: nn.Module, torch_module: torch.nn.Module, *inputs: Any, torch_inputs: Any = None, **kwargs: Any
+) -> Ported:
     variables = module.init(KEY, *inputs, **kwargs)
     return Ported(lambda p, *x: module.apply(p, *x, **kwargs), variables, torch_module, inputs, torch_inputs)
 
@@ -96,7 +99,9 @@ class _Attended(torch.nn.MultiheadAttention):
 
 def _eqx_attention() -> Ported:
     module = eqx.nn.MultiheadAttention(2, 8, use_query_bias=True, use_key_bias=True, use_value_bias=True, use_output_bias=True, key=KEY)  # fmt: skip
-    return Ported(lambda p, x: jax.vmap(lambda y: p(y, y, y))(x), module, _Attended(8, 2, batch_first=True), (normal(2, 5, 8),))
+    return Ported(
+        lambda p, x: jax.vmap(lambda y: p(y, y, y))(x), module, _Attended(8, 2, batch_first=True), (normal(2, 5, 8),)
+    )
 
 
 class _Encoder(nn.Module):

@@ -1,0 +1,72 @@
+"""`jaxgrad port`: where a port parts from what it was ported from."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jaxgrad.cli.app import JsonOption
+from jaxgrad.errors import JaxgradError
+
+
+def port(
+    subject: Annotated[
+        str,
+        typer.Argument(metavar="FILE.py:FUNCTION", help="A function that returns (fn, params, *inputs)."),
+    ],
+    torch: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.py:MODULE", help="An nn.Module, its class, or a function that returns one."),
+    ] = None,
+    jax: Annotated[str | None, typer.Option(metavar="FILE.py:FUNCTION", help="Another JAX function instead.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="The weights' mapping, as --save-mapping wrote it.")] = None,
+    save_mapping: Annotated[Path | None, typer.Option(help="Write which leaf is made from which tensor.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the numbers that both programs are given.")] = 0,
+    json: JsonOption = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with both programs side by side.")] = None,
+) -> None:
+    """Find the first place where a JAX function and a torch module part; exit 1 where they do.
+
+    Example: jaxgrad port model.py:case --torch reference.py:Model
+    """
+    from jaxgrad import files
+    from jaxgrad import port as porting
+
+    if (torch is None) == (jax is None):
+        raise JaxgradError("give the other program: --torch FILE.py:MODULE or --jax FILE.py:FUNCTION")
+    made = _named(subject)()
+    if not (isinstance(made, tuple) and len(made) >= 2 and callable(made[0])):
+        raise JaxgradError(f"{subject} must return (fn, params, *inputs): the function, its parameters and its inputs")
+    fn, params, *inputs = made
+    given = None if mapping is None else porting.read(mapping)
+    if torch is not None:
+        verdict = porting.compare(fn, params, *inputs, torch=_module(torch), mapping=given, seed=seed)
+    else:
+        verdict = porting.compare(fn, params, *inputs, jax=_named(str(jax)), seed=seed)
+    print(verdict)
+    if save_mapping is not None and verdict.mapping is not None:
+        verdict.mapping.save(save_mapping)
+    if json is not None:
+        files.write_json(json, verdict.as_json())
+    if html is not None:
+        files.write_bytes(html, verdict.html().encode())
+    raise SystemExit(0 if verdict.agrees else 1)
+
+
+def _module(name: str) -> Any:
+    found = _named(name)
+    # A class or a function makes the module; a module is callable too.
+    return found if hasattr(found, "named_parameters") and not isinstance(found, type) else found()
+
+
+def _named(name: str) -> Any:
+    """What `FILE.py:NAME` names. Raises `JaxgradError` where there is no such file or name."""
+    from jaxgrad.files import imported
+
+    path, _, attribute = name.rpartition(":")
+    if not path or not attribute:
+        raise JaxgradError(f"{name!r} is not FILE.py:NAME; write for example model.py:case")
+    module = imported(path)
+    if not callable(getattr(module, attribute, None)):
+        raise JaxgradError(f"{path} has no function or module {attribute!r}")
+    return getattr(module, attribute)

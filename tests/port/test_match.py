@@ -1,0 +1,194 @@
+"""Each leaf finds its tensors, by names that propose and values that decide, and a checkpoint is loaded by that."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from jaxgrad import port
+from jaxgrad.errors import JaxgradError
+from jaxgrad.port import rules
+
+from . import mistakes
+from .layers import layers
+
+TRIED = [
+    "nnx.Linear", "eqx.Linear", "linen.Conv 2d", "linen.ConvTranspose", "eqx.GroupNorm", "nnx.BatchNorm eval",
+    "linen.BatchNorm training", "nnx.Embed", "eqx.GRUCell", "linen.GRU sequence", "linen.MultiHeadAttention",
+    "eqx.MultiheadAttention", "linen encoder layer", "eqx.PReLU", "linen scan over layers", "fused qkv",
+    "linen dtype=float32",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_layers_of_both_libraries_agree_out_of_the_box(name: str):
+    p = layers()[name]()
+    verdict = port.compare(p.fn, p.params, *p.inputs, torch=p.module, torch_inputs=p.torch_inputs)
+    assert verdict.agrees, str(verdict)
+    assert all(entry.proved for entry in verdict.mapping.entries)
+
+
+def scrambled() -> tuple[dict, dict]:
+    """The leaves of two attention blocks under names that say nothing."""
+    names = iter(np.random.default_rng(0).permutation(100))
+    flat: dict = {}
+
+    def new(*sizes: int) -> str:
+        name = f"z{next(names)}"
+        flat[name] = mistakes.shape(*sizes)
+        return name
+
+    def dense() -> tuple[str, str]:
+        return new(8, 8), new(8)
+
+    return flat, {"blocks": [{n: dense() for n in ("v", "k", "o", "q")} for _ in range(2)]}
+
+
+class Blocks(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        one = lambda: torch.nn.ModuleDict({n: torch.nn.Linear(8, 8) for n in "qkvo"})  # noqa: E731
+        self.blocks = torch.nn.ModuleList([one(), one()])
+
+    def forward(self, x):
+        for b in self.blocks:
+            q, k, v = b["q"](x), b["k"](x), b["v"](x)
+            x = x + b["o"](torch.softmax(q @ k.mT / 8**0.5, -1) @ v)
+        return x
+
+
+def test_square_weights_with_scrambled_names_are_placed_by_values_alone():
+    flat, tree = scrambled()
+
+    def fn(p, x):
+        def dense(names, y):
+            return y @ p[names[0]] + p[names[1]]
+
+        for b in tree["blocks"]:
+            weights = jax.nn.softmax(dense(b["q"], x) @ dense(b["k"], x).mT / 8**0.5, -1)
+            x = x + dense(b["o"], weights @ dense(b["v"], x))
+        return x
+
+    mapping = port.match(flat, Blocks(), mistakes.shape(2, 5, 8), fn=fn)
+    by_path = {entry.path: entry for entry in mapping.entries}
+    for k, block in enumerate(tree["blocks"]):
+        for name, (kernel, bias) in block.items():
+            assert by_path[f"['{kernel}']"].rule == rules.Rule(
+                (f"blocks.{k}.{name}.weight",), steps=(("transpose", (1, 0)),)
+            )
+            assert by_path[f"['{bias}']"].rule == rules.Rule((f"blocks.{k}.{name}.bias",))
+
+
+def test_names_that_swap_biases_do_not_mislead():
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.fc1, self.fc2 = torch.nn.LayerNorm(6), torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+
+        def forward(self, x):
+            return x + self.fc2(torch.tanh(self.fc1(self.norm(x))))
+
+    import flax.linen as nn
+
+    class Flax(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            h = jnp.tanh(nn.Dense(6)(nn.LayerNorm(epsilon=1e-5)(x)))
+            return x + nn.Dense(6)(h)
+
+    module = Flax()
+    params = module.init(jax.random.key(0), jnp.zeros((3, 6)))
+    mapping = port.match(params, Module(), mistakes.shape(3, 6), fn=module.apply)
+    found = {entry.path: str(entry.rule) for entry in mapping.entries}
+    assert found["['params']['LayerNorm_0']['bias']"] == "norm.bias"
+    assert found["['params']['Dense_0']['kernel']"] == "fc1.weight · transposed"
+    assert found["['params']['Dense_1']['bias']"] == "fc2.bias"
+
+
+PARAMS = {"fc": {"kernel": mistakes.shape(4, 3), "bias": mistakes.shape(3)}}
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+def run(p, x):
+    return x @ p["fc"]["kernel"] + p["fc"]["bias"]
+
+
+def test_a_mapping_is_kept_and_a_checkpoint_loaded_by_it(tmp_path):
+    module, x = Net(), np.ones((2, 4), np.float32)
+    mapping = port.match(PARAMS, module, x, fn=run)
+    mapping.save(tmp_path / "map.json")
+    assert port.read(tmp_path / "map.json") == mapping
+    save_file(module.state_dict(), tmp_path / "weights.safetensors")
+    torch.save(module.state_dict(), tmp_path / "weights.pt")
+    for state in (module.state_dict(), tmp_path / "weights.safetensors", tmp_path / "weights.pt"):
+        loaded = port.load(PARAMS, state, mapping)
+        assert loaded["fc"]["kernel"].dtype == jnp.float32
+        assert np.allclose(run(loaded, x), module(torch.from_numpy(x)).detach(), atol=1e-6)
+    names: dict = {}
+    exec(mapping.as_code(), names)
+    made = names["leaves"]({n: t.numpy() for n, t in module.state_dict().items()})
+    assert np.array_equal(made["['fc']['kernel']"], module.fc.weight.detach().numpy().T)
+    assert "fc.weight · transposed" in str(mapping)
+
+
+def test_names_given_go_first_and_are_checked():
+    with pytest.raises(JaxgradError, match="which the module lacks"):
+        port.match(PARAMS, Net(), mistakes.shape(2, 4), fn=run, names={"fc.kernel": "fc.wieght"})
+    with pytest.raises(JaxgradError, match="no rule makes the one from the other"):
+        port.match(PARAMS, Net(), mistakes.shape(2, 4), fn=run, names={"fc.kernel": "fc.bias"})
+    with pytest.raises(JaxgradError, match="which are no leaves"):
+        port.match(PARAMS, Net(), mistakes.shape(2, 4), fn=run, names={"fc.kernle": "fc.weight"})
+    mapping = port.match(PARAMS, Net(), mistakes.shape(2, 4), fn=run, names={"fc.kernel": "fc.weight"})
+    assert mapping.entries[1].proved
+
+
+def test_what_is_left_over_is_an_error_that_lists_it():
+    with pytest.raises(JaxgradError, match=r"torch tensors \[fc.bias \(3,\)\]"):
+        port.match({"kernel": mistakes.shape(4, 3)}, Net(), mistakes.shape(2, 4), fn=lambda p, x: x @ p["kernel"])
+    extra = {**PARAMS, "more": mistakes.shape(7)}
+    with pytest.raises(JaxgradError, match=r"JAX leaves \[\['more'\] \(7,\)\]"):
+        port.match(extra, Net(), mistakes.shape(2, 4), fn=run)
+
+
+def test_loading_says_which_tensor_is_missing_or_of_another_shape(tmp_path):
+    mapping = port.match(PARAMS, Net(), mistakes.shape(2, 4), fn=run)
+    with pytest.raises(JaxgradError, match=r"'fc.bias', which the state dict lacks"):
+        port.load(PARAMS, {"fc.weight": np.ones((3, 4))}, mapping)
+    with pytest.raises(JaxgradError, match="the mapping was made for"):
+        port.load(PARAMS, {"fc.weight": np.ones((3, 5)), "fc.bias": np.ones(3)}, mapping)
+    with pytest.raises(JaxgradError, match="there is no checkpoint"):
+        port.load(PARAMS, tmp_path / "none.safetensors", mapping)
+    (tmp_path / "map.json").write_text("{}")
+    with pytest.raises(JaxgradError, match="is not a mapping"):
+        port.read(tmp_path / "map.json")
+
+
+def test_rules_are_transposed():
+    rng = np.random.default_rng(0)
+    sizes = {"a": (6, 4), "b": (6, 4), "c": (6,), "d": (6,)}
+    tensors = {name: rng.standard_normal(size) for name, size in sizes.items()}
+    shapes = {name: x.shape for name, x in tensors.items()}
+    tried = [
+        rules.Rule(("a",), steps=(("slice", 0, 2, 4), ("transpose", (1, 0)))),
+        rules.Rule(("a", "b"), rules.STACK, (("transpose", (0, 2, 1)),)),
+        rules.Rule(("a", "b"), rules.CONCATENATE, (("reshape", (12, 2, 2)),)),
+        rules.Rule(("c", "d"), rules.SUM, (("slice", 0, 0, 2),)),
+        rules.Rule(("c", "d"), rules.GATED),
+        rules.Rule(("a",), steps=(("blocks", 0, (2, 0, 1)), ("flip", (1,)))),
+    ]
+    for rule in tried:
+        leaf = rules.apply(rule, tensors)
+        dleaf = rng.standard_normal(leaf.shape)
+        back = rules.transposed(rule, dleaf, shapes)
+        assert np.isclose((leaf * dleaf).sum(), sum((back[n] * tensors[n]).sum() for n in rule.sources)), rule
+        assert np.array_equal(eval(rules.as_code(rule), {"np": np, "state": tensors}), leaf), rule
