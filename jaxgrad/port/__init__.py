@@ -1,4 +1,4 @@
-"""Two programs: where each weight goes, where they part, and what would mend it.
+"""Two programs: where each weight goes, where they part, what would mend it, and both trained together.
 
 >>> from jaxgrad import port
 >>> verdict = port.compare(fn, params, x, torch=module)  # doctest: +SKIP
@@ -7,5 +7,6 @@
 from jaxgrad.port.locate import Verdict, compare
 from jaxgrad.port.mapping import Mapping, load, read
 from jaxgrad.port.match import match
+from jaxgrad.port.train import Training, train
 
-__all__ = ["Mapping", "Verdict", "compare", "load", "match", "read"]
+__all__ = ["Mapping", "Training", "Verdict", "compare", "load", "match", "read", "train"]

@@ -91,9 +91,9 @@ def record(
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    own = _in_float64(module, values or {})
-    given = [_tensor(x) for x in inputs]
-    by_place, by_name = _bound(own, given, names, {k: _tensor(x) for k, x in (kwargs or {}).items()})
+    own = in_float64(module, values or {})
+    given = [tensor(x) for x in inputs]
+    by_place, by_name = _bound(own, given, names, {k: tensor(x) for k, x in (kwargs or {}).items()})
     state = _State(own)
     for x in jax.tree.leaves((by_place, by_name), is_leaf=lambda x: isinstance(x, torch.Tensor)):
         if isinstance(x, torch.Tensor):
@@ -158,7 +158,7 @@ def _host(x: Any) -> np.ndarray:
     return np.array(x.double().numpy() if x.dtype.is_floating_point else x.numpy())
 
 
-def _tensor(x: Any) -> Any:
+def tensor(x: Any) -> Any:
     import torch
 
     if isinstance(x, (str, bool, int)) or x is None or callable(x):
@@ -168,16 +168,14 @@ def _tensor(x: Any) -> Any:
     if isinstance(x, torch.Tensor):
         return x.double() if x.dtype.is_floating_point else x
     if isinstance(x, (tuple, list)):
-        return type(x)(_tensor(each) for each in x)
+        return type(x)(tensor(each) for each in x)
     if isinstance(x, Mapping):
-        return {key: _tensor(each) for key, each in x.items()}
-    tensor = to_torch(x)
-    if tensor.dtype.is_floating_point:
-        return tensor.double().requires_grad_()
-    return tensor
+        return {key: tensor(each) for key, each in x.items()}
+    made = to_torch(x)
+    return made.double().requires_grad_() if made.dtype.is_floating_point else made
 
 
-def _in_float64(module: Any, values: Mapping[str, np.ndarray]) -> Any:
+def in_float64(module: Any, values: Mapping[str, np.ndarray]) -> Any:
     """A copy with float tensors in float64, constants that are no buffers among them, and given values."""
     import torch
 
