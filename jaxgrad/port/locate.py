@@ -716,7 +716,7 @@ def _backward(setting: Setting, arrays: Sequence[np.ndarray], found: WeightMappi
     of_own = jax_cotangents(recorded, [n for n, _ in pairs], dys)
     by_name = {v.place.module: k for k, v in enumerate(setting.torch.trace.values) if v.place.op == "parameter"}
     wrong = _wrong_weights(setting, found, recorded, of_own, of_other, by_name)
-    inputs = {n: p for n, p in parted.pairs.items() if n in recorded.program.inputs}
+    inputs = {n: parted.pairs[n] for n in recorded.program.inputs[len(arrays) :] if n in parted.pairs}
     verdict = _first_backward(parted, of_own, of_other, inputs, "torch", bool(wrong))
     if verdict is None and wrong:
         leaf = wrong[0]

@@ -108,8 +108,26 @@ def prepare(
     tensors = drawn(module, seed)
     names = question.parameter_names(fn, len(inputs) + 1)[1:]
     for_torch = list(given if torch_inputs is None else filled(torch_inputs, seed))
-    run = torch_values.record(module, for_torch, kwargs, tensors, names)
+    try:
+        run = torch_values.record(module, for_torch, kwargs, tensors, names)
+    except JaxgradError:
+        # JAX's images have their channels last, and torch's first.
+        first = [channels_first(x) for x in for_torch]
+        if torch_inputs is not None or all(x is y for x, y in zip(first, for_torch, strict=True)):
+            raise
+        try:
+            run = torch_values.record(module, first, kwargs, tensors, names)
+        except JaxgradError:
+            run = None
+        if run is None:
+            raise
     return Setting(call, leaves, others, tensors, run)
+
+
+def channels_first(x: Any) -> Any:
+    """A float array of three axes or more with its last axis brought behind the first; else what is given."""
+    array = np.asarray(x) if hasattr(x, "dtype") else None
+    return x if array is None or array.ndim < 3 or array.dtype.kind != "f" else np.moveaxis(array, -1, 1)
 
 
 def filled(inputs: Sequence[Any], seed: int) -> tuple[Any, ...]:
