@@ -115,12 +115,7 @@ def prepare(
         first = [channels_first(x) for x in for_torch]
         if torch_inputs is not None or all(x is y for x, y in zip(first, for_torch, strict=True)):
             raise
-        try:
-            run = torch_values.record(module, first, kwargs, tensors, names)
-        except JaxgradError:
-            run = None
-        if run is None:
-            raise
+        run = torch_values.record(module, first, kwargs, tensors, names)
     return Setting(call, leaves, others, tensors, run)
 
 
@@ -241,6 +236,8 @@ class _Search:
         }
         self.order = {name: first.get(name, len(used) + order.get(name, 0)) for name in setting.tensors}
         self.used = set(first)
+        count = max(len(self.order), 1)
+        self.places = {n: k / count for k, n in enumerate(sorted(self.order, key=self.order.__getitem__))}
         wanted = [leaf for want in self.wants for leaf in sorted(want)]
         self.first = {leaf: wanted.index(leaf) for leaf in set(wanted)}
         self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
@@ -255,22 +252,23 @@ class _Search:
         """The candidates of a leaf, the likeliest first."""
         if leaf not in self.options:
             path, array = self.leaves[leaf]
-            place = sorted(self.first.values()).index(self.first[leaf]) / len(self.first) if leaf in self.first else 0.5
-            count = max(len(self.order), 1)
-            places = {n: k / count for k, n in enumerate(sorted(self.order, key=self.order.__getitem__))}
 
             def total(item: tuple[int, Rule]) -> tuple[float, int]:
                 number, rule = item
-                away = min((abs(places[name] - place) for name in rule.sources), default=1.0)
-                return cost(path, rule, 0, self.paths) + 2 * away, number
+                return cost(path, rule, 0, self.paths) + 2 * self.away(leaf, rule), number
 
             found = self.given.get(leaf) or list(rules.candidates(tuple(array.shape), self.shapes, self.turned))
             self.options[leaf] = [rule for _, rule in sorted(enumerate(found), key=total)]
         return self.options[leaf]
 
+    def away(self, leaf: int, rule: Rule) -> float:
+        """How far apart a leaf and its tensors are first used in the two programs, of the whole of each."""
+        place = sorted(self.first.values()).index(self.first[leaf]) / len(self.first) if leaf in self.first else 0.5
+        return min((abs(self.places[name] - place) for name in rule.sources), default=1.0)
+
     def by_names(self, taken: Mapping[int, Rule]) -> dict[int, Rule]:
         """Rules for all leaves that have none, by their names."""
-        return _by_names(self.leaves, self.shapes, taken, self.given, self.turned)
+        return _by_names(self.leaves, self.shapes, taken, self.given, self.turned, self.away)
 
     def holds(self, proposed: Mapping[int, Rule]) -> bool:
         """Whether all outputs are the torch program's with these rules."""
@@ -507,15 +505,18 @@ def _by_names(
     taken: Mapping[int, Rule],
     given: Mapping[int, list[Rule]],
     turned: frozenset[str],
+    away: Callable[[int, Rule], float] = lambda leaf, rule: 0.0,
 ) -> dict[int, Rule]:
-    """Rules for the leaves that are not `taken`, the likeliest name first."""
+    """Rules for the leaves that are not `taken`, the likeliest name first; `away` decides where names say as much."""
     all_paths = frozenset(path for path, _ in leaves)
     proposals = []
     for k, (path, leaf) in enumerate(leaves):
         if k in taken:
             continue
         fits = given.get(k) or rules.candidates(tuple(leaf.shape), shapes, turned)
-        proposals += [(cost(path, rule, number, all_paths), k, number, rule) for number, rule in enumerate(fits)]
+        proposals += [
+            (cost(path, rule, number, all_paths) + away(k, rule), k, number, rule) for number, rule in enumerate(fits)
+        ]
     placed: dict[int, Rule] = {}
     used = list(taken.values())
     for _, k, _, rule in sorted(proposals, key=lambda each: each[:3]):
