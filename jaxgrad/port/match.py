@@ -519,8 +519,20 @@ def _by_names(
         ]
     placed: dict[int, Rule] = {}
     used = list(taken.values())
-    for _, k, _, rule in sorted(proposals, key=lambda each: each[:3]):
-        if k not in placed and _free(rule, used):
+    # The leaves of one module are made from tensors of one module, where they can be.
+    modules: dict[tuple[str, ...], str] = {}
+    owners: dict[str, tuple[str, ...]] = {}
+    ranked = sorted(proposals, key=lambda each: each[:3])
+    for together in (True, False):
+        for _, k, _, rule in ranked:
+            holder = tuple(_split(leaves[k][0])[0])
+            module = rule.sources[0].rpartition(".")[0]
+            fused = rule.join != ONE or any(step[0] == "slice" for step in rule.steps)
+            apart = modules.get(holder, module) != module or (owners.get(module, holder) != holder and not fused)
+            if k in placed or not _free(rule, used) or (together and apart):
+                continue
+            modules.setdefault(holder, module)
+            owners.setdefault(module, holder)
             placed[k] = rule
             used.append(rule)
     return placed
@@ -640,5 +652,6 @@ def likeness(path: str, sources: Sequence[str]) -> float:
         same = 2.0 * (kind == own or (own.startswith(kind) and kind in ("weight", "bias")))
         words = difflib.SequenceMatcher(None, " ".join(modules), " ".join(theirs)).ratio()
         numbers = [w for w in modules if w.isdigit()], [w for w in theirs if w.isdigit()]
-        best = max(best, same + 2 * words + (numbers[0] == numbers[1]))
+        # Between names that are not alike, one may count from 0 and the other from 1.
+        best = max(best, same + 2 * words + (numbers[0] == numbers[1] and words >= 0.5))
     return best
