@@ -187,3 +187,11 @@ def frames(eqn: Any) -> list[Frame]:
     told = reversed(source_info_util.summarize(eqn.source_info, num_frames=100).splitlines())
     found = [m for line in told if (m := re.fullmatch(r"(.*?):(\d+)(:\d+)? \((.*)\)", line))]
     return [Frame(m[1], int(m[2]), m[4]) for m in found]
+
+
+def varying_axes(array: Any) -> frozenset[str]:
+    """The axes of a `shard_map`'s mesh over which an array's type says that it varies; none outside of one."""
+    kind = jax.typeof(array)
+    # The name of this attribute has changed from one release to the next.
+    told = getattr(kind, "manual_axis_type", None)
+    return told.varying if told is not None else getattr(kind, "vma", frozenset())

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxgrad import ops
 from jaxgrad.models.mlp import EPS, Batch, Gradients, Nodes, Params
+from jaxgrad.ops.cross_entropy import Options
 
 
 def by_node(params: Params, batch: Batch, nodes: Nodes) -> Gradients:
@@ -148,7 +149,7 @@ def fused(params: Params, batch: Batch) -> Gradients:
     loss, loss_residuals = ops.cross_entropy_fwd(logits, batch.Y)
 
     dloss = jnp.ones_like(loss)
-    dlogits, _ = ops.cross_entropy_bwd(loss_residuals, dloss)
+    dlogits, _, _ = ops.cross_entropy_bwd(Options(), loss_residuals, dloss)
     dh, dW2, db2 = ops.linear_bwd(layer2_residuals, dlogits)
     assert db2 is not None  # this layer has a bias
     (dh_norm,) = ops.tanh_bwd(tanh_residuals, dh)

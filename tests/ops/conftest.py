@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgrad import mutation_score
+from jaxgrad.checking.compare import compare
+from jaxgrad.checking.measure import measure, shaken
 from jaxgrad.models.mlp import Batch, Nodes, Params, forward
 
 ALL = {}
@@ -46,3 +49,22 @@ def passes(three_way, in_model):
         three_way(op, *args, dtypes=("float64",), transforms=("jit", "grad_of_grad"), seeds=(0,))
 
     return functools.wraps(three_way)(check)
+
+
+@pytest.fixture
+def killed():
+    """`killed(fn, plain, *shapes)`: the mutants of `fn`, judged as `three_way` does in float32 beside `plain`."""
+
+    def score(fn, plain, *shapes):
+        args = [jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate(shapes)]
+        dy = jax.tree.map(lambda y: jax.random.normal(jax.random.key(9), y.shape), jax.eval_shape(plain, *args))
+        pulled = shaken(lambda dy, *args: jax.vjp(plain, *args)[1](dy))
+        right, noises = measure(pulled, "float32", dy, *args)
+
+        def parity(wrong):
+            for got, expected, noise in zip(jax.vjp(wrong, *args)[1](dy), right, noises, strict=True):
+                assert compare(expected, np.asarray(got), noise, "float32").agrees
+
+        return mutation_score(fn, parity, *args)
+
+    return score

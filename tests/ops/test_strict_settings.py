@@ -30,6 +30,10 @@ USES = {
     "linear": Use(ops.linear, ((5, 4), (4, 3), (3,))),
     "linear without bias": Use(ops.linear, ((5, 4), (4, 3))),
     "linear over two batch axes": Use(ops.linear, ((2, 5, 4), (4, 3), (3,))),
+    "attention": Use(
+        lambda q, k, v, bias: ops.attention(q, k, v, bias, causal=True, soft_cap=2.0, block=2),
+        ((1, 3, 4, 2), (1, 3, 2, 2), (1, 3, 2, 2), (1, 4, 1, 3)),
+    ),
     "batch_norm": Use(ops.batch_norm, ((5, 4), (4,), (4,))),
     "batch_norm with the model's gain": Use(ops.batch_norm, ((5, 4), (1, 4), (1, 4))),
     "batch_norm over two batch axes": Use(ops.batch_norm, ((2, 5, 4), (4,), (4,))),
@@ -42,6 +46,22 @@ USES = {
     "cross_entropy": Use(lambda logits: ops.cross_entropy(logits, jnp.asarray(IDS[0])), ((3, 4),)),
     "cross_entropy over two batch axes": Use(lambda logits: ops.cross_entropy(logits, jnp.asarray(IDS)), ((2, 3, 4),)),
     "cross_entropy of int8": Use(lambda logits: ops.cross_entropy(logits, jnp.asarray(IDS, "int8")), ((2, 3, 4),)),
+    "cross_entropy with options": Use(
+        lambda logits, weights: ops.cross_entropy(
+            logits, jnp.asarray(IDS[0], "int8"), weights, ignore_index=0, label_smoothing=0.1, z_loss=0.1, soft_cap=2.0
+        ),
+        ((3, 4), (3,)),
+    ),
+    "linear_cross_entropy": Use(
+        lambda x, w, bias, weights: ops.linear_cross_entropy(
+            x, w, jnp.asarray(IDS[0]), bias, weights, ignore_index=0, label_smoothing=0.1, row_block=2, column_block=3
+        ),
+        ((3, 2), (2, 4), (4,), (3,)),
+    ),
+    "linear_cross_entropy, twice": Use(
+        lambda x, w: ops.linear_cross_entropy(x, w, jnp.asarray(IDS[0]), column_block=3, kept_bytes=0),
+        ((3, 2), (2, 4)),
+    ),
     "embedding": Use(lambda table: ops.embedding(table, jnp.asarray(IDS)), ((4, 3),)),
     "embedding of int8": Use(lambda table: ops.embedding(table, jnp.asarray(IDS, "int8")), ((4, 3),)),
 }
