@@ -156,7 +156,7 @@ def fused(params: Params, batch: Batch) -> Gradients:
     dh_prenorm, dbn_gain, dbn_bias = ops.batch_norm_bwd(EPS, norm_residuals, dh_norm)
     dembcat, dW1, _ = ops.linear_bwd(layer1_residuals, dh_prenorm)
     demb = dembcat.reshape(emb.shape)
-    dC, _ = ops.embedding_bwd(emb_residuals, demb)
+    dC, _ = ops.embedding_bwd(None, emb_residuals, demb)
 
     between = {
         "loss": dloss, "logits": dlogits, "h": dh, "h_norm": dh_norm, "h_prenorm": dh_prenorm, "embcat": dembcat,

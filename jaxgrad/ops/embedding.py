@@ -1,5 +1,6 @@
 """Rows of a table, picked by integer ids."""
 
+import functools
 from typing import TypeAlias
 
 import jax
@@ -11,9 +12,11 @@ from jaxgrad.ops.precision import accumulation_dtype
 Residuals: TypeAlias = tuple[Float[Array, "rows 0"], Int[Array, "*batch"]]
 
 
-@jax.custom_vjp
-def embedding(table: Float[Array, "rows d"], ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
-    r"""`table[ids]`.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def embedding(
+    table: Float[Array, "rows d"], ids: Int[Array, "*batch"], padding_index: int | None = None
+) -> Float[Array, "*batch d"]:
+    r"""`table[ids]`; the row `padding_index` is given as it is and has no cotangent.
 
     With $y_n = T_{i_n}$, a row is used once for every $n$ that names it, and its cotangents add up:
     $$dT_r = \sum_n [i_n = r]\,dy_n,$$
@@ -23,21 +26,25 @@ def embedding(table: Float[Array, "rows d"], ids: Int[Array, "*batch"]) -> Float
     Residuals: the ids, and of the table its height and type.
     Source: the seed notebook's `C[X]`; derivation ours.
     """
-    return embedding_fwd(table, ids)[0]
+    return embedding_fwd(table, ids, padding_index)[0]
 
 
 def embedding_fwd(
-    table: Float[Array, "rows d"], ids: Int[Array, "*batch"]
+    table: Float[Array, "rows d"], ids: Int[Array, "*batch"], padding_index: int | None = None
 ) -> tuple[Float[Array, "*batch d"], Residuals]:
     """The rows and the residuals `(table[:, :0], ids)`."""
     # A slice without columns carries the table's height and type to the backward and holds no memory.
     return table.at[ids].get(mode="fill"), (table[:, :0], ids)
 
 
-def embedding_bwd(residuals: Residuals, dy: Float[Array, "*batch d"]) -> tuple[Float[Array, "rows d"], None]:
+def embedding_bwd(
+    padding_index: int | None, residuals: Residuals, dy: Float[Array, "*batch d"]
+) -> tuple[Float[Array, "rows d"], None]:
     """Cotangent of `table`; integer ids have none."""
     table, ids = residuals
     dtable = scatter_rows(ids.reshape(-1), dy.reshape(-1, dy.shape[-1]), table.shape[0])
+    if padding_index is not None:
+        dtable = dtable.at[padding_index].set(0)
     return dtable.astype(table.dtype), None
 
 

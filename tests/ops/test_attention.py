@@ -27,7 +27,9 @@ def plain(q, k, v, bias=None, segments=None, key_segments=None, key_mask=None, *
         seen = seen & (segments[:, None, :, None] == key_segments[:, None, None])
     seen = seen if key_mask is None else seen & key_mask[:, None, None]
     # A query without a key has weights of 0.
-    exps = jnp.where(seen, jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))), 0)
+    scores = jnp.where(seen, scores, -jnp.inf)
+    largest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    exps = jnp.exp(scores - jnp.where(largest == -jnp.inf, 0, largest))
     total = exps.sum(-1, keepdims=True)
     return jnp.einsum("bhqk,bkhd->bqhd", exps / jnp.where(total == 0, 1, total), v)
 
