@@ -274,8 +274,8 @@ def _seen(
 ) -> Iterator[Array]:
     """Masks of a block, to be broadcast against its scores."""
     if masked:
-        key = jnp.arange(keys.size)[None] + j * keys.size
-        ahead = key - (jnp.arange(queries.size)[:, None] + i * queries.size)
+        key = jnp.arange(keys.size, dtype=jnp.int32)[None] + j * keys.size
+        ahead = key - (jnp.arange(queries.size, dtype=jnp.int32)[:, None] + i * queries.size)
         seen = key < keys.length
         if options.left is not None:
             seen = seen & (ahead >= -options.left)

@@ -266,7 +266,7 @@ def _first_walk(rows: Rows, linear: Map, options: Options, blocks: Blocks) -> tu
     columns = linear.w.T.at[rows.targets].get(mode="fill")
     picked = jnp.einsum("nd,nd->n", rows.x, columns, preferred_element_type=acc)
     if linear.bias is not None:
-        picked = picked + linear.bias.at[rows.targets].get(mode="fill")
+        picked = picked + widen(linear.bias).at[rows.targets].get(mode="fill")
     smooth = plain / v - maximum if options.label_smoothing else None
     return Found(Statistics(maximum, jnp.log(total)), capped(picked, options) - maximum, smooth), kept
 
@@ -287,7 +287,8 @@ def _second_walk(
     def step(carried: tuple[Array, Map], xs: tuple[Array, Array | None]) -> tuple[tuple[Array, Map], None]:
         (dx, sums), (number, given) = carried, xs
         logits, fresh, start = _logits(rows.x, linear, number, options, blocks, given)
-        hit = jax.lax.broadcasted_iota(rows.targets.dtype, logits.shape, 1) + start == rows.targets[:, None]
+        columns = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) + start
+        hit = columns.astype(rows.targets.dtype) == rows.targets[:, None]
         dlogits = logits_cotangent(logits, hit, statistics, dlosses, v, options)
         dlogits = jnp.where(fresh, dlogits, 0)
         narrow = dlogits.astype(rows.x.dtype)
@@ -314,7 +315,7 @@ def _logits(
     The last block ends where the map does and so may begin in the one before.
     """
     start = jnp.minimum(number * blocks.columns, linear.w.shape[1] - blocks.columns)
-    fresh = jnp.arange(blocks.columns) + start >= number * blocks.columns
+    fresh = jnp.arange(blocks.columns, dtype=jnp.int32) + start >= number * blocks.columns
     if given is None:
         given = jnp.matmul(x, _columns(linear.w, start, blocks), preferred_element_type=accumulation_dtype(x, linear.w))
         if linear.bias is not None:
@@ -324,7 +325,7 @@ def _logits(
 
 
 def _numbers(v: int, blocks: Blocks) -> Int[Array, " k"]:
-    return jnp.arange(-(-v // blocks.columns))
+    return jnp.arange(-(-v // blocks.columns), dtype=jnp.int32)
 
 
 def _columns(array: Float[Array, "*d v"], start: Array, blocks: Blocks) -> Float[Array, "*d c"]:
