@@ -74,6 +74,8 @@ def conv(
             " (*kernel, c / groups, o), and groups divide o"
         )
     strides, dilations = ((n,) * places if isinstance(n, int) else tuple(n) for n in (stride, dilation))
+    if not len(strides) == len(dilations) == places:
+        raise JaxgradError(f"stride and dilation need one entry for each of {places} axes of places")
     if padding == "valid":
         pads: tuple[tuple[int, int], ...] = ((0, 0),) * places
     elif padding == "same":
@@ -82,8 +84,8 @@ def conv(
         pads = tuple((total // 2, total - total // 2) for total in missing)
     else:
         pads = tuple((before, after) for before, after in padding)
-    if not len(strides) == len(dilations) == len(pads) == places:
-        raise JaxgradError(f"stride, padding and dilation need one entry for each of {places} axes of places")
+    if len(pads) != places:
+        raise JaxgradError(f"padding needs one entry for each of {places} axes of places")
     arrays = together(x, w, bias)
     return _conv(*arrays, Options(strides, pads, dilations, groups))
 
