@@ -212,10 +212,10 @@ def logits_cotangent(
     probs = jnp.exp((logits - statistics.maximum[..., None]) - statistics.log_sum[..., None])
     if options.z_loss:
         probs = probs * (1 + 2 * options.z_loss * (statistics.maximum + statistics.log_sum)[..., None])
-    at_target = hit.astype(logits.dtype)
+    one_hot = hit.astype(logits.dtype)
     if options.label_smoothing:
-        at_target = (1 - options.label_smoothing) * at_target + options.label_smoothing / classes
-    dlogits = (probs - at_target) * dlosses[..., None]
+        one_hot = (1 - options.label_smoothing) * one_hot + options.label_smoothing / classes
+    dlogits = (probs - one_hot) * dlosses[..., None]
     return dlogits if options.soft_cap is None else dlogits * (1 - (logits / options.soft_cap) ** 2)
 
 

@@ -209,7 +209,7 @@ def test_it_is_right_in(three_way, name, dtype):
     )  # fmt: skip
 
 
-# The backward of a sequence is a loop, whose mutants are compiled one by one: `test_recurrent_mutants` has them.
+# The backward pass of a sequence is a loop with some hundred mutants, each compiled by itself: too long for a suite.
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.mutants and name not in ("gru", "lstm")])
 def test_every_mistake_in_its_backward_is_noticed(killed, name):
     row = ROWS[name]
