@@ -11,7 +11,7 @@ import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxgrad import files
 from jaxgrad.errors import JaxgradError
@@ -142,9 +142,14 @@ def _lock(folder: Path, descriptor: int) -> None:
 
 def load_config(folder: Path) -> Config:
     """The config of a run folder; raises `JaxgradError` where it is missing or not one that jaxgrad wrote."""
-    path = folder / "config.json"
+    path, advice = folder / "config.json", "give the folder of a run"
+    # Every field has a default, and jaxgrad writes them all: one that is missing has been taken out.
+    given = files.read_json(path, dict[str, Any], "a config", advice)
+    missing = [field.name for field in dataclasses.fields(Config) if field.name not in given]
+    if missing:
+        raise JaxgradError(f"{path}: is not a config that jaxgrad wrote (no {', '.join(missing)}); {advice}")
     try:
-        return checked(files.read_json(path, Config, "a config", "give the folder of a run"))
+        return checked(files.read_json(path, Config, "a config", advice))
     # A name that optax has and that takes other arguments, of types that JSON does not tell apart.
     except (TypeError, OverflowError) as error:
         raise JaxgradError(f"{path}: is not a config that jaxgrad wrote ({error})") from None

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import random
@@ -154,6 +155,7 @@ class Snapshots:
 
     def __init__(self, to: Path):
         self.to, self.folder, self.taken, self.busy = to, None, [], threading.Lock()
+        self.numbers = itertools.count()
         sys.addaudithook(self.hook)
 
     def hook(self, event: str, args: tuple) -> None:
@@ -163,7 +165,7 @@ class Snapshots:
         if not self.busy.acquire(blocking=False):
             return
         try:
-            copy = self.to / str(len(self.taken))
+            copy = self.to / str(next(self.numbers))
             with contextlib.suppress(shutil.Error, FileNotFoundError):
                 shutil.copytree(self.folder, copy, symlinks=True)
                 self.taken.append((f"{event} {[Path(str(a)).name for a in args[:2]]}", copy))
@@ -184,7 +186,7 @@ def test_a_kill_at_any_operation_on_a_file_is_resumed_to_the_same_end(tmp_path, 
     config = Config(steps=60, hidden=4, log_every=25, chunk=20, save_every=20, keep=2, vocabulary=data.vocabulary)
     snapshots = Snapshots(tmp_path / "snapshots")
     folder = tmp_path / "run"
-    snapshots.folder = folder
+    monkeypatch.setattr(snapshots, "folder", folder)
     run.train(config, data, folder)
     in_training = len(snapshots.taken)
     first_end = contents(folder, "metrics.jsonl", "losses.json", "loss.png")
