@@ -109,9 +109,10 @@ def reaches(domain: Domain) -> tuple[str, ...]:
 
 
 def reached(variant: str, drawn: np.ndarray, dtype: Any, seed: int, number: int) -> np.ndarray:
-    """Drawn numbers of another size, or with edges of their type among them: 0 and its smallest, or -0 and large ones.
+    """Drawn numbers of another size, or with edges of their type among them: 0 or -0 and its smallest, or large ones.
 
-    A large number is some 2^30, or a quarter of the root of the type's largest: its square does not overflow yet.
+    Which zero it is depends on the seed and the number of the input. A large number is some 2^30, or a quarter of the
+    root of the type's largest: its square does not overflow yet.
     """
     if variant in SIZES:
         return drawn * drawn.dtype.type(float(variant))
@@ -125,9 +126,9 @@ def reached(variant: str, drawn: np.ndarray, dtype: Any, seed: int, number: int)
     # Each but once, as far as there is room in 7 bits: which of several equal numbers is the largest is a convention.
     again = np.arange(len(places)) // len(edges)
     wide.flat[places] = np.resize(np.array(edges), len(places)) * (1 + again % 2**7 / 2**7)
-    # One zero in each, as 0 and -0 are equal too; where there is room for one edge, it is the more telling one.
-    if len(places) > 1 or variant == EDGES:
-        wide.flat[places[-1:]] = {EDGES: 0.0, LARGE: -0.0}[variant]
+    # One zero alone, as 0 and -0 are equal too.
+    if variant == EDGES:
+        wide.flat[places[-1:]] = (0.0, -0.0)[(seed + number) % 2]
     return wide
 
 
