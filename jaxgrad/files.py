@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import importlib
-import importlib.util
 import json
 import os
 import re
@@ -75,27 +73,6 @@ def check_writable(path: Path) -> None:
     """Raise `JaxgradError` where `write_bytes` could not write to `path`: to be asked before long computations."""
     if _named_descriptor(path) is None and not _is_special(path):
         check_room(path.parent, 1)
-
-
-def imported(name: str) -> Any:
-    """The module in a Python file, by its path, or of a name; its folder is looked in for what it imports.
-
-    Raises `JaxgradError` where there is none.
-    """
-    path = Path(name)
-    folder = str((path.parent if path.suffix == ".py" else Path()).absolute())
-    sys.path.insert(0, folder)
-    try:
-        spec = importlib.util.spec_from_file_location(path.stem, path) if path.suffix == ".py" else None
-        if spec is None or spec.loader is None:
-            return importlib.import_module(name)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    except (FileNotFoundError, ModuleNotFoundError) as error:
-        raise JaxgradError(f"{name}: {error}") from None
-    finally:
-        sys.path.remove(folder)
 
 
 def check_room(folder: Path, n_bytes: int) -> None:

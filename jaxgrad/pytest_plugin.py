@@ -66,7 +66,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             _to_controller(config)["three_way_page"] = json.dumps(data)
         else:
             cases = [case for part in (data, *kept.pages) for case in part["cases"]]
-            files.write_bytes(target, page.html({**data, "cases": cases}).encode())
+            files.write_text(target, page.html({**data, "cases": cases}))
     if _is_worker(config):
         _to_controller(config)["three_way_checks"] = kept.checks
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxgrad.jaxprs.casts import holds
@@ -143,10 +144,11 @@ def judge(
     """
     if any(leaf.dtype not in (np.float64, np.complex128) for leaf in x):
         raise ValueError("Taylor's remainder needs float64; convert x, and enable 64-bit types in JAX")
-    f = _ending(f, x)
+    program = jax.make_jaxpr(f)(x)
+    f = _ending(f, program, x)
     step = jax.jit(lambda x, v, h: f([leaf + h.astype(leaf.dtype) * d for leaf, d in zip(x, v, strict=True)]))
     still = [jnp.zeros_like(leaf) for leaf in x]
-    coarsest = _coarsest(f, x)
+    coarsest = _coarsest(program)
     found: dict[str, list[Judgement]] = {engine: [] for engine in gradients}
     for number in range(len(x)) if inputs is None else inputs:
         of_engine = {engine: np.asarray(of[number]) for engine, of in gradients.items()}
@@ -161,12 +163,11 @@ def judge(
     return found
 
 
-def _ending(f: Callable[[list[Array]], Array], x: list[Array]) -> Callable[[list[Array]], Array]:
+def _ending(f: Callable[[list[Array]], Array], program: ClosedJaxpr, x: list[Array]) -> Callable[[list[Array]], Array]:
     """f, which is NaN where one of its loops has not ended after many times the turns that x needs.
 
     A step may lead out of the domain in which an iteration converges, and it would go on for ever.
     """
-    program = jax.make_jaxpr(f)(x)
     if not holds(program, ("while",)):
         return f
 
@@ -179,9 +180,9 @@ def _ending(f: Callable[[list[Array]], Array], x: list[Array]) -> Callable[[list
     return f
 
 
-def _coarsest(f: Callable[[list[Array]], Array], x: list[Array]) -> float:
+def _coarsest(program: ClosedJaxpr) -> float:
     """The largest machine epsilon of the types narrower than float64 in f's program; 0 without any."""
-    found = re.findall(r"\b(bf16|f16|f32|c64|f8|f4)\w*\[", str(jax.make_jaxpr(f)(x)))
+    found = re.findall(r"\b(bf16|f16|f32|c64|f8|f4)\w*\[", str(program))
     return max((_NARROW_TYPES[name] for name in found), default=0.0)
 
 

@@ -49,7 +49,7 @@ def port(
     if json is not None:
         files.write_json(json, verdict.as_json())
     if html is not None:
-        files.write_bytes(html, verdict.html().encode())
+        files.write_text(html, verdict.html())
     raise SystemExit(0 if verdict.agrees else 1)
 
 
@@ -61,12 +61,13 @@ def _module(name: str) -> Any:
 
 def _named(name: str) -> Any:
     """What `FILE.py:NAME` names. Raises `JaxgradError` where there is no such file or name."""
-    from jaxgrad.files import imported
+    from jaxgrad import modules
 
     path, _, attribute = name.rpartition(":")
     if not path or not attribute:
         raise JaxgradError(f"{name!r} is not FILE.py:NAME; write for example model.py:case")
-    module = imported(path)
-    if not callable(getattr(module, attribute, None)):
+    with modules.imported(path) as module:
+        found = getattr(module, attribute, None)
+    if not callable(found):
         raise JaxgradError(f"{path} has no function or module {attribute!r}")
-    return getattr(module, attribute)
+    return found

@@ -13,12 +13,7 @@ are not made.
 """
 
 import functools
-import importlib
-import importlib.util
-import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from jaxgrad import modules
 from jaxgrad.checking.compare import compare, scaled
 from jaxgrad.checking.measure import measure, shaken
 from jaxgrad.checking.taylor import random_direction
@@ -376,19 +372,9 @@ def load(name: str) -> Subject:
     module, _, function = name.rpartition(":")
     if not module or not function:
         raise JaxgradError(f"{name[:80]!r} is not MODULE:FUNCTION; write for example tests/test_norm.py:subject")
-    path = Path(module)
-    folder = str((path.parent if path.suffix == ".py" else Path()).absolute())
-    sys.path.insert(0, folder)
-    try:
-        subject = getattr(_imported(path, module), function, None)
+    with modules.imported(module) as given:
+        subject = getattr(given, function, None)
         made = subject() if callable(subject) else None
-    except (FileNotFoundError, ModuleNotFoundError) as error:
-        raise JaxgradError(f"{module}: {error}") from None
-    # A stranger's code, which may raise anything and may mean to end the process.
-    except (Exception, SystemExit) as error:
-        raise JaxgradError(f"{module}: {_where(error)} {type(error).__name__}: {str(error)[:200]}; mend it") from error
-    finally:
-        sys.path.remove(folder)
     if not (isinstance(made, tuple) and len(made) == 3 and callable(made[0]) and callable(made[1])):
         raise JaxgradError(
             f"{module} must have a function {function} without arguments that returns (fn, check, args):"
@@ -397,20 +383,3 @@ def load(name: str) -> Subject:
     if not isinstance(made[2], (tuple, list)):
         raise JaxgradError(f"{module}: the args of {function} are {str(made[2])[:80]}; give a tuple of arguments")
     return Subject(made[0], made[1], tuple(made[2]))
-
-
-def _where(error: BaseException) -> str:
-    """The last line that was reached, in words."""
-    if isinstance(error, SyntaxError):
-        return f"{Path(error.filename or '').name}, line {error.lineno}, raises"
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(last.filename).name}, line {last.lineno}, raises"
-
-
-def _imported(path: Path, module: str) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path) if path.suffix == ".py" else None
-    if spec is None or spec.loader is None:
-        return importlib.import_module(module)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
