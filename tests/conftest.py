@@ -22,6 +22,10 @@ KEPT = {
 for option, value in KEPT.items():
     jax.config.update(option, value)
     os.environ[option.upper()] = str(value)
+# Workers share the cores. PyTorch's threads, one for each core in every worker, would spend their time waiting for each
+# other; JAX's wait without working.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 # A process may hold some 65,000 memory mappings, and every compiled program in use takes a few.
 MOST_MAPPINGS = 20_000
 # For the tests of meshes; all others run on the first of them.

@@ -28,7 +28,7 @@ class Expected(NamedTuple):
 def samples_for(answer: Pulled) -> int:
     """How many samples noise is measured with: fewer of large answers, where many elements say what noise is."""
     elements = sum(leaf.size for part in answer for leaf in part)
-    return 32 if elements <= 2**17 else 16 if elements <= 2**21 else 8
+    return 32 if elements <= 2**16 else 16 if elements <= 2**18 else 8
 
 
 def expect(sample: Sample, dtype: str) -> Expected:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.checking.oracles.jax import Function, on_host, pulled
-from jaxgrad.checking.programs import compiled
+from jaxgrad.checking.oracles.jax import Function, on_host, pulled, pulled_as_used
+from jaxgrad.checking.programs import run_quickly
 from jaxgrad.checking.pullback import Pulled, inner_product, pull
 from jaxgrad.checking.question import CARRIED, INPUT, Call, Question, asked, drawn, numbers_of, variants
 
@@ -119,7 +119,7 @@ def _apart(stacked: Pulled, count: int) -> list[Pulled]:
 
 
 def _by_jit(fn: Function, group: Group, of: Asked) -> list[Pulled]:
-    return [pulled(fn, q, False) for q in group.questions]
+    return [pulled_as_used(fn, q) for q in group.questions]
 
 
 def _by_second(fn: Function, group: Group, of: Asked) -> list[Pulled]:
@@ -127,27 +127,27 @@ def _by_second(fn: Function, group: Group, of: Asked) -> list[Pulled]:
 
 
 def _by_remat(fn: Function, group: Group, of: Asked) -> list[Pulled]:
-    return [on_host(compiled(_remat, fn)(q)) for q in group.questions]
+    return [on_host(run_quickly(_remat, (fn,), q)) for q in group.questions]
 
 
 def _by_vmap(fn: Function, group: Group, of: Asked) -> list[Pulled]:
     together, axes = _together(group, of.call)
     flat = tuple(tuple(part) for part in axes)
-    return _apart(on_host(compiled(_vmap, fn, flat)(together)), len(group.questions))
+    return _apart(on_host(run_quickly(_vmap, (fn, flat), together)), len(group.questions))
 
 
 def _by_scan(fn: Function, group: Group, of: Asked) -> list[Pulled]:
-    return _apart(on_host(compiled(_scan, fn)(_together(group, of.call)[0])), len(group.questions))
+    return _apart(on_host(run_quickly(_scan, (fn,), _together(group, of.call)[0])), len(group.questions))
 
 
 def _by_jvp(fn: Function, group: Group, of: Asked) -> list[Pulled]:
-    return [on_host(compiled(_jvp, fn)(q)) for q in group.questions]
+    return [on_host(run_quickly(_jvp, (fn,), q)) for q in group.questions]
 
 
 def _by_mesh(fn: Function, group: Group, of: Asked) -> list[Pulled]:
     (only,) = group.questions
     inputs = [jax.device_put(x, sharding) for x, sharding in zip(only.inputs, of.shardings, strict=True)]
-    return [pulled(fn, only._replace(inputs=inputs), False)]
+    return [pulled_as_used(fn, only._replace(inputs=inputs))]
 
 
 def _remat(fn: Function, q: Question) -> Pulled:

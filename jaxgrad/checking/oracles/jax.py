@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxgrad.checking.oracles import Oracle, Sample
-from jaxgrad.checking.programs import compiled
+from jaxgrad.checking.programs import run, run_quickly
 from jaxgrad.checking.pullback import Pulled, pull, pull_again
 from jaxgrad.checking.question import Question, output_names
 from jaxgrad.jaxprs.noise import Rounding, noisy
@@ -30,13 +30,18 @@ def jax_oracle(name: str, fn: Function) -> Oracle:
 
 
 def pulled(fn: Function, question: Question, second: bool) -> Pulled:
-    """The pullback as JAX compiles it, in the question's own type; `second` asks for second order."""
-    return on_host(compiled(_traced, fn, second)(question))
+    """The pullback in the question's own type; `second` asks for second order."""
+    return on_host(run_quickly(_traced, (fn, second), question))
+
+
+def pulled_as_used(fn: Function, question: Question) -> Pulled:
+    """The pullback in the question's own type, compiled as those who use the function compile it."""
+    return on_host(run(_traced, (fn, False), question))
 
 
 def rounded(fn: Function, question: Question, second: bool, rounding: Rounding, seed: int) -> Pulled:
     """The pullback of a float64 question, each rounding drawn at random by the seed; `EXACT` rounds nothing."""
-    return on_host(compiled(_rounded, fn, second)(np.uint32(seed), rounding, question))
+    return on_host(run_quickly(_rounded, (fn, second), np.uint32(seed), rounding, question))
 
 
 def program(fn: Function, question: Question, second: bool) -> Any:

@@ -18,7 +18,14 @@ import numpy as np
 
 from jaxgrad.checking.oracles import Oracle, Sample
 from jaxgrad.checking.oracles.align import Match, align
-from jaxgrad.checking.oracles.torch_noise import FLOAT32, Roundings, differentiable, known_to_float32, rounding_mode
+from jaxgrad.checking.oracles.torch_noise import (
+    FLOAT32,
+    Draws,
+    Roundings,
+    differentiable,
+    known_to_float32,
+    rounding_mode,
+)
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import INPUT, STATIC, Call, Question
 from jaxgrad.errors import JaxgradError
@@ -171,11 +178,9 @@ def noise(
     torch's own random state is left as it was.
     Source: Parker 1997, Monte Carlo Arithmetic, UCLA CSD-970002; Denis et al. 2016, arXiv:1509.01347 (Verificarlo).
     """
-    import torch
-
     samples = []
     for seed in seeds:
-        roundings = Roundings(torch.Generator().manual_seed(seed), unit, sums, enlarged)
+        roundings = Roundings(Draws(np.random.default_rng(seed)), unit, sums, enlarged)
         samples.append(_pull_program(program, args, kwargs, dys, directions, "contiguous", roundings)[0])
     return samples
 

@@ -1,12 +1,18 @@
 """What PyTorch's operations round, drawn at random: a dispatch mode over a reference and its backward pass."""
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 FLOAT32 = 2.0**-24  # The unit roundoff of float32.
 # Beyond this a value stands for infinity, as in a mask of the lowest float; a rounding of it would be anything.
 _INFINITE = 1e30
+# The fewest signs that are drawn in advance, so that small arrays seldom share a stretch.
+_FEWEST = 2**16
 # More terms than this are summed in blocks by every library that we know.
 _BLOCK = 512
 
@@ -29,7 +35,10 @@ _MOVES = frozenset(
     "split_with_sizes_copy squeeze_copy stack t_copy take threshold threshold_backward topk transpose_copy tril triu "
     "trunc unbind_copy unfold_copy uniform unique_consecutive unsafe_split unsafe_split_with_sizes unsqueeze_copy "
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d view_as_complex_copy view_as_real_copy view_copy where "
-    "zero zeros zeros_like".split()
+    "zero zeros zeros_like "
+    # Questions, whose answers are no numbers.
+    "bitwise_and bitwise_not bitwise_or bitwise_xor eq ge gt isfinite isinf isnan isneginf isposinf le logical_and "
+    "logical_not logical_or logical_xor lt ne signbit".split()
 )
 # Elementwise operations that are one rounding of an exact result, or that libraries compute as well as one.
 _SINGLE = frozenset(
@@ -43,10 +52,22 @@ _PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "vdot": 0, "addmm": 1, "addmv
 _STATISTICS = frozenset(("running_mean", "running_var"))
 
 
+@dataclasses.dataclass
+class Draws:
+    """Where a run's noise is drawn from, and signs drawn in advance.
+
+    Operations take overlapping stretches of the same signs: one draw for each operation would take most of the time,
+    and two stretches that begin at different places have no structure in common.
+    """
+
+    generator: np.random.Generator
+    signs: Any = None
+
+
 class Roundings(NamedTuple):
     """Where noise is drawn from, the unit roundoff of results and that of sums, and by how much both are enlarged."""
 
-    generator: Any
+    draws: Draws
     unit: float
     sums: float
     enlarged: float
@@ -120,15 +141,7 @@ def _rounded_result(roundings: Roundings, out: Any, in_place: bool) -> Any:
 
 def _kind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """What an operation does to numbers: "move", "single", "fused" (elementwise, several roundings) or "sum"."""
-    import torch
-
-    schema = func._schema
-    name = func.overloadpacket.__name__
-    if not schema.is_mutable and any(r.alias_info is not None for r in schema.returns):
-        return "move"  # a view
-    base = name if name.startswith("__") else name.removesuffix("_")
-    if func.namespace != "aten":
-        return "sum"  # of an operation that somebody registered nothing is known
+    base, kind = _usual_kind(func)
     if base in ("copy", "_to_copy"):
         return "single" if _narrows(args, kwargs) else "move"
     if base in ("index_put", "_unsafe_index_put", "_index_put_impl"):
@@ -136,15 +149,30 @@ def _kind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         return "sum" if accumulate else "move"
     if base == "div" and kwargs.get("rounding_mode"):
         return "move"
+    return kind
+
+
+@functools.cache
+def _usual_kind(func: Any) -> tuple[str, str]:
+    """The name of an operation without the sign of those in place, and its kind, whatever its arguments."""
+    import torch
+
+    schema = func._schema
+    name = func.overloadpacket.__name__
+    if not schema.is_mutable and any(r.alias_info is not None for r in schema.returns):
+        return "", "move"  # a view
+    if func.namespace != "aten":
+        return "", "sum"  # of an operation that somebody registered nothing is known
+    base = name if name.startswith("__") else name.removesuffix("_")
     if base == "scatter" and "reduce" in func._overloadname:
-        return "sum"
+        return base, "sum"
     if base in _MOVES:
-        return "move"
+        return base, "move"
     if base in _SINGLE:
-        return "single"
+        return base, "single"
     # Torch tags elementwise operations, but of `gelu_` and `gelu` only the latter.
     functional = getattr(getattr(torch.ops.aten, base, None), func._overloadname, func)
-    return "fused" if torch.Tag.pointwise in functional.tags else "sum"
+    return base, "fused" if torch.Tag.pointwise in functional.tags else "sum"
 
 
 def _narrows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -198,20 +226,25 @@ def _perturbed(x: Any, amount: float, roundings: Roundings) -> Any:
     # 1 + a is 1 for an a below the spacing at 1, so an a that no rounding of this type is below.
     narrow = x.dtype.to_real() != torch.float64
     amount = max(amount, torch.finfo(x.dtype).eps * (roundings.enlarged if narrow else 1))
-    factor = 1 + _signs(x, amount, roundings)
+    signs = _signs(x, roundings.draws)
     if x.is_complex():
         # The parts of a complex product round apart, each by what is lost of the whole.
-        factor = torch.complex(factor, _signs(x, amount, roundings))
-    return torch.where(x.abs() < _INFINITE, x * factor, x)
+        signs = torch.complex(signs, _signs(x, roundings.draws))
+    noisy = torch.addcmul(x, x, signs, value=amount)
+    # One pass to see that nothing is infinite or stands for it is cheaper than two to choose.
+    low, high = (x.abs() if x.is_complex() else x).aminmax() if x.numel() else (-math.inf, math.inf)
+    return noisy if low > -_INFINITE and high < _INFINITE else torch.where(x.abs() < _INFINITE, noisy, x)
 
 
-def _signs(x: Any, size: float, roundings: Roundings) -> Any:
-    """An array of `size` and `-size`, real, in the shape of `x`."""
+def _signs(x: Any, draws: Draws) -> Any:
+    """An array of 1 and -1, real, in the shape of `x`: a stretch of those drawn, from a place of its own."""
     import torch
 
-    # Drawn as bytes, which is several times as fast as floats.
-    up = torch.randint(0, 2, x.shape, generator=roundings.generator, dtype=torch.uint8).view(torch.bool)
-    return torch.where(up, torch.tensor(size, dtype=x.dtype.to_real()), -size)
+    if draws.signs is None or draws.signs.numel() < 2 * x.numel():
+        bits = np.unpackbits(np.frombuffer(draws.generator.bytes(max(_FEWEST, 2 * x.numel()) // 8 + 1), np.uint8))
+        draws.signs = torch.from_numpy(bits).to(torch.float64).mul_(2).sub_(1)
+    start = int(draws.generator.integers(draws.signs.numel() - x.numel() + 1))
+    return draws.signs[start : start + x.numel()].view(x.shape).to(x.dtype.to_real())
 
 
 def known_to_float32(x: Any, roundings: Roundings) -> Any:
@@ -241,12 +274,23 @@ def _with_operands(
     change: Callable[[Any], Any], func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call with every tensor changed that the operation does not write to."""
-    import torch
-    from torch.utils._pytree import tree_map_only
+    places, read = _read(func)
+    by_place = tuple(_changed(change, x) if name in read else x for name, x in zip(places, args, strict=False))
+    return by_place, {name: _changed(change, x) if name in read else x for name, x in kwargs.items()}
 
-    read = {a.name for a in func._schema.arguments if a.alias_info is None or not a.alias_info.is_write} - _STATISTICS
-    places = [a.name for a in func._schema.arguments if not a.kwarg_only]
-    changed = tree_map_only(torch.Tensor, change, {n: x for n, x in zip(places, args, strict=False) if n in read})
-    by_place = tuple(changed.get(name, x) for name, x in zip(places, args, strict=False))
-    by_name = {n: tree_map_only(torch.Tensor, change, x) if n in read else x for n, x in kwargs.items()}
-    return by_place, by_name
+
+@functools.cache
+def _read(func: Any) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The names of an operation's positional arguments, and of all that it does not write to."""
+    arguments = func._schema.arguments
+    read = {a.name for a in arguments if a.alias_info is None or not a.alias_info.is_write} - _STATISTICS
+    return tuple(a.name for a in arguments if not a.kwarg_only), frozenset(read)
+
+
+def _changed(change: Callable[[Any], Any], argument: Any) -> Any:
+    """An argument of an operation with every tensor changed: one, or a list, as operations take them."""
+    import torch
+
+    if isinstance(argument, (list, tuple)):
+        return [_changed(change, x) for x in argument]
+    return change(argument) if isinstance(argument, torch.Tensor) else argument
