@@ -25,8 +25,9 @@ from jaxgrad.checking.oracles.jax import jax_oracle
 from jaxgrad.checking.oracles.numpy import numpy_oracle
 from jaxgrad.checking.oracles.torch import torch_oracle
 from jaxgrad.checking.question import CARRIED, DTYPES, Call, applied, call
+from jaxgrad.checking.subject import Subject, forward, in_type
 from jaxgrad.checking.transforms import DEFAULT, TRANSFORMS
-from jaxgrad.checking.verdict import Subject, in_type, judge
+from jaxgrad.checking.verdict import judge
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs import casts
 
@@ -253,7 +254,7 @@ def _has_forward_mode(subject: Subject) -> bool:
     for dtype in ("float64", "float32"):
         try:
             with in_type(dtype):
-                program = verdict.forward(subject, dtype)
+                program = forward(subject, dtype)
             return casts.has_custom_jvp(program) and not casts.has_custom_vjp(program)
         except Exception:
             continue

@@ -1,0 +1,164 @@
+"""Differences looked at again: what the function's own arithmetic, or a kink at an edge, explains of them."""
+
+from collections.abc import Iterator, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.checking.expected import Expected, combined, measured, samples_for
+from jaxgrad.checking.findings import (
+    HAND,
+    TRUTH,
+    Tensor,
+)
+from jaxgrad.checking.oracles import Oracle
+from jaxgrad.checking.oracles import jax as in_jax
+from jaxgrad.checking.pullback import Pulled
+from jaxgrad.checking.question import Question, widened
+from jaxgrad.checking.sources import by_definition, noise_of, source_of
+from jaxgrad.checking.subject import Subject, in_type, own_oracle
+from jaxgrad.checking.tensors import Gathered, joined, stacked_noise, tensors_of
+from jaxgrad.jaxprs import casts
+from jaxgrad.jaxprs.noise import EXACT
+
+
+def appealed(
+    subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], list[str]]:
+    """The tensors judged again with what the function's own arithmetic adds, where that explains their differences.
+
+    First the noise that its own program has, measured as the oracle's is: another right formula may round more. Then,
+    in float64, that of a narrower type that it computes in. Neither hides a mistake larger than such noise.
+    """
+    if any(d.not_finite for t in tensors for d in t.pairs.values()):
+        return tensors, []
+    notes: list[str] = []
+    for dtype, note in _narrower(subject, asked[0]):
+        noises = [_own_noise(subject, one, dtype) for one in asked]
+        if None in noises:
+            continue
+        again = [
+            tensor
+            for one, noise in zip(asked, noises, strict=True)
+            if noise is not None
+            for tensor in tensors_of(subject, one._replace(noise=noise))
+        ]
+        explained = [new if new.agree and not old.agree else old for old, new in zip(tensors, again, strict=True)]
+        if note and any(new is not old for old, new in zip(tensors, explained, strict=True)):
+            notes.append(note)
+        tensors = tuple(explained)
+        if all(t.agree for t in tensors):
+            break
+    return tensors, notes
+
+
+def _narrower(subject: Subject, asked: Gathered) -> Iterator[tuple[str, str]]:
+    """The types whose noise may explain a difference, each with what to say of it."""
+    setting = asked.setting
+    if setting.dtype != "float64":
+        yield setting.dtype, ""
+        return
+    inside = []
+    for oracle in (own_oracle(subject), *subject.oracles):
+        cast = _cast(subject, oracle, asked)
+        if cast is not None and cast.dtype in ("float32", "bfloat16", "float16"):
+            who = subject.name if oracle.name == TRUTH else oracle.name
+            inside.append((cast.dtype, f"{who} computes in {cast.dtype} inside ({cast}), and was judged as that"))
+    # The noise of its own program has the roundings of the type inside, where JAX can tell.
+    yield setting.dtype, inside[0][1] if inside else ""
+    yield from inside
+
+
+def _cast(subject: Subject, oracle: Oracle, asked: Gathered) -> casts.Cast | None:
+    fn = oracle.program
+    if fn is None:
+        return None
+    with in_type("float64"):
+        return casts.narrowest(in_jax.program(fn, widened(asked.group.questions[0]), asked.row.second))
+
+
+def _own_noise(subject: Subject, asked: Gathered, dtype: str) -> Pulled | None:
+    """The noise of every engine's own program together; None where the function's cannot be followed."""
+    noises = []
+    for number, q in enumerate(asked.group.questions):
+        key = (asked.setting.seed, asked.group.label, number)
+        oracle = source_of(subject, q, dtype, asked.row.second, key).expected
+        both = oracle.noise
+        try:
+            for engine in (own_oracle(subject), *subject.oracles):
+                # The one that was measured already kept its sums in the wide type, as 16-bit types may not.
+                if engine.sample is not None and (engine.name != asked.source.name or _is_narrow(dtype)):
+                    both = _with_noise_of(engine, both, asked, widened(q), dtype)
+        except Exception:
+            return None
+        noises.append(noise_of(asked.row, Expected(oracle.answer, both), widened(q), dtype))
+    return joined(noises, stacked_noise)
+
+
+def _is_narrow(dtype: str) -> bool:
+    return float(jnp.finfo(dtype).eps) > float(jnp.finfo(np.float32).eps)
+
+
+def _with_noise_of(engine: Oracle, noise: Pulled, asked: Gathered, q: Question, dtype: str) -> Pulled:
+    """Noise, and that of an engine's program. Nodes stand in each program's own order, and it need not have all."""
+    assert engine.sample is not None
+    with in_type("float64"):
+        sample = engine.sample(q, asked.row.second)
+        answer = sample(EXACT, 0)
+        # A program of JAX's own may keep the sums of reductions in its type; torch's never do.
+        own = measured(sample, answer, dtype, samples_for(answer), narrow=True)
+        nodes = engine.nodes(q) if noise.nodes else []
+    of_nodes = [own.nodes[nodes.index(name)] if name in nodes else None for name in asked.source.nodes]
+    return Pulled(
+        [combined(pair) for pair in zip(noise.outputs, own.outputs, strict=True)],
+        [
+            theirs if mine is None else combined((theirs, mine))
+            for theirs, mine in zip(noise.nodes, of_nodes, strict=True)
+        ],
+        [combined(pair) for pair in zip(noise.inputs, own.inputs, strict=True)],
+    )
+
+
+def without_conventions(
+    subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], list[str]]:
+    """Among edges drawn for it, a function may have a kink at 0, where two right subgradients differ.
+
+    Inputs that are exactly 0 are left out where the definition, asked at one of them alone, does not call the
+    function's cotangent wrong. Inputs that the caller gives are not: there a difference of conventions counts.
+    """
+    spared: dict[str, None] = {}
+    again: list[Tensor] = []
+    for one in asked:
+        inputs = list(one.noise.inputs)
+        for number, leaf in enumerate(subject.call.of_kind("input")):
+            tensor = next(t for t in tensors if t.name == f"{leaf.name} ({one.group.label})")
+            at = next((d.at for d in tensor.pairs.values() if not d.agrees and d.not_finite is None), None)
+            x = np.asarray(one.group.questions[0].inputs[number])
+            if (
+                at is not None
+                and x.shape == tensor.noise.unsure.shape
+                and x[at] == 0
+                and _kink(subject, one, number, at)
+            ):
+                inputs[number] = inputs[number]._replace(unsure=inputs[number].unsure | (x == 0))
+                spared[leaf.name] = None
+        again += tensors_of(subject, one._replace(noise=one.noise._replace(inputs=inputs)))
+    if not spared:
+        return tensors, []
+    return tuple(again), [f"at 0 the cotangent of {', '.join(spared)} is another subgradient than the oracle's"]
+
+
+def _kink(subject: Subject, asked: Gathered, number: int, at: tuple[int, ...]) -> bool:
+    """Whether the function's cotangent of one input that is 0 is right, or a subgradient, where no other input is 0."""
+    q = widened(asked.group.questions[0])
+    inputs = [np.where(x == 0, 2.0**-10, x) for x in q.inputs]
+    inputs[number][at] = 0.0
+    try:
+        with in_type("float64"):
+            alone = q._replace(inputs=inputs)
+            gradients = {HAND: in_jax.pulled(subject.hand, alone, False).inputs}
+            judged = by_definition(subject, alone, False, gradients)[HAND]
+    except Exception:
+        return False
+    return judged[subject.call.of_kind("input")[number].name].verdict in ("kink", "right")

@@ -1,0 +1,190 @@
+"""Who says what to expect of a question: an oracle in float64, or the function where the definition accepts it."""
+
+import contextlib
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.checking import taylor
+from jaxgrad.checking.compare import Noise, floored, is_number
+from jaxgrad.checking.expected import Expected, expect
+from jaxgrad.checking.findings import (
+    HAND,
+    TRUTH,
+    Setting,
+)
+from jaxgrad.checking.measure import excess
+from jaxgrad.checking.oracles import jax as in_jax
+from jaxgrad.checking.pullback import Pulled, inner_product, pull
+from jaxgrad.checking.question import Question, numbers_of, widened
+from jaxgrad.checking.subject import Subject, first_line, in_type
+from jaxgrad.checking.taylor import Judgement
+from jaxgrad.checking.transforms import TRANSFORMS, Asked, Transform, question
+from jaxgrad.errors import JaxgradError
+
+
+class Unanswered(Exception):
+    """No oracle answers in this setting; the message says why."""
+
+
+class Source(NamedTuple):
+    """The engine that says what to expect, what it expects, and the names of its nodes."""
+
+    name: str
+    expected: Expected
+    nodes: list[str]
+
+
+def source_of(subject: Subject, q: Question, dtype: str, second: bool, key: Any) -> Source:
+    """The first oracle that answers in float64; the function's own float64 where there is none, once it is accepted.
+
+    Raises `Unanswered` where the function cannot answer for itself, and `JaxgradError` where no oracle can.
+    """
+    place = (key, dtype, second)
+    if place not in subject.kept.sources:
+        with in_type("float64"):
+            subject.kept.sources[place] = _asked_of(subject, widened(q), dtype, second)
+    return subject.kept.sources[place]
+
+
+def _asked_of(subject: Subject, q: Question, dtype: str, second: bool) -> Source:
+    reasons = []
+    asked_first = [(oracle, oracle.sample) for oracle in subject.oracles if oracle.sample is not None]
+    for oracle, sample in asked_first:
+        try:
+            expected = expect(sample(q, second), dtype)
+            return Source(oracle.name, expected, [] if second else oracle.nodes(q))
+        except Exception as error:
+            # Of the second order it is no fault of an oracle to have none.
+            if isinstance(error, JaxgradError) and not second:
+                raise
+            reasons.append(f"{oracle.name} raises in float64: {first_line(error)}")
+    if asked_first and second:
+        raise Unanswered("no oracle has a second order here: " + "; ".join(reasons))
+    if asked_first:
+        raise JaxgradError(f"{subject.name}: no oracle answers; {'; '.join(reasons)}")
+    _accept(subject)
+    own = functools.partial(in_jax.rounded, subject.hand, q, second)
+    try:
+        return Source(TRUTH, expect(own, dtype), [] if second else in_jax.node_names(subject.hand, q))
+    except Exception as error:
+        raise Unanswered(f"there is no oracle, and in float64 the function says {first_line(error)}") from error
+
+
+def _accept(subject: Subject) -> None:
+    """Without an oracle the function's gradient in float64 stands in for one, if the definition accepts it.
+
+    Raises `Unanswered` where it cannot tell; a gradient that is wrong there is wrong in every setting.
+    """
+    if subject.kept.unaccepted is None:
+        subject.kept.unaccepted = _acceptance(subject)
+    if subject.kept.unaccepted:
+        raise Unanswered(subject.kept.unaccepted)
+
+
+def _acceptance(subject: Subject) -> str:
+    of = Asked(subject.hand, subject.call, "float64", 0, subject.shardings)
+    try:
+        with in_type("float64"):
+            q = question(of)
+            answer = in_jax.pulled(subject.hand, q, False)
+            judged = by_definition(subject, q, False, {HAND: answer.inputs})[HAND]
+    except Exception as error:
+        return f"there is no oracle, and in float64 the function says {first_line(error)}"
+    wrong = {name: j for name, j in judged.items() if j.verdict == "wrong"}
+    if wrong:
+        subject.kept.wrong = {HAND: judged}
+        name, j = next(iter(wrong.items()))
+        return f"there is no oracle, and in float64 the cotangent of {name} is not the derivative: {j.why}"
+    unsure = [f"{name} ({j.why})" for name, j in judged.items() if j.verdict == "undecided"]
+    if unsure:
+        return "there is no oracle, and the definition of the derivative cannot tell of " + ", ".join(unsure)
+    return ""
+
+
+def by_definition(
+    subject: Subject, q: Question, second: bool, gradients: dict[str, list[Any]]
+) -> dict[str, dict[str, Judgement]]:
+    """What Taylor's remainder in float64 says of each engine's cotangents, by input."""
+
+    def value(inputs: list[Any]) -> Any:
+        if second:
+            return inner_product(q.directions, pull(subject.hand, inputs, q.carried, q.dys).inputs)
+        return inner_product(q.dys, numbers_of(subject.hand(inputs, q.carried)))
+
+    inputs = [jnp.asarray(x) for x in q.inputs]
+    found = taylor.judge(value, inputs, gradients, jax.random.key(0))
+    names = [leaf.name for leaf in subject.call.of_kind("input")]
+    return {engine: dict(zip(names, of, strict=True)) for engine, of in found.items()}
+
+
+def drawn_in_type(subject: Subject, q: Question, setting: Setting, source: Source) -> Source:
+    """What to expect of a function that draws random numbers: what an oracle answers that drew the same ones.
+
+    The noise of other draws tells its size alone. Raises `Unanswered` where no oracle draws in JAX.
+    """
+    second = TRANSFORMS[setting.transform].second
+    oracle = next((oracle for oracle in subject.oracles if oracle.program is not None), None)
+    if oracle is None:
+        raise Unanswered(
+            f"it draws random numbers, which are others in {setting.dtype} than in float64: give a reference in JAX"
+        )
+    with in_type(setting.dtype):
+        answer, nodes = oracle.pull(q, second)
+    truth = Pulled(*([np.asarray(x, np.float64) if is_number(x) else x for x in part] for part in answer))
+    noise = Pulled(
+        *(
+            [_of_size(n, t, x, setting.dtype) for n, t, x in zip(*parts, strict=True)]
+            for parts in zip(source.expected.noise, source.expected.answer, truth, strict=True)
+        )
+    )
+    return Source(oracle.name, Expected(truth, noise), nodes)
+
+
+def _of_size(noise: Noise, other: np.ndarray, expected: np.ndarray, dtype: str) -> Noise:
+    """Noise of the same size relative to an array, the same for every element."""
+    if not is_number(expected) or not expected.size:
+        return noise
+    size = float(np.linalg.norm(noise.deviation)) / (float(np.linalg.norm(other)) or 1.0)
+    even = np.full(expected.shape, size * float(np.max(np.abs(expected))))
+    return floored(Noise(even, noise.samples, (1.0,), np.zeros(expected.shape, bool)), expected, dtype)
+
+
+def noise_of(row: Transform, expected: Expected, q: Question, dtype: str) -> Pulled:
+    """The noise of what a row expects: the oracle's own, or of forward mode that of the pairing."""
+    if row.inputs is None:
+        return expected.noise
+    # The errors of the cotangents' elements, each times its direction's, as if they were independent; the sum of
+    # their sizes stands for those that are not.
+    parts = zip(q.directions, expected.noise.inputs, strict=True)
+    total = np.asarray(sum(float(np.sum(np.abs(v) * noise.deviation)) for v, noise in parts))
+    samples = expected.noise.inputs[0].samples
+    return Pulled([], [], [floored(Noise(total, samples, (1.0,), np.zeros((), bool)), total, dtype)])
+
+
+def calibration(subject: Subject, dtype: str, seed: int) -> dict[tuple[str, int], float]:
+    """By how much the oracle's own error in a type exceeds the noise measured for it, from 1 to 8, by place.
+
+    Where an engine rounds more than the program shows (sums in a narrow accumulator, a fast approximation), what it
+    makes of the oracle is the size of what it makes of the function.
+    """
+    factors = subject.kept.calibrations.get((dtype, seed))
+    if factors is None:
+        factors = subject.kept.calibrations[dtype, seed] = {}
+        with contextlib.suppress(Exception), in_type(dtype):
+            q = question(Asked(subject.hand, subject.call, dtype, seed, None))
+            source = source_of(subject, q, dtype, False, (seed, "", 0))
+            native = next(o.pull(q, False)[0] for o in subject.oracles if o.name == source.name)
+            for part in Pulled._fields:
+                each = zip(
+                    getattr(native, part),
+                    getattr(source.expected.answer, part),
+                    getattr(source.expected.noise, part),
+                    strict=True,
+                )
+                for number, (own, truth, noise) in enumerate(each):
+                    factors[part, number] = excess(own, truth, noise)
+    return factors

@@ -1,0 +1,95 @@
+"""What is asked about: a function under test with its call, its oracles and the answers that settings share."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from jaxgrad.checking.findings import (
+    TRUTH,
+)
+from jaxgrad.checking.oracles import Oracle
+from jaxgrad.checking.oracles.jax import Function, jax_oracle
+from jaxgrad.checking.question import Call
+from jaxgrad.checking.taylor import Judgement
+from jaxgrad.checking.transforms import Asked, question
+from jaxgrad.jaxprs import casts
+
+
+@dataclasses.dataclass
+class Kept:
+    """What was found out about a function in one setting and holds in others; None where it was not yet asked.
+
+    `batched` are the transformations that were run in every pattern of batched arguments. `not_linear` says that a
+    rule of `jax.custom_jvp` is not linear, and `unaccepted` why the function cannot stand in for an oracle, each in a
+    sentence that is empty where all is well; `wrong` is what the definition says of a gradient that it rejects.
+    `sources` and `calibrations` are by question.
+    """
+
+    batched: set[str] = dataclasses.field(default_factory=set)
+    draws: bool | None = None
+    not_linear: str | None = None
+    unaccepted: str | None = None
+    wrong: dict[str, dict[str, Judgement]] | None = None
+    sources: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    calibrations: dict[Any, dict[tuple[str, int], float]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A function under test with everything that is asked of it.
+
+    `kept` holds answers that several settings need: the same examples come back in each.
+    """
+
+    name: str
+    call: Call
+    hand: Function
+    oracles: tuple[Oracle, ...]
+    tolerance: float | Mapping[str, float] | None
+    nan: str
+    shardings: Any
+    sizes: str = ""
+    kept: Kept = dataclasses.field(default_factory=Kept)
+
+
+@contextlib.contextmanager
+def in_type(dtype: str) -> Iterator[None]:
+    """JAX's settings for a comparison in a type: 64-bit types in float64 alone, products at full precision."""
+    with jax.default_matmul_precision("highest"), jax.enable_x64(dtype == "float64"):
+        yield
+
+
+def given_tolerance(subject: Subject, dtype: str) -> float | None:
+    """The caller's tolerance in a type; None where noise decides."""
+    return subject.tolerance.get(dtype) if isinstance(subject.tolerance, Mapping) else subject.tolerance
+
+
+def forward(subject: Subject, dtype: str) -> Any:
+    """The jaxpr of the function itself, in a type; traced in the caller's context."""
+    q = question(Asked(subject.hand, subject.call, dtype, 0, None))
+    return jax.make_jaxpr(subject.hand)(q.inputs, q.carried)
+
+
+def draws_numbers(subject: Subject) -> bool:
+    """Whether the function draws random numbers from a key, which are others in float64 than in a narrower type."""
+    if subject.kept.draws is None:
+        subject.kept.draws = False
+        for dtype in ("float64", "float32"):
+            with contextlib.suppress(Exception), in_type(dtype):
+                subject.kept.draws = casts.holds(forward(subject, dtype), ("random_bits", "threefry2x32"))
+                break
+    return subject.kept.draws
+
+
+def own_oracle(subject: Subject) -> Oracle:
+    return jax_oracle(TRUTH, subject.hand)
+
+
+def first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # What was raised while the program ran comes with a traceback, and ends in its message.
+    told = lines[-1] if lines and "Traceback" in lines[0] else lines[0] if lines else "(no message)"
+    return f"{type(error).__name__}: {told[:300]}"

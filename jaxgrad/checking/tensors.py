@@ -1,0 +1,164 @@
+"""Every engine's arrays of one setting beside what is expected of them, each with its noise."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.checking.compare import Noise, compare, exact, floored, is_number, scaled
+from jaxgrad.checking.expected import stacked
+from jaxgrad.checking.findings import (
+    HAND,
+    TRUTH,
+    Setting,
+    Tensor,
+)
+from jaxgrad.checking.pullback import Pulled
+from jaxgrad.checking.question import widened
+from jaxgrad.checking.sources import Source, calibration, drawn_in_type, noise_of, source_of
+from jaxgrad.checking.subject import Subject, draws_numbers, given_tolerance, in_type
+from jaxgrad.checking.transforms import TRANSFORMS, Group, Transform
+from jaxgrad.errors import JaxgradError
+
+KINDS = {"outputs": "output", "nodes": "node", "inputs": "input"}
+
+
+class Gathered(NamedTuple):
+    """One group of a setting: what was run, what was expected of it and what other engines say."""
+
+    setting: Setting
+    row: Transform
+    group: Group
+    hand: Pulled
+    names: Pulled
+    source: Source
+    truth: Pulled
+    noise: Pulled
+    others: dict[str, tuple[Pulled, list[str]]]
+
+
+def gathered(subject: Subject, setting: Setting, group: Group, run: list[Pulled], names: Pulled) -> Gathered:
+    """Everything known of a group; arrays of several examples are stacked along a new first axis."""
+    row = TRANSFORMS[setting.transform]
+    keys = [(setting.seed, group.label, number) for number in range(len(group.questions))]
+    sources = [
+        source_of(subject, q, setting.dtype, row.second, key) for q, key in zip(group.questions, keys, strict=True)
+    ]
+    if setting.dtype != "float64" and draws_numbers(subject):
+        sources = [drawn_in_type(subject, q, setting, s) for q, s in zip(group.questions, sources, strict=True)]
+    questions = [widened(q) for q in group.questions]
+    truths = [row.expect(s.expected.answer, q) for s, q in zip(sources, questions, strict=True)]
+    noises = [noise_of(row, s.expected, q, setting.dtype) for s, q in zip(sources, questions, strict=True)]
+    return Gathered(
+        setting,
+        row,
+        group,
+        joined(run, _stacked),
+        names,
+        sources[0],
+        joined(truths, _stacked),
+        joined(noises, stacked_noise),
+        _natives(subject, setting, group),
+    )
+
+
+def joined(each: Sequence[Pulled], join: Callable[[list[Any]], Any]) -> Pulled:
+    return Pulled(*([join(list(leaves)) for leaves in zip(*parts, strict=True)] for parts in zip(*each, strict=True)))
+
+
+def _stacked(leaves: list[Any]) -> np.ndarray:
+    return np.stack(leaves) if len(leaves) > 1 else np.asarray(leaves[0])
+
+
+def stacked_noise(noises: list[Noise]) -> Noise:
+    return stacked(noises) if len(noises) > 1 else noises[0]
+
+
+def _natives(subject: Subject, setting: Setting, group: Group) -> dict[str, tuple[Pulled, list[str]]]:
+    """What the oracles answer in the setting's own type; those that refuse it are left out."""
+    if setting.transform not in ("jit", "reach"):
+        return {}
+    found = {}
+    for oracle in subject.oracles:
+        with contextlib.suppress(Exception), in_type(setting.dtype):
+            found[oracle.name] = oracle.pull(group.questions[0], False)
+    return found
+
+
+def tensors_of(subject: Subject, asked: Gathered) -> Iterator[Tensor]:
+    """A tensor for each array of the answers."""
+    factors = {} if asked.setting.dtype == "float64" else calibration(subject, asked.setting.dtype, asked.setting.seed)
+    for part, kind in KINDS.items():
+        for number, name in enumerate(getattr(asked.names, part)):
+            at: int | None = number
+            if part == "nodes":
+                at = asked.source.nodes.index(name) if name in asked.source.nodes else None
+            yield _tensor(subject, asked, part, kind, name, number, at, factors.get((part, number), 1.0))
+
+
+def _tensor(
+    subject: Subject, asked: Gathered, part: str, kind: str, name: str, number: int, at: int | None, factor: float
+) -> Tensor:
+    setting, source = asked.setting, asked.source
+    hand = getattr(asked.hand, part)[number]
+    values = {HAND: hand}
+    for engine, (pulled, nodes) in asked.others.items():
+        if part != "nodes":
+            values[engine] = np.asarray(getattr(pulled, part)[number])
+        elif name in nodes:
+            values[engine] = np.asarray(pulled.nodes[nodes.index(name)])
+    shown = f"{name} ({asked.group.label})" if asked.group.label else name
+    limit = given_tolerance(subject, setting.dtype)
+    if at is None:
+        # The oracle that says what to expect has no such tap; an engine that has it is compared all the same.
+        noise = floored(exact(np.abs(hand)), np.abs(np.asarray(hand, np.float64)), setting.dtype)
+        return Tensor(shown, kind, noise, limit is not None, values, {}, f"{source.name} does not tap {name}")
+    truth, noise = getattr(asked.truth, part)[at], getattr(asked.noise, part)[at]
+    for engine, value in values.items():
+        if value.shape != truth.shape:
+            raise JaxgradError(
+                f"{engine} gives {name} the shape {value.shape}, and {source.name} {truth.shape}; make them equal"
+            )
+    if setting.transform == "reach":
+        noise = noise._replace(unsure=noise.unsure | _astray(subject, truth, values, noise, setting.dtype))
+        values = {HAND: hand}
+    if part == "inputs" and asked.row.inputs is None and _left_out(subject, number, hand, truth):
+        return Tensor(shown, kind, noise, False, {}, {}, f"{name} is a plain number without a gradient, on purpose")
+    if setting.dtype == "float64":
+        against = source.name
+        truth = values.get(against, truth)
+        values = {**values, against: truth}
+        chosen = list(itertools.combinations(values, 2)) if len(values) > 2 else [(HAND, against)]
+        pairs = {(a, b): compare(values[b], values[a], scaled(noise, 2**0.5), "float64", limit) for a, b in chosen}
+        return Tensor(shown, kind, noise, limit is not None, values, pairs)
+    noise = scaled(noise, factor)
+    pairs = {(engine, TRUTH): compare(truth, value, noise, setting.dtype, limit) for engine, value in values.items()}
+    return Tensor(shown, kind, noise, limit is not None, {**values, TRUTH: truth}, pairs)
+
+
+def _left_out(subject: Subject, number: int, hand: np.ndarray, truth: np.ndarray) -> bool:
+    """Whether an input is a plain number that the function's rule gives no gradient, as hyperparameters have none."""
+    leaf = subject.call.of_kind("input")[number]
+    return leaf.plain and not np.any(hand) and bool(np.any(truth))
+
+
+def _astray(
+    subject: Subject, truth: np.ndarray, values: Mapping[str, np.ndarray], noise: Noise, dtype: str
+) -> np.ndarray:
+    """Where inputs of unusual size lead an oracle out of its type or domain, so that it says nothing.
+
+    It is not finite there, or in a narrow type every oracle is so far from float64 that noise as it was measured is not
+    all there is: then nothing is known of the whole tensor. Without an oracle the function stands in for it.
+    """
+    oracles = [v for engine, v in values.items() if engine != HAND] if subject.oracles else list(values.values())
+    if not is_number(truth):
+        return np.zeros(truth.shape, bool)
+    with np.errstate(over="ignore"):
+        narrow = truth if truth.dtype.kind == "c" else truth.astype(jnp.dtype(dtype))
+    lost = np.any([~np.isfinite(np.asarray(v, np.complex128)) for v in (narrow, *oracles)], 0)
+    known = noise._replace(unsure=noise.unsure | lost)
+    far = dtype != "float64" and not any(compare(truth, v, known, dtype).agrees for v in oracles)
+    return np.full(truth.shape, True) if far else lost
