@@ -58,6 +58,8 @@ _ELEMENTARY = frozenset(
     "exp exp2 log log1p expm1 tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh logistic erf erfc pow "
     "integer_pow rsqrt cbrt atan2".split()
 )
+# The fewest numbers in a table of noise, so that small arrays seldom share any.
+_FEWEST = 2**14
 # XLA's special functions in float32 are off by up to some ten units.
 _OPAQUE = 8
 
@@ -75,6 +77,16 @@ class Rounding(NamedTuple):
     sums: float
     reductions: float
     enlarged: float
+
+
+class _Drawn(NamedTuple):
+    """A `Rounding` beside the table that one sample's noise is taken from."""
+
+    unit: Any
+    sums: Any
+    reductions: Any
+    enlarged: Any
+    table: jax.Array
 
 
 def rounding(dtype: Any, enlarged: float = 1.0, narrow: bool = False) -> Rounding:
@@ -97,26 +109,27 @@ def noisy(program: ClosedJaxpr) -> Callable[..., list[Any]]:
     `seed` is a uint32; values and results are the program's own, in float64. A value that the program keeps in a
     narrower type is rounded in that type, whatever `rounding` says of the type under test.
     """
+    longest = _longest(program.jaxpr)
 
     def run(seed: Any, rounding: Rounding, *values: Any) -> list[Any]:
+        seed = jnp.asarray(seed, jnp.uint32)
+        drawn = _Drawn(*rounding, _table(seed, longest))
         # By identity, and kept alive so that none is taken for another: what is a product, moved or not.
         products: dict[int, Any] = {}
 
         def visit(eqn: Any, operands: list[Any], place: jax.Array) -> list[Any]:
             contracted = [x for x in operands if id(x) in products]
-            outs = _rounded(eqn, operands, place, rounding, contracted)
+            outs = _rounded(eqn, operands, place, drawn, contracted)
             if jax_seam.name(eqn) in _PRODUCTS or (contracted and jax_seam.name(eqn).replace("-", "_") in _MOVES):
                 products.update({id(out): out for out in outs})
             return outs
 
-        return evaluate(program, values, visit, jnp.asarray(seed, jnp.uint32))
+        return evaluate(program, values, visit, seed)
 
     return run
 
 
-def _rounded(
-    eqn: Any, operands: list[Any], place: jax.Array, rounding: Rounding, contracted: Sequence[Any]
-) -> list[Any]:
+def _rounded(eqn: Any, operands: list[Any], place: jax.Array, rounding: _Drawn, contracted: Sequence[Any]) -> list[Any]:
     """What an equation gives with its roundings drawn; compilers may leave those of `contracted` operands out."""
     name = jax_seam.name(eqn).replace("-", "_")
     if name in _MOVES or not any(_rounds(var.aval) for var in eqn.outvars):
@@ -136,7 +149,7 @@ def _rounded(
     return [_shaken(out, rounding, place ^ jnp.uint32(104729 * (k + 1)), _OPAQUE) for k, out in enumerate(outs)]
 
 
-def _sum_of_products(out: Any, products: Sequence[Any], place: jax.Array, rounding: Rounding) -> Any:
+def _sum_of_products(out: Any, products: Sequence[Any], place: jax.Array, rounding: _Drawn) -> Any:
     """A sum or difference, shaken by the rounding of the largest of itself and the products in it."""
     if not _rounds(jax.typeof(out)):
         return out
@@ -147,7 +160,7 @@ def _sum_of_products(out: Any, products: Sequence[Any], place: jax.Array, roundi
     return jnp.where(whole | ~jnp.isfinite(size), out, out + size * noise)
 
 
-def _whole(x: Any, rounding: Rounding) -> Any:
+def _whole(x: Any, rounding: _Drawn) -> Any:
     """Where a result is a whole number that its type holds, such as a float that counts: nothing is rounded there."""
     return (x == jnp.round(x)) & (jnp.abs(x) * rounding.unit <= 1)
 
@@ -156,19 +169,21 @@ def _rounds(aval: Any) -> bool:
     return hasattr(aval, "dtype") and jnp.issubdtype(aval.dtype, jnp.inexact)
 
 
-def _shaken(x: Any, rounding: Rounding, place: jax.Array, units: int = 1) -> Any:
+def _shaken(x: Any, rounding: _Drawn, place: jax.Array, units: int = 1) -> Any:
     """Multiply each element by 1 + unit xi."""
     if not _rounds(jax.typeof(x)):
         return x
     x, real = jnp.asarray(x), _real(jnp.asarray(x).dtype)
     size = _at_least(units * rounding.unit, rounding, x.dtype)
-    factor = 1 + size * _normal(place, x.shape, real)
+    factor = 1 + size * _normal(place, x.shape, rounding.table).astype(real)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        return x * jax.lax.complex(factor, size * _normal(place ^ jnp.uint32(0x2545F491), x.shape, real))
+        return x * jax.lax.complex(
+            factor, size * _normal(place ^ jnp.uint32(0x2545F491), x.shape, rounding.table).astype(real)
+        )
     return x * factor
 
 
-def _at_least(unit: Any, rounding: Rounding, dtype: Any) -> Any:
+def _at_least(unit: Any, rounding: _Drawn, dtype: Any) -> Any:
     """The unit, or that of a narrower type inside: its eps, as it holds nothing finer around 1."""
     eps = float(jnp.finfo(dtype).eps)
     narrow = 0.0 if eps <= np.finfo(np.float64).eps else eps
@@ -179,22 +194,47 @@ def _real(dtype: Any) -> Any:
     return jnp.finfo(dtype).dtype
 
 
-def _normal(place: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Numbers of mean 0 and variance 1, nearly normal, that `place` and an element's number alone decide.
+def _normal(place: jax.Array, shape: tuple[int, ...], table: jax.Array) -> jax.Array:
+    """Numbers of mean 0 and variance 1, nearly normal, that `place` alone decides: a stretch of the table."""
+    spread = (place ^ (place >> 15)) * jnp.uint32(0x2C1B3C6D)
+    start = ((spread ^ (spread >> 12)) * jnp.uint32(0x297A2D39)) >> (32 - _starts(table.size).bit_length() + 1)
+    return jax.lax.dynamic_slice(table, (start.astype(jnp.int32),), (math.prod(shape),)).reshape(shape)
+
+
+def _table(seed: jax.Array, longest: int) -> jax.Array:
+    """Numbers t of mean 0 and variance 1, as t, -t, t, of which any stretch of `longest` can be taken.
+
+    One draw for every rounding would take most of the time. Two stretches share numbers, and as often with the same
+    sign as with the other: over samples, what they share adds nothing to the variance of any sum.
 
     The bits set in a hash of 32 bits are binomial, with mean 16 and variance 8: cheaper than a normal draw, and
     unlike a mere sign it does not make every error the same size.
     """
-    size = math.prod(shape)
-    h = jax.lax.iota(jnp.uint32, size) * jnp.uint32(0x9E3779B1) + place * jnp.uint32(0xC2B2AE3D)
+    size = max(1 << (longest - 1).bit_length(), _FEWEST)
+    h = jax.lax.iota(jnp.uint32, size) * jnp.uint32(0x9E3779B1) + seed * jnp.uint32(0xC2B2AE3D)
     # The finaliser of murmur3: every bit of its result depends on every bit of what it is given.
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
     bits = jax.lax.population_count(h ^ (h >> 16)).astype(jnp.int32)
-    return ((bits - 16).astype(dtype) * (1 / math.sqrt(8))).reshape(shape)
+    t = (bits - 16).astype(jnp.float64) * (1 / math.sqrt(8))
+    return jnp.concatenate([t, -t, t])
 
 
-def _sum(eqn: Any, name: str, operands: list[Any], place: jax.Array, rounding: Rounding) -> Any:
+def _starts(size: int) -> int:
+    """How many stretches of a table of `size` numbers there are to choose from, a power of two."""
+    return size // 3 * 2
+
+
+def _longest(jaxpr: Any) -> int:
+    """The size of the largest array that a program computes with."""
+    sizes = [
+        max([math.prod(getattr(var.aval, "shape", ())) for var in (*eqn.invars, *eqn.outvars)], default=1)
+        for eqn in jaxpr.eqns
+    ]
+    return max([1, *sizes, *(_longest(inner) for eqn in jaxpr.eqns for inner in jax_seam.inner(eqn))])
+
+
+def _sum(eqn: Any, name: str, operands: list[Any], place: jax.Array, rounding: _Drawn) -> Any:
     (out,) = jax_seam.bind(eqn, operands)
     terms, squares = _SUMS[name](eqn, operands, out)
     product = name in ("dot_general", "conv_general_dilated")
@@ -205,7 +245,8 @@ def _sum(eqn: Any, name: str, operands: list[Any], place: jax.Array, rounding: R
     runs = jnp.maximum(terms / run, 1)
     # The terms are rounded once each, beside their partial sums.
     size = jnp.sqrt((1 + (run + runs) / 2) * jnp.abs(squares) + (run / runs + runs) / 3 * jnp.abs(out) ** 2)
-    walked = _at_least(unit, rounding, out.dtype) * _normal(place ^ jnp.uint32(0x165667B1), out.shape, _real(out.dtype))
+    drawn = _normal(place ^ jnp.uint32(0x165667B1), out.shape, rounding.table).astype(_real(out.dtype))
+    walked = _at_least(unit, rounding, out.dtype) * drawn
     # Where squares overflow although the sum does not, nothing is known of its noise; NaN says so.
     size = jnp.where(jnp.isfinite(size), size, jnp.where(jnp.isfinite(jnp.abs(out)), jnp.nan, 0))
     walked = walked * size.astype(walked.dtype)

@@ -54,10 +54,11 @@ _STATISTICS = frozenset(("running_mean", "running_var"))
 
 @dataclasses.dataclass
 class Draws:
-    """Where a run's noise is drawn from, and signs drawn in advance.
+    """Where a run's noise is drawn from, and signs s drawn in advance, as s, -s, s.
 
-    Operations take overlapping stretches of the same signs: one draw for each operation would take most of the time,
-    and two stretches that begin at different places have no structure in common.
+    Operations take overlapping stretches of them, because one draw for each operation would take most of the time.
+    What two stretches share they have as often with the same sign as with the other, so that over samples it adds
+    nothing to the variance of any sum.
     """
 
     generator: np.random.Generator
@@ -240,10 +241,11 @@ def _signs(x: Any, draws: Draws) -> Any:
     """An array of 1 and -1, real, in the shape of `x`: a stretch of those drawn, from a place of its own."""
     import torch
 
-    if draws.signs is None or draws.signs.numel() < 2 * x.numel():
-        bits = np.unpackbits(np.frombuffer(draws.generator.bytes(max(_FEWEST, 2 * x.numel()) // 8 + 1), np.uint8))
-        draws.signs = torch.from_numpy(bits).to(torch.float64).mul_(2).sub_(1)
-    start = int(draws.generator.integers(draws.signs.numel() - x.numel() + 1))
+    if draws.signs is None or draws.signs.numel() < 3 * x.numel():
+        bits = np.unpackbits(np.frombuffer(draws.generator.bytes(max(_FEWEST, x.numel()) // 8 + 1), np.uint8))
+        half = torch.from_numpy(bits).to(torch.float64).mul_(2).sub_(1)
+        draws.signs = torch.cat([half, -half, half])
+    start = int(draws.generator.integers(draws.signs.numel() // 3 * 2))
     return draws.signs[start : start + x.numel()].view(x.shape).to(x.dtype.to_real())
 
 
