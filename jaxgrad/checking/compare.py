@@ -36,13 +36,15 @@ class Noise(NamedTuple):
 
     `deviation` is its root mean square, element by element; `samples` says over how many; `freedom` how many
     independent roundings make the error of the whole tensor, and then of a slice along each axis. Elements where
-    `unsure` is true hang on a choice that rounding may flip (the order of a sort, the sign before a relu).
+    `unsure` is true hang on a choice that rounding may flip (the order of a sort, the sign before a relu). Of those
+    that are `lost` too, because rounding can make them infinite, not even NaN would be a difference.
     """
 
     deviation: Float[np.ndarray, "*shape"]
     samples: int
     freedom: tuple[float, ...]
     unsure: Bool[np.ndarray, "*shape"]
+    lost: Bool[np.ndarray, "*shape"] | bool = False
 
 
 class Difference(NamedTuple):
@@ -113,7 +115,8 @@ class Spread:
         """What the samples so far tell; `unsure` are elements that a rounding made infinite, or another integer."""
         samples = max(len(self.slices), 1)
         freedom = tuple(_freedom(np.stack(each)) for each in zip(*self.slices, strict=True))
-        return Noise(self.unit * np.sqrt(self.sums / samples), samples, freedom or (1.0,), self.differs)
+        lost = self.differs if self.number else False
+        return Noise(self.unit * np.sqrt(self.sums / samples), samples, freedom or (1.0,), self.differs, lost)
 
 
 def is_number(array: np.ndarray) -> bool:
@@ -179,7 +182,7 @@ def compare(
     nan = np.isnan(a) & np.isnan(b)
     same = (a == b) | nan
     # An element that hangs on a choice and is equal all the same has been judged; NaN beside a number is no choice.
-    unsure = noise.unsure & ~same & ~(np.isnan(b) & np.isfinite(a))
+    unsure = noise.unsure & ~same & (noise.lost | ~np.isnan(b) | ~np.isfinite(a))
     bad = ~np.isfinite(gap) & ~same & ~unsure
     judged = np.where(same | bad | unsure, 0.0, gap)
     of_expected = _norm(np.where(np.isfinite(a), np.abs(a), 0.0))

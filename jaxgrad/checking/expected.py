@@ -61,7 +61,7 @@ def measured(sample: Sample, answer: Pulled, dtype: str, samples: int, narrow: b
             continue
         noise, first, wide = (spread.noise() for spread in spreads)
         unsure = noise.unsure | wide.unsure | _hangs_on_a_choice(first, wide, large / small)
-        own = scaled(noise, 1 / small)._replace(unsure=unsure)
+        own = scaled(noise, 1 / small)._replace(unsure=unsure, lost=noise.lost | wide.lost)
         found.append(floored(own, leaf, dtype))
     return _like(answer, found)
 
@@ -96,7 +96,8 @@ def combined(noises: Sequence[Noise]) -> Noise:
     deviation = np.sqrt(sum(noise.deviation**2 for noise in noises))
     unsure = np.any([noise.unsure for noise in noises], 0)
     freedom = tuple(map(min, zip(*(noise.freedom for noise in noises), strict=False)))
-    return Noise(deviation, min(noise.samples for noise in noises), freedom, unsure)
+    lost = np.any([np.broadcast_to(noise.lost, unsure.shape) for noise in noises], 0)
+    return Noise(deviation, min(noise.samples for noise in noises), freedom, unsure, lost)
 
 
 def stacked(noises: Sequence[Noise]) -> Noise:
@@ -107,4 +108,5 @@ def stacked(noises: Sequence[Noise]) -> Noise:
         min(noise.samples for noise in noises),
         (whole, whole, *axes),
         np.stack([noise.unsure for noise in noises]),
+        np.stack([np.broadcast_to(noise.lost, noise.unsure.shape) for noise in noises]),
     )

@@ -89,7 +89,7 @@ def own_oracle(subject: Subject) -> Oracle:
 
 
 def first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))]
     # What was raised while the program ran comes with a traceback, and ends in its message.
     told = lines[-1] if lines and "Traceback" in lines[0] else lines[0] if lines else "(no message)"
     return f"{type(error).__name__}: {told[:300]}"

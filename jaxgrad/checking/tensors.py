@@ -123,7 +123,8 @@ def _tensor(
                 f"{engine} gives {name} the shape {value.shape}, and {source.name} {truth.shape}; make them equal"
             )
     if setting.transform == "reach":
-        noise = noise._replace(unsure=noise.unsure | _astray(subject, truth, values, noise, setting.dtype))
+        astray = _astray(subject, truth, values, noise, setting.dtype)
+        noise = noise._replace(unsure=noise.unsure | astray, lost=noise.lost | astray)
         values = {HAND: hand}
     if part == "inputs" and asked.row.inputs is None and _left_out(subject, number, hand, truth):
         return Tensor(shown, kind, noise, False, {}, {}, f"{name} is a plain number without a gradient, on purpose")
