@@ -60,7 +60,7 @@ def _narrower(subject: Subject, asked: Gathered) -> Iterator[tuple[str, str]]:
         return
     inside = []
     for oracle in (own_oracle(subject), *subject.oracles):
-        cast = _cast(subject, oracle, asked)
+        cast = cast_of(oracle, asked)
         if cast is not None and cast.dtype in ("float32", "bfloat16", "float16"):
             who = subject.name if oracle.name == TRUTH else oracle.name
             inside.append((cast.dtype, f"{who} computes in {cast.dtype} inside ({cast}), and was judged as that"))
@@ -69,7 +69,8 @@ def _narrower(subject: Subject, asked: Gathered) -> Iterator[tuple[str, str]]:
     yield from inside
 
 
-def _cast(subject: Subject, oracle: Oracle, asked: Gathered) -> casts.Cast | None:
+def cast_of(oracle: Oracle, asked: Gathered) -> casts.Cast | None:
+    """Where an oracle's program first computes in a narrower type than float64, if JAX can tell."""
     fn = oracle.program
     if fn is None:
         return None
