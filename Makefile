@@ -3,11 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs pictures clean
+.PHONY: demo test test-oldest lint docs pictures clean
 
 # The stamp is made anew when the dependencies change, and never left behind by an install that failed.
+# PyTorch comes first and pinned: the tests are known to pass with it, and pip would else take the newest.
+TORCH := torch==2.13.0
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
@@ -25,6 +28,18 @@ lint: $(VENV)/installed
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --durations 10
+
+# The core on the oldest versions that are allowed, in an environment of its own.
+OLDEST := .venv-oldest
+$(OLDEST)/installed: pyproject.toml oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint oldest.txt --editable '.[test]'
+	touch $@
+
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest --numprocesses auto tests/jaxprs tests/checking tests/ops tests/models tests/parity \
+	  tests/test_jax_seam.py
 
 # The theme would print what it expects of a later MkDocs than the one that pyproject.toml allows.
 docs: $(VENV)/installed
@@ -44,4 +59,4 @@ pictures: $(VENV)/installed
 	done
 
 clean:
-	rm -rf $(VENV) .pytest_cache runs dist site
+	rm -rf $(VENV) $(OLDEST) .pytest_cache runs dist site

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, PRNGKeyArray
 
+from jaxgrad.jax_seam import ClosedJaxpr
 from jaxgrad.jaxprs.casts import holds
 from jaxgrad.jaxprs.walk import bounded
 

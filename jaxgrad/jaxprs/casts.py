@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr
 
 from jaxgrad import jax_seam
+from jaxgrad.jax_seam import ClosedJaxpr
 
 
 class Cast(NamedTuple):

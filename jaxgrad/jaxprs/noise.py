@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr
 
 from jaxgrad import jax_seam
+from jaxgrad.jax_seam import ClosedJaxpr
 from jaxgrad.jaxprs.walk import evaluate
 
 # The longest run of terms that an engine adds one after another: the panels of Eigen, MKL and oneDNN products are 256

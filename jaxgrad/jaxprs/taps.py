@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from jaxgrad.errors import JaxgradError
+from jaxgrad.jax_seam import ClosedJaxpr, Literal, jaxpr_as_fun
 
 _PREFIX = "jaxgrad.tap:"
 

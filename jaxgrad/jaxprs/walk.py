@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr
 
 from jaxgrad import jax_seam
+from jaxgrad.jax_seam import ClosedJaxpr
 
 # (equation, values of its operands, a number of this place) -> values of its results.
 Visitor: TypeAlias = Callable[[Any, list[Any], jax.Array], list[Any]]

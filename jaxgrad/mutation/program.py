@@ -3,16 +3,15 @@
 import inspect
 import itertools
 import linecache
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend import source_info_util
-from jax.extend.core import Literal
 
+from jaxgrad import jax_seam
 from jaxgrad.checking.question import parameter_names
+from jaxgrad.jax_seam import Literal
 
 # Primitives that hold a jaxpr but do more than call it.
 _NOT_CALLS = frozenset({"scan", "shard_map", "pallas_call"})
@@ -202,15 +201,14 @@ def bound(primitive: Any, params: dict[str, Any]) -> Callable[..., Sequence[Any]
 
 
 def _place(eqn: Any) -> Place:
-    """Where an equation was written, as JAX tells it: lines of `file:line:column (function)`, the innermost last."""
-    told = reversed(source_info_util.summarize(eqn.source_info, num_frames=100).splitlines())
-    frames = [m for line in told if (m := re.fullmatch(r"(.*?):(\d+)(:\d+)? \((.*)\)", line))]
+    """Where an equation was written, as JAX tells it."""
     # What called the tracing is the same for every step, and no part of the backward pass.
-    frames = list(itertools.takewhile(lambda m: m[1] != __file__, frames))
+    frames = list(itertools.takewhile(lambda frame: frame.file != __file__, jax_seam.frames(eqn)))
     if not frames:
         return Place("unknown", 0, (), ())
-    callers = tuple(f"{m[1]}:{m[2]}" for m in frames[1:])
-    return Place(frames[0][1], int(frames[0][2]), tuple(m[4].rpartition(".")[2] for m in frames), callers)
+    callers = tuple(f"{frame.file}:{frame.line}" for frame in frames[1:])
+    functions = tuple(frame.function.rpartition(".")[2] for frame in frames)
+    return Place(frames[0].file, frames[0].line, functions, callers)
 
 
 def _paths(tree: Any) -> list[str]:

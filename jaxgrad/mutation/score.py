@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr
 
 from jaxgrad import modules
 from jaxgrad.checking.compare import compare, scaled
 from jaxgrad.checking.measure import measure, shaken
 from jaxgrad.checking.taylor import random_direction
 from jaxgrad.errors import JaxgradError
+from jaxgrad.jax_seam import ClosedJaxpr
 from jaxgrad.mutation.operators import OPERATORS, Mistake, holds_floats, numbered, operator, used_steps
 from jaxgrad.mutation.program import (
     Place,

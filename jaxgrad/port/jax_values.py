@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from scipy import special
 
 from jaxgrad import jax_seam
+from jaxgrad.jax_seam import ClosedJaxpr, jaxpr_as_fun
 from jaxgrad.port.values import Line, Place, Trace, Value, as_float64, decimal
 
 # A scan of more operations than this is run as it is: its turns are not looked at one by one.
