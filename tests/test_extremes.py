@@ -9,8 +9,8 @@ import pytest
 
 from jaxgrad import corpus, ops
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, forward
-from jaxgrad.models.mlp_backward import fused
+from jaxgrad.models.mlp.forward import Batch, forward
+from jaxgrad.models.mlp.fused import fused
 from jaxgrad.parity.cases import Case
 from jaxgrad.parity.engines import ENGINES, Target, run
 from jaxgrad.parity.verdict import judge

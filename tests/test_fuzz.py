@@ -20,7 +20,7 @@ from jaxgrad import files as records
 from jaxgrad.bench import compare
 from jaxgrad.bench.report import SCHEMA
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Statistics, init
+from jaxgrad.models.mlp.forward import Statistics, init
 from jaxgrad.training import checkpoints, folder
 from jaxgrad.training.checkpoints import Checkpoint
 from jaxgrad.training.config import Config

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxgrad import GradientMismatch, check
-from jaxgrad.models.mlp import forward
+from jaxgrad.models.mlp.forward import forward
 from jaxgrad.parity.engines import Target, run
 from jaxgrad.parity.verdict import verdict
 

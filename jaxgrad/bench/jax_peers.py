@@ -14,8 +14,8 @@ from jaxgrad.bench.peers import Place, Ready
 from jaxgrad.bench.task import Task
 from jaxgrad.bench.task import examples as examples_of
 from jaxgrad.errors import JaxgradError
-from jaxgrad.kernels import launch
-from jaxgrad.models.mlp import Batch, Params
+from jaxgrad.models.mlp.forward import Batch, Params
+from jaxgrad.models.mlp.kernel import launch
 from jaxgrad.training.state import State
 from jaxgrad.training.step import run_steps, start
 

@@ -10,9 +10,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from jaxgrad.kernels.padding import Sizes
-from jaxgrad.kernels.roofline import counts
-from jaxgrad.models.mlp import Batch, Params, init
+from jaxgrad.models.mlp.forward import Batch, Params, init
+from jaxgrad.models.mlp.kernel.padding import Sizes
+from jaxgrad.models.mlp.kernel.roofline import counts
 from jaxgrad.training import mesh as meshes
 from jaxgrad.training.step import fused
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgrad import batches, corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params, init
+from jaxgrad.models.mlp.forward import Batch, Params, init
 
 EMB_SIZE = 10
 SEED = 0

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.compare import Noise, scaled
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import EPS, Gradients, Nodes, Params, forward
+from jaxgrad.models.mlp import backward
+from jaxgrad.models.mlp import fused as closed_forms
+from jaxgrad.models.mlp.forward import EPS, Gradients, Nodes, Params, forward
 from jaxgrad.mutation.operators import stale_operand, used_steps
 from jaxgrad.mutation.program import Program, Step, trace, values
 from jaxgrad.mutation.score import Mutant, mutants_of
@@ -57,8 +58,8 @@ def answers(case: Case) -> Answers:
     with _wide():
         params, batch = jax.tree.map(jnp.asarray, (case.params, case.batch))
         programs = (
-            trace(own_score.by_node, params, batch, starts=lambda place: place.file == mlp_backward.__file__).program,
-            trace(mlp_backward.fused, params, batch, starts=own_score.in_rule).program,
+            trace(own_score.by_node, params, batch, starts=lambda place: place.file == backward.__file__).program,
+            trace(closed_forms.fused, params, batch, starts=own_score.in_rule).program,
         )
         inputs = jax.tree.leaves((params, batch))
         derivations = tuple(Derivation(p, values(p, inputs), _slots(p), _own_steps(p)) for p in programs)
@@ -154,7 +155,7 @@ def _again(
 def is_sum_of_uses(known: Answers, name: str, mutant: Mutant) -> bool:
     """Whether the mutant's step is the one that adds up the cotangents of the uses of `name`."""
     node_by_node, _ = known.derivations
-    here = mutant.place.file == mlp_backward.__file__
+    here = mutant.place.file == backward.__file__
     return here and mutant.operator == "an addend dropped" and node_by_node.slots[name] in mutant.step.results
 
 

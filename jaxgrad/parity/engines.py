@@ -16,8 +16,9 @@ from jaxgrad.checking.compare import Noise, scaled
 from jaxgrad.checking.measure import Measured, excess, measure, shaken
 from jaxgrad.checking.oracles.torch import to_numpy
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward, zero_taps
+from jaxgrad.models.mlp import backward
+from jaxgrad.models.mlp import fused as closed_forms
+from jaxgrad.models.mlp.forward import Batch, Gradients, Nodes, Params, forward, zero_taps
 from jaxgrad.parity.cases import Case
 
 DTYPES = ("float64", "float32", "bfloat16")
@@ -41,12 +42,12 @@ def by_node(case: Case, target: Target) -> Gradients:
 
 def fused(case: Case, target: Target) -> Gradients:
     """The hand-written closed forms; nodes inside an operation are None."""
-    return _in_jax(mlp_backward.fused, case, target)
+    return _in_jax(closed_forms.fused, case, target)
 
 
 def kernel(case: Case, target: Target) -> Gradients:
     """The one-kernel step's gradients; its kernel is interpreted on the CPU, which compiles none."""
-    from jaxgrad.kernels import launch
+    from jaxgrad.models.mlp.kernel import launch
 
     return _in_jax(_kernel(launch.INTERPRET if target.jax_device == "cpu" else target.jax_device), case, target)
 
@@ -178,7 +179,7 @@ def _check(case: Case, target: Target) -> None:
 
 @jax.jit
 def _by_node(params: Params, batch: Batch) -> Gradients:
-    return mlp_backward.by_node(params, batch, forward(params, batch))
+    return backward.by_node(params, batch, forward(params, batch))
 
 
 def _loss(params: Params, taps: Nodes, batch: Batch) -> jax.Array:
@@ -194,14 +195,14 @@ def _jax_grad(params: Params, batch: Batch) -> Gradients:
 # Compiled once for the sizes of a case, so that further verdicts of the same sizes compile nothing.
 _SHAKEN = shaken(_jax_grad)
 # Neither a Pallas kernel nor PyTorch's operations can be followed inside, and both compute the closed forms.
-_CLOSED = shaken(mlp_backward.fused)
+_CLOSED = shaken(closed_forms.fused)
 _OWN = {"by-node": shaken(_by_node), "fused": _CLOSED, "kernel": _CLOSED, "torch.nn": _CLOSED}
 
 
 @functools.cache
 def _kernel(platform: str) -> Callable[[Params, Batch], Gradients]:
     """The kernel's step on a platform: one object, so that `jax.jit` finds what it compiled for it."""
-    from jaxgrad.kernels import launch
+    from jaxgrad.models.mlp.kernel import launch
 
     return functools.partial(launch.gradients, platform=platform)
 

@@ -16,8 +16,9 @@ from jaxgrad import ops
 from jaxgrad.checking.compare import Noise, compare, scaled
 from jaxgrad.checking.measure import Measured, measure, shaken
 from jaxgrad.checking.taylor import random_direction
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward
+from jaxgrad.models.mlp import backward
+from jaxgrad.models.mlp import fused as closed_forms
+from jaxgrad.models.mlp.forward import Batch, Gradients, Nodes, Params, forward
 from jaxgrad.mutation.program import Place, Program, results, trace, trace_pullback
 from jaxgrad.mutation.score import Mutant, Score, score_on, survivors
 from jaxgrad.parity import cases
@@ -87,7 +88,7 @@ def _judged(subject: _Subject, chosen: Sequence[Case]) -> tuple[list[list[Any]],
 
 def _subjects(like: Case) -> Iterator[_Subject]:
     params, batch = _arrays(like)
-    for name, fn, starts in (("by_node", by_node, _by_hand), ("fused", mlp_backward.fused, in_rule)):
+    for name, fn, starts in (("by_node", by_node, _by_hand), ("fused", closed_forms.fused, in_rule)):
         program = trace(fn, params, batch, starts=starts).program
         yield _Subject(name, program, lambda case: jax.tree.leaves(_arrays(case)), _jax_grad)
     for name, (op, op_forward, arguments) in _OPS.items():
@@ -109,11 +110,11 @@ def _of_plain(plain: Program, inputs: Callable[[Case], list[Any]]) -> Callable[[
 
 def by_node(params: Params, batch: Batch) -> Gradients:
     """The derivatives by node, with the forward pass that they need."""
-    return mlp_backward.by_node(params, batch, forward(params, batch))
+    return backward.by_node(params, batch, forward(params, batch))
 
 
 def _by_hand(place: Place) -> bool:
-    return place.file == mlp_backward.__file__
+    return place.file == backward.__file__
 
 
 def in_rule(place: Place) -> bool:

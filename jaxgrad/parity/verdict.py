@@ -14,7 +14,7 @@ from jaxgrad.checking.compare import Difference, Noise, compare, stands_alone
 from jaxgrad.checking.expected import combined
 from jaxgrad.checking.findings import AGREES, DIFFERS, NOT_JUDGED, TRUTH, Tensor
 from jaxgrad.checking.measure import Measured
-from jaxgrad.models.mlp import BACKWARD_ORDER, Gradients, Params
+from jaxgrad.models.mlp.forward import BACKWARD_ORDER, Gradients, Params
 from jaxgrad.parity.cases import Case
 from jaxgrad.parity.engines import Target, own_noise, run, truth
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgrad.corpus import Corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params, forward
+from jaxgrad.models.mlp.forward import Batch, Params, forward
 from jaxgrad.plots.hidden import LEVELS, SATURATED, Watched
 from jaxgrad.training.config import optimizer
 from jaxgrad.training.folder import METRICS, load_config, read_metrics

@@ -20,7 +20,7 @@ from jaxtyping import Array, UInt32
 
 from jaxgrad import files, memory
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Statistics
+from jaxgrad.models.mlp.forward import Statistics
 from jaxgrad.training.state import State
 
 SEAL = "sha256"

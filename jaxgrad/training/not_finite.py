@@ -9,8 +9,9 @@ import optax
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from jaxgrad.batches import indices
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import BACKWARD_ORDER, Batch, Gradients, Nodes, Params, forward, zero_taps
+from jaxgrad.models.mlp import backward
+from jaxgrad.models.mlp import fused as closed_forms
+from jaxgrad.models.mlp.forward import BACKWARD_ORDER, Batch, Gradients, Nodes, Params, forward, zero_taps
 from jaxgrad.training.config import Config
 from jaxgrad.training.state import State
 from jaxgrad.training.step import GRADIENTS, fused, run_steps
@@ -93,12 +94,12 @@ def _first_not_finite(names: Iterable[str], arrays: Any) -> str | None:
 
 @jax.jit
 def _fused(params: Params, batch: Batch) -> Gradients:
-    return mlp_backward.fused(params, batch)
+    return closed_forms.fused(params, batch)
 
 
 @jax.jit
 def _by_node(params: Params, batch: Batch) -> Gradients:
-    return mlp_backward.by_node(params, batch, forward(params, batch))
+    return backward.by_node(params, batch, forward(params, batch))
 
 
 @jax.jit

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgrad.corpus import Corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params
+from jaxgrad.models.mlp.forward import Batch, Params
 from jaxgrad.training import not_finite
 from jaxgrad.training.folder import load_config
 from jaxgrad.training.run import check_corpus, precision, state_before

@@ -22,7 +22,8 @@ from jaxtyping import Float64, PRNGKeyArray
 from jaxgrad import files, memory
 from jaxgrad.corpus import Corpus, Split
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params, Statistics, init
+from jaxgrad.models.mlp.forward import Batch, Params, Statistics, init
+from jaxgrad.models.mlp.statistics import calibrate
 from jaxgrad.training import checkpoints, distributed, evaluate, not_finite, plot
 from jaxgrad.training import folder as folders
 from jaxgrad.training import mesh as meshes
@@ -428,7 +429,7 @@ def _go_on(run: Run, standing: Standing, report: Report, stop: Stop) -> Losses:
                 writing.result()
                 whole = _whole(run, standing)
                 if distributed.leads():
-                    statistics = evaluate.calibrate(whole.state.params, jnp.asarray(run.corpus.train.X))
+                    statistics = calibrate(whole.state.params, jnp.asarray(run.corpus.train.X))
                     dev_loss = evaluate.mean_loss(whole.state.params, statistics, run.corpus.dev)
                     writing = pool.submit(_save(run, whole, statistics, dev_loss))
         writing.result()
@@ -491,7 +492,7 @@ def _save(
 
 def _end(run: Run, standing: Standing) -> Losses:
     def write() -> Float64[np.ndarray, "3"]:
-        statistics = evaluate.calibrate(standing.state.params, jnp.asarray(run.corpus.train.X))
+        statistics = calibrate(standing.state.params, jnp.asarray(run.corpus.train.X))
         losses = split_losses(standing.state.params, statistics, run.corpus)
         # A step's loss is that before its update, so what the last update spoiled shows only here.
         if not np.isfinite(losses).all():

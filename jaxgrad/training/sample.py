@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgrad import memory
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Params, Statistics, predict
+from jaxgrad.models.mlp.forward import Params, Statistics, predict
 
 LONGEST = 64
 

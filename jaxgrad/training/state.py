@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Int
 
-from jaxgrad.models.mlp import Params
+from jaxgrad.models.mlp.forward import Params
 
 
 class State(NamedTuple):

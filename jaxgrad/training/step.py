@@ -9,21 +9,22 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgrad.batches import indices
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import Batch, Params, forward
+from jaxgrad.models.mlp import backward
+from jaxgrad.models.mlp import fused as closed_forms
+from jaxgrad.models.mlp.forward import Batch, Params, forward
 from jaxgrad.training.mesh import split_rows
 from jaxgrad.training.state import State
 
 
 def fused(params: Params, batch: Batch) -> tuple[Float[Array, ""], Params]:
     """Loss and gradients of the hand-written closed forms."""
-    gradients = mlp_backward.fused(params, batch)
+    gradients = closed_forms.fused(params, batch)
     return gradients.loss, gradients.params
 
 
 def by_node(params: Params, batch: Batch) -> tuple[Float[Array, ""], Params]:
     """Loss and gradients of the hand-written derivatives, node by node."""
-    gradients = mlp_backward.by_node(params, batch, forward(params, batch))
+    gradients = backward.by_node(params, batch, forward(params, batch))
     return gradients.loss, gradients.params
 
 
@@ -46,7 +47,7 @@ def check_support(gradients: str) -> None:
     """Raise `JaxgradError` where JAX's platform here cannot take steps in this way."""
     if gradients in IN_KERNEL:
         # Pallas takes as long to import as the rest of training.
-        from jaxgrad.kernels.launch import require_support
+        from jaxgrad.models.mlp.kernel.launch import require_support
 
         require_support(IN_KERNEL[gradients] or jax.default_backend())
 
@@ -83,11 +84,11 @@ def steps(
     if mesh is not None:
         batches = split_rows(mesh, batches)
     if gradients in IN_KERNEL:
-        from jaxgrad.training.kernel_steps import kernel_steps
+        from jaxgrad.models.mlp.kernel.steps import kernel_steps
 
         platform = IN_KERNEL[gradients] or jax.default_backend()
         params, opt_state, losses = kernel_steps(
-            state.params, state.opt_state, batches, optimizer, platform=platform, dtype=dtype
+            state.params, state.opt_state, batches, optimizer.update, platform=platform, dtype=dtype
         )
         return State(params, opt_state, state.step + n_steps), losses
     loss_and_gradients = GRADIENTS[gradients]

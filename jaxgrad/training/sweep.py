@@ -21,8 +21,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgrad.corpus import Corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params
-from jaxgrad.training import checkpoints, evaluate
+from jaxgrad.models.mlp.forward import Batch, Params
+from jaxgrad.models.mlp.statistics import calibrate
+from jaxgrad.training import checkpoints
 from jaxgrad.training import folder as folders
 from jaxgrad.training.config import Config, checked, optimizer
 from jaxgrad.training.folder import Held
@@ -320,7 +321,7 @@ def _evaluated(group: list[Config], params: Params, corpus: Corpus, examples: Ba
     found = []
     for k in range(len(group)):
         own = jax.tree.map(lambda p, k=k: p[k], params)
-        losses = split_losses(own, evaluate.calibrate(own, examples.X), corpus)
+        losses = split_losses(own, calibrate(own, examples.X), corpus)
         found.append(losses if np.isfinite(losses).all() else DIVERGED)
     return found
 

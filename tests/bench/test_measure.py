@@ -14,7 +14,7 @@ from jaxgrad.bench import jax_peers, measure, torch_peers
 from jaxgrad.bench.peers import PEERS, Peer, Place, Ready, chosen
 from jaxgrad.bench.task import Size, task
 from jaxgrad.errors import JaxgradError
-from jaxgrad.kernels.launch import INTERPRET
+from jaxgrad.models.mlp.kernel.launch import INTERPRET
 from jaxgrad.training import step
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Nodes, Params
+from jaxgrad.models.mlp.forward import Batch, Nodes, Params
 from jaxgrad.parity.engines import DTYPES, ENGINES, Target, run
 from jaxgrad.parity.verdict import BACKWARD_ORDER, judge
 
@@ -113,7 +113,7 @@ def cases(draw, seeded_case):
 
 
 # Every size compiles each engine anew, which takes seconds, so examples share a few; the interpreted kernel takes most,
-# and tests/kernels has more of its padding.
+# and tests/models/mlp/kernel has more of its padding.
 ANY = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import Params
+from jaxgrad.models.mlp import backward
+from jaxgrad.models.mlp.forward import Params
 from jaxgrad.parity import cases, own_score
 
 NAMES = ["by_node", "fused", "embedding", "linear", "batch_norm", "tanh", "cross_entropy"]
@@ -65,13 +65,13 @@ def test_the_table_has_a_line_for_every_row(measured):
 
 
 def test_a_backward_pass_that_is_wrong_by_itself_is_refused(monkeypatch):
-    right = mlp_backward.by_node
+    right = backward.by_node
 
     def wrong(params, batch, nodes):
         gradients = right(params, batch, nodes)
         return gradients._replace(params=gradients.params._replace(b2=2 * gradients.params.b2))
 
-    monkeypatch.setattr(mlp_backward, "by_node", wrong)
+    monkeypatch.setattr(backward, "by_node", wrong)
     sizes = {"batch_size": 3, "h_size": 4}
     with pytest.raises(JaxgradError, match="wrong in case 0 without a mistake"):
         next(own_score.rows([cases.random_case(0, **sizes)], sizes))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgrad.models.mlp import Nodes, Params
+from jaxgrad.models.mlp.forward import Nodes, Params
 from jaxgrad.parity.engines import Target, run
 from jaxgrad.parity.verdict import BACKWARD_ORDER, USERS, appeal, judge, verdict, was_judged
 

@@ -9,7 +9,7 @@ import pytest
 
 from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, forward
+from jaxgrad.models.mlp.forward import Batch, forward
 from jaxgrad.parity import cases
 from jaxgrad.plots import of_case, of_run, of_sweep
 from jaxgrad.training import run

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad import corpus
-from jaxgrad.models.mlp import Batch, init
+from jaxgrad.models.mlp.forward import Batch, init
 from jaxgrad.training import distributed
 from jaxgrad.training import mesh as meshes
 from jaxgrad.training.config import Config, optimizer

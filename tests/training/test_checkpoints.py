@@ -12,7 +12,7 @@ import pytest
 
 from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Statistics, init
+from jaxgrad.models.mlp.forward import Statistics, init
 from jaxgrad.training import checkpoints, run
 from jaxgrad.training.checkpoints import Checkpoint, Notes
 from jaxgrad.training.config import Config, optimizer

@@ -10,7 +10,7 @@ import pytest
 
 from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params, init
+from jaxgrad.models.mlp.forward import Batch, Params, init
 from jaxgrad.parity import engines
 from jaxgrad.training import mesh as meshes
 from jaxgrad.training import run as runs

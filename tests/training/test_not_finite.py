@@ -14,7 +14,7 @@ import pytest
 
 from jaxgrad import cli, corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch
+from jaxgrad.models.mlp.forward import Batch
 from jaxgrad.parity import verdict
 from jaxgrad.training import checkpoints, not_finite, replay, run
 from jaxgrad.training.config import Config, optimizer

@@ -12,7 +12,7 @@ import pytest
 from jaxgrad import corpus
 from jaxgrad.corpus import Split
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch
+from jaxgrad.models.mlp.forward import Batch
 from jaxgrad.training import checkpoints, evaluate, run
 from jaxgrad.training.config import Config, optimizer
 from jaxgrad.training.step import run_steps, start

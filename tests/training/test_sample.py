@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Params, Statistics, init, predict
+from jaxgrad.models.mlp.forward import Params, Statistics, init, predict
 from jaxgrad.training.sample import LONGEST, sample
 
 VOCABULARY = (".", "a", "b", "ß")

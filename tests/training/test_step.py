@@ -10,7 +10,7 @@ import torch
 
 from jaxgrad import batches, corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params, forward, init
+from jaxgrad.models.mlp.forward import Batch, Params, forward, init
 from jaxgrad.training.config import Config, optimizer, schedule
 from jaxgrad.training.step import GRADIENTS, check_support, run_steps, start
 from torchref import training

@@ -13,7 +13,7 @@ import pytest
 
 from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch
+from jaxgrad.models.mlp.forward import Batch
 from jaxgrad.training import checkpoints, run, sweep, sweep_folder
 from jaxgrad.training import folder as folders
 from jaxgrad.training.config import Config, optimizer

@@ -10,10 +10,10 @@ from jax.experimental.pallas import tpu
 
 from jaxgrad import batches, corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.kernels import launch, padding
-from jaxgrad.kernels.launch import INTERPRET, gradients, require_support, run_models
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import Batch, Params, init
+from jaxgrad.models.mlp.forward import Batch, Params, init
+from jaxgrad.models.mlp.fused import fused
+from jaxgrad.models.mlp.kernel import launch, padding
+from jaxgrad.models.mlp.kernel.launch import INTERPRET, gradients, require_support, run_models
 from jaxgrad.training.config import Config, optimizer, schedule
 from jaxgrad.training.step import run_steps, start
 
@@ -203,8 +203,8 @@ def test_nodes_are_those_that_the_fused_backward_forms(seeded_case):
     case = seeded_case(batch_size=5, h_size=40)
     params, batch = jax.tree.map(jnp.asarray, (case.params, case.batch))
     by_kernel = gradients(params, batch, platform=INTERPRET).nodes
-    fused = jax.eval_shape(mlp_backward.fused, params, batch).nodes
-    assert jax.tree.map(jnp.shape, by_kernel) == jax.tree.map(jnp.shape, fused)
+    by_closed_forms = jax.eval_shape(fused, params, batch).nodes
+    assert jax.tree.map(jnp.shape, by_kernel) == jax.tree.map(jnp.shape, by_closed_forms)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "rocm", "metal"])
