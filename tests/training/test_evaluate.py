@@ -7,6 +7,7 @@ import pytest
 
 from jaxgrad.corpus import Split
 from jaxgrad.models.mlp.forward import EPS, init, prenorm
+from jaxgrad.models.mlp.record import MODEL
 from jaxgrad.models.mlp.statistics import calibrate
 from jaxgrad.training import evaluate
 
@@ -34,7 +35,7 @@ def test_the_mean_loss_is_that_of_numpy(split):
         h_norm = params.bn_gain * (prenorm(params, split.X) - mean) / np.sqrt(var + EPS) + params.bn_bias
         logits = np.asarray(np.tanh(h_norm) @ params.W2 + params.b2)
         losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), split.Y]
-        found = evaluate.mean_loss(params, statistics, split)
+        found = evaluate.mean_loss(MODEL, MODEL.sizes(), params, statistics, split)
     np.testing.assert_allclose(found, losses.mean(), rtol=20_001**0.5 * 2.0**-50)
 
 
