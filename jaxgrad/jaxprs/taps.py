@@ -247,5 +247,6 @@ def _run_scan(
     last, (stacked, found) = jax.lax.scan(
         step, rest[: scan.carried], (rest[scan.carried :], inside), length=scan.length, reverse=scan.reverse
     )
-    kept.update(found)
+    # JAX sorts the names of a dict that a scan returns.
+    kept.update({name: found[name] for name, _ in _taps_in(scan.body)})
     return [*last, *stacked]

@@ -72,12 +72,12 @@ def _first(config: Config, params: Any, batch: Any, after: State, losses: Array)
     sound = bool(all_finite(losses))
     values = jax.jit(lambda p, b: node_values(lambda p, b: model.loss(p, b, sizes), p, b))(params, batch)
     _, dparams, dnodes = jax.jit(lambda p, b: _nodes(model, config.gradients)(p, b, sizes))(params, batch)
+    order = graph_of(model, params, batch, sizes).order
     # Closed forms pass by nodes of the forward pass, and are finite where these are not.
     if not sound or dnodes.keys() >= values.keys():
-        node = _first_not_finite(values, values)
+        node = _first_not_finite(reversed(order), values)
         if node or not sound:
             return f"in its forward pass the node {node or 'loss'} was the first that was not finite"
-    order = graph_of(model, params, batch, sizes).order
     way = gradients_of(
         model, config.gradients if config.gradients not in model.kernels else next(iter(model.gradients))
     )
