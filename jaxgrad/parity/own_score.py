@@ -92,7 +92,8 @@ def _judged(subject: _Subject, chosen: Sequence[Case]) -> tuple[list[list[Any]],
 def _subjects(like: Case) -> Iterator[_Subject]:
     params, batch = _arrays(like)
     for name in like.model.nodes:
-        program = trace(whole(like.model, like.sizes, name), params, batch, starts=starts(like.model, name)).program
+        way = whole(like.model, like.sizes, name)
+        program = trace(way, params, batch, starts=starts(like.model, name), turns=True).program
         yield _Subject(shown(name), program, lambda case: jax.tree.leaves(_arrays(case)), _jax_grad)
     for name, operation in like.model.operations.items():
         args = operation.arguments(params, batch)
