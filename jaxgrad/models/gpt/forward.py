@@ -181,10 +181,16 @@ def by_heads(qkv: Float[Array, "b t 3d"], sizes: Sizes) -> tuple[Array, Array, A
     return parts[:, :, 0], parts[:, :, 1], parts[:, :, 2]
 
 
-def turned(x: Float[Array, "b t h e"], sizes: Sizes, first: int = 0, back: bool = False) -> Float[Array, "b t h e"]:
-    """Heads rotated by the angle of their place, counted from `first`; `back` by the opposite angle."""
-    cos, sin = (jnp.asarray(table, widen(x).dtype) for table in rope_tables(sizes, first, x.shape[1]))
+def turned(x: Float[Array, "b t h e"], sizes: Sizes, back: bool = False) -> Float[Array, "b t h e"]:
+    """Heads rotated by the angle of their place; `back` by the opposite angle."""
+    cos, sin = rope_of(x, sizes, x.shape[1])
     return ops.rope(x, cos, -sin if back else sin)
+
+
+def rope_of(x: Float[Array, "..."], sizes: Sizes, count: int) -> tuple[Float[Array, "t e/2"], Float[Array, "t e/2"]]:
+    """The cosines and sines of the first `count` places, in the type that `x` is turned in."""
+    cos, sin = (jnp.asarray(table, widen(x).dtype) for table in rope_tables(sizes, count))
+    return cos, sin
 
 
 def score_scale(sizes: Sizes) -> float:

@@ -154,13 +154,13 @@ def _is_shape(node: Any) -> bool:
     return type(node) is tuple
 
 
-def rope_tables(sizes: Sizes, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def rope_tables(sizes: Sizes, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines of `place * 10,000 ** (-2 i / e)`, of shape `(count, e / 2)`, in float64.
 
     They are constants of the program: every engine has the same ones, whatever its own cosine is.
     """
     frequencies = ROPE_BASE ** (-np.arange(0, sizes.head_size, 2) / sizes.head_size)
-    angles = np.arange(first, first + count)[:, None] * frequencies
+    angles = np.arange(count)[:, None] * frequencies
     return np.cos(angles), np.sin(angles)
 
 
