@@ -23,6 +23,7 @@ from jaxgrad.mutation.program import Place, Program, trace
 from jaxgrad.mutation.score import Score, describe, score_on
 
 # Sizes that are the same where they can be, so that transposes can be left out and sums taken over another axis.
+DRAWN = jax.jit(nowhere_zero, static_argnums=(1, 2, 3))
 SIZES = Sizes(layers=2, heads=2, width=4, block=4, dropout=0.0)
 VOCAB = 4
 DRAWS = 3
@@ -41,7 +42,7 @@ def in_model(seed: int) -> tuple[Params, Batch]:
     rng = np.random.default_rng(seed)
     X, Y = rng.integers(0, VOCAB, (2, 4, 4))
     Y[0, 3] = -1
-    return nowhere_zero(jax.random.key(seed), SIZES, VOCAB, jnp.float64), Batch(jnp.asarray(X), jnp.asarray(Y))
+    return DRAWN(jax.random.key(seed), SIZES, VOCAB, jnp.float64), Batch(jnp.asarray(X), jnp.asarray(Y))
 
 
 def in_block(seed: int) -> tuple[Block, jax.Array, jax.Array]:

@@ -240,4 +240,5 @@ def target_weights(Y: Int[Array, "b t"], vocab_size: int, dtype: Any) -> Float[A
     counted = Y != IGNORED
     share = counted.astype(dtype) / jnp.maximum(counted.sum(), 1).astype(dtype)
     known = ~counted | ((Y >= 0) & (vocab_size > Y))
-    return jax.nn.one_hot(Y, vocab_size, dtype=dtype) * jnp.where(known, share, jnp.nan)[..., None]
+    # A choice and no product with NaN, because XLA makes a product with 0 or 1 a choice that gives 0.
+    return jnp.where(known[..., None], jax.nn.one_hot(Y, vocab_size, dtype=dtype) * share[..., None], jnp.nan)
