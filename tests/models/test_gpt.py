@@ -13,9 +13,9 @@ from jaxgrad.checking.compare import Difference, compare, exact, scaled
 from jaxgrad.checking.measure import Measured, excess, measure, shaken
 from jaxgrad.checking.oracles.torch import to_numpy
 from jaxgrad.models.gpt import by_node, fused
-from jaxgrad.models.gpt.examples import Batch
 from jaxgrad.models.gpt.forward import loss, zero_taps
 from jaxgrad.models.gpt.params import Params, Sizes, named, nowhere_zero
+from jaxgrad.models.sequences import Batch
 from torchref import gpt as twin
 
 DRAWN = jax.jit(nowhere_zero, static_argnums=(1, 2, 3))

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from jaxgrad import port
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.gpt import gpt2
-from jaxgrad.models.gpt.examples import Batch
 from jaxgrad.models.gpt.fused import fused
 from jaxgrad.models.gpt.params import Params, Sizes, named, nowhere_zero
+from jaxgrad.models.sequences import Batch
 from torchref import gpt2 as twin
 
 DRAWN = jax.jit(nowhere_zero, static_argnums=(1, 2, 3))

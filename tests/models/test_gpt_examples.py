@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.gpt.examples import of_text, of_words, text_vocabulary
 from jaxgrad.models.gpt.forward import forward, loss
 from jaxgrad.models.gpt.params import Sizes, init, named, nowhere_zero
+from jaxgrad.models.sequences import of_text, of_words, text_vocabulary
 
 ABC = (".", "a", "b", "c")
 

@@ -17,8 +17,8 @@ import pytest
 from jaxgrad.checking.compare import compare, exact
 from jaxgrad.models.gpt import by_node, fused
 from jaxgrad.models.gpt import forward as model
-from jaxgrad.models.gpt.examples import Batch
 from jaxgrad.models.gpt.params import Block, Params, Sizes, named, nowhere_zero
+from jaxgrad.models.sequences import Batch
 from jaxgrad.mutation.program import Place, Program, trace
 from jaxgrad.mutation.score import Score, describe, score_on
 
@@ -52,8 +52,8 @@ def in_block(seed: int) -> tuple[Block, jax.Array, jax.Array]:
     return jax.tree.map(lambda leaf: leaf[0], blocks), x, dy
 
 
-def block_nodes(block: Block, x: jax.Array) -> model.Nodes:
-    nodes, mark = model.recorder({})
+def block_nodes(block: Block, x: jax.Array) -> Nodes:
+    nodes, mark = recorder({})
     model.block_forward(block, x, SIZES, None, mark)
     return nodes
 
@@ -61,8 +61,8 @@ def block_nodes(block: Block, x: jax.Array) -> model.Nodes:
 def block_by_jax(block: Block, x: jax.Array, dy: jax.Array) -> dict[str, Any]:
     taps = jax.tree.map(jnp.zeros_like, block_nodes(block, x))
 
-    def scalar(block: Block, taps: model.Nodes) -> jax.Array:
-        return (model.block_forward(block, x, SIZES, None, model.recorder(taps)[1]) * dy).sum()
+    def scalar(block: Block, taps: Nodes) -> jax.Array:
+        return (model.block_forward(block, x, SIZES, None, recorder(taps)[1]) * dy).sum()
 
     dblock, dnodes = jax.grad(scalar, argnums=(0, 1))(block, taps)
     return {**dblock._asdict(), **dnodes}

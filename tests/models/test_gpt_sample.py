@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.gpt.examples import Batch
 from jaxgrad.models.gpt.forward import forward
 from jaxgrad.models.gpt.params import Sizes, nowhere_zero
 from jaxgrad.models.gpt.sample import draw, empty_cache, extend, predict, sample
+from jaxgrad.models.sequences import Batch
 
 DRAWN = jax.jit(nowhere_zero, static_argnums=(1, 2, 3))
 SIZES = {

@@ -17,9 +17,10 @@ from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgrad.models.gpt import forward as model
-from jaxgrad.models.gpt.examples import Batch
-from jaxgrad.models.gpt.forward import PREFIX, Nodes
+from jaxgrad.models.gpt.forward import PREFIX
 from jaxgrad.models.gpt.params import EPS, Block, Params, Sizes
+from jaxgrad.models.sequence_nodes import Nodes, affine_backward, cross_entropy_backward, dropped, rows
+from jaxgrad.models.sequences import Batch
 from jaxgrad.ops.gelu import CUBIC
 from jaxgrad.ops.precision import widen
 
@@ -48,7 +49,7 @@ def backward(
 ) -> tuple[Params, Nodes]:
     """Cotangents of the parameters and of the nodes, from the nodes that `forward` gave."""
     keys = model.dropout_keys(key, sizes)
-    dnodes = cross_entropy_backward(batch, nodes)
+    dnodes = cross_entropy_backward(batch.Y, nodes)
 
     # logits_v = sum_c ln_c head_cv: a row of ln is spread over the symbols, so its cotangent is summed over them.
     dln = dnodes["logits"] @ model.head_of(params).T
@@ -67,7 +68,7 @@ def backward(
     dnodes |= {PREFIX + name: value for name, value in found.items()}
 
     # The embedding was multiplied by its mask of dropout, and so is its cotangent.
-    demb = model.dropped(dx, keys and keys.embedding, sizes)
+    demb = dropped(dx, keys and keys.embedding, sizes.dropout)
     dnodes["token_emb"] = demb
     dpositions = None
     if params.positions is not None:
@@ -84,34 +85,6 @@ def backward(
     return Params(dtokens, dpositions, dblocks, dln_gain, dln_bias, dhead), dnodes
 
 
-def cross_entropy_backward(batch: Batch, nodes: Nodes) -> Nodes:
-    """Cotangents from the loss to the logits."""
-    dloss = jnp.ones_like(nodes["loss"])
-
-    # loss = -sum_iv weights_iv log_probs_iv, where a target's weight is one over their number and all others are 0.
-    weights = model.target_weights(batch.Y, nodes["logits"].shape[-1], nodes["log_probs"].dtype)
-    dlog_probs = -dloss * weights
-
-    # log_probs_iv = norm_logits_iv - log(counts_sum_i): the sum was spread over the symbols, with the sign -1,
-    # and d log(s)/ds = 1/s.
-    dcounts_sum = -dlog_probs.sum(-1, keepdims=True) / nodes["counts_sum"]
-
-    # counts_sum_i = sum_v counts_iv: every count of the row receives the row's cotangent.
-    dcounts = jnp.broadcast_to(dcounts_sum, nodes["counts"].shape)
-
-    # counts = exp(norm_logits), and d exp(x)/dx = exp(x) = counts.
-    # This is the second use of norm_logits; the first was in log_probs, where the derivative is 1.
-    dnorm_logits = dlog_probs + nodes["counts"] * dcounts
-
-    # norm_logits_iv = logits_iv - max_i, and a shift of a whole row moves no log_probs: the maximum has no part.
-    dlogits = dnorm_logits.astype(nodes["logits"].dtype)
-
-    return {
-        "loss": dloss, "log_probs": dlog_probs, "counts_sum": dcounts_sum, "counts": dcounts,
-        "norm_logits": dnorm_logits, "logits": dlogits,
-    }  # fmt: skip
-
-
 def block_backward(
     block: Block, nodes: Nodes, dy: Float[Array, "b t d"], sizes: Sizes, keys: PRNGKeyArray | None = None
 ) -> tuple[Float[Array, "b t d"], Block, Nodes]:
@@ -119,7 +92,7 @@ def block_backward(
     attention_key, mlp_key = (None, None) if keys is None else (keys[0], keys[1])
 
     # y = mid + mask * out: this is the first use of mid, where the derivative is 1.
-    dout = model.dropped(dy, mlp_key, sizes)
+    dout = dropped(dy, mlp_key, sizes.dropout)
     dact, dout_w, dout_b = affine_backward(nodes["act"], block.out_w, dout)
     dfc = gelu_backward(nodes["fc"], dact)
     dln2, dfc_w, dfc_b = affine_backward(nodes["ln2"], block.fc_w, dfc)
@@ -128,7 +101,7 @@ def block_backward(
     dmid = dy + dmid_by_norm
 
     # mid = x + mask * proj: this is the first use of x.
-    dproj = model.dropped(dmid, attention_key, sizes)
+    dproj = dropped(dmid, attention_key, sizes.dropout)
     dln1, dattention, dblock = attention_backward(block, nodes, dproj, sizes)
     dx_by_norm, dln1_gain, dln1_bias, dnorm1 = norm_backward(nodes, block.ln1_gain, dln1, "ln1")
     # The second use of x was in its norm.
@@ -239,18 +212,3 @@ def norm_backward(
         f"{name}_diff_sq": ddiff_sq, f"{name}_diff": ddiff, f"{name}_mean": dmean,
     }  # fmt: skip
     return dx, dgain, dbias, dnodes
-
-
-def affine_backward(
-    x: Float[Array, "b t n"], w: Float[Array, "n m"], dy: Float[Array, "b t m"]
-) -> tuple[Float[Array, "b t n"], Float[Array, "n m"], Float[Array, " m"]]:
-    """Cotangents of `x`, `w` and `bias` in `x @ w + bias`, which spread `w` and `bias` over all places.
-
-    y_im = sum_n x_in w_nm + bias_m, so dx_in = sum_m dy_im w_nm, dw_nm = sum_i x_in dy_im and dbias_m = sum_i dy_im.
-    """
-    return dy @ w.T, rows(x).T @ rows(dy), dy.sum((0, 1))
-
-
-def rows(x: Float[Array, "b t n"]) -> Float[Array, "bt n"]:
-    """All places of all sequences, one after another."""
-    return x.reshape(-1, x.shape[-1])

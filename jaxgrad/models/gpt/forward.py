@@ -1,8 +1,8 @@
 """The GPT's forward pass cut into named nodes, in plain `jax.numpy`: what both backward passes are judged against."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,11 @@ from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxgrad import ops
-from jaxgrad.errors import JaxgradError
-from jaxgrad.jaxprs.taps import tap
-from jaxgrad.models.gpt.examples import IGNORED, Batch
 from jaxgrad.models.gpt.params import EPS, Block, Params, Sizes, rope_tables
+from jaxgrad.models.sequence_nodes import Mark, Nodes, affine, check_length, cross_entropy, dropped, recorder
+from jaxgrad.models.sequences import Batch
 from jaxgrad.ops.precision import widen
 
-# Values by the nodes' names.
-Nodes: TypeAlias = dict[str, Array]
-# `mark(name, value)` gives the node's value, with a zero added to it where its cotangent is asked for.
-Mark: TypeAlias = Callable[[str, Array], Array]
 # What nodes of a block are called outside of it, where those of all layers are stacked along the first axis.
 PREFIX = "block."
 
@@ -37,14 +32,6 @@ def dropout_keys(key: PRNGKeyArray | None, sizes: Sizes) -> Keys | None:
         return None
     embedding, blocks = jax.random.split(key)
     return Keys(embedding, jax.random.split(blocks, (sizes.layers, 2)))
-
-
-def dropped(x: Float[Array, "..."], key: PRNGKeyArray | None, sizes: Sizes) -> Float[Array, "..."]:
-    """`x` with the share `sizes.dropout` of it at zero and the rest enlarged; `x` itself without a key.
-
-    It is linear in `x`, with one factor for each number: a cotangent goes through the same function.
-    """
-    return x if key is None else ops.dropout(x, key, sizes.dropout)
 
 
 def loss(
@@ -77,11 +64,11 @@ def forward(
         key: draws dropout; without one nothing is dropped, as in evaluation.
         taps: of `zero_taps`; the gradient with respect to one is that node's cotangent.
     """
-    check_length(batch.X, sizes)
+    check_length(batch.X, sizes.block)
     taps = {} if taps is None else taps
     keys = dropout_keys(key, sizes)
     nodes, mark = recorder(taps)
-    x = dropped(embedded(params, batch.X, mark), keys and keys.embedding, sizes)
+    x = dropped(embedded(params, batch.X, mark), keys and keys.embedding, sizes.dropout)
 
     inside = {name.removeprefix(PREFIX): zeros for name, zeros in taps.items() if name.startswith(PREFIX)}
 
@@ -106,25 +93,6 @@ def zero_taps(params: Params, batch: Batch, sizes: Sizes) -> Nodes:
     return {name: jnp.zeros(node.shape, node.dtype) for name, node in found.items()}
 
 
-def recorder(taps: Mapping[str, Array], prefix: str = "") -> tuple[Nodes, Mark]:
-    """A dict, and the `mark` that adds a node's tap to it, if it has one, and keeps it there by its name."""
-    nodes: Nodes = {}
-
-    def mark(name: str, value: Array) -> Array:
-        nodes[name] = tap(prefix + name, value + taps[name] if name in taps else value)
-        return nodes[name]
-
-    return nodes, mark
-
-
-def check_length(X: Int[Array, "b t"], sizes: Sizes) -> None:
-    """Raise `JaxgradError` for sequences that are longer than a block."""
-    if X.shape[-1] > sizes.block:
-        raise JaxgradError(
-            f"sequences of {X.shape[-1]} symbols; this model's block is {sizes.block}, give at most that"
-        )
-
-
 def embedded(params: Params, X: Int[Array, "b t"], mark: Mark) -> Float[Array, "b t d"]:
     """The rows of the symbols and, without rotary positions, those of the places."""
     emb = mark("token_emb", params.tokens.at[X].get(mode="fill"))
@@ -146,14 +114,14 @@ def block_forward(
     x = mark("x", x)
     ln1 = norm_forward(x, block.ln1_gain, block.ln1_bias, "ln1", mark)
     proj = attention_forward(block, ln1, sizes, mark)
-    mid = mark("mid", x + dropped(proj, attention_key, sizes))
+    mid = mark("mid", x + dropped(proj, attention_key, sizes.dropout))
 
     ln2 = norm_forward(mid, block.ln2_gain, block.ln2_bias, "ln2", mark)
     fc = mark("fc", affine(ln2, block.fc_w, block.fc_b))
     # GPT-2's GELU, in tanh's approximation.
     act = mark("act", ops.gelu_fwd(fc, True)[0])
     out = mark("out", affine(act, block.out_w, block.out_b))
-    return mid + dropped(out, mlp_key, sizes)
+    return mid + dropped(out, mlp_key, sizes.dropout)
 
 
 def attention_forward(block: Block, ln1: Float[Array, "b t d"], sizes: Sizes, mark: Mark) -> Float[Array, "b t d"]:
@@ -203,11 +171,6 @@ def causal(t: int) -> Bool[Array, "t t"]:
     return jnp.tril(jnp.ones((t, t), bool))
 
 
-def affine(x: Float[Array, "b t n"], w: Float[Array, "n m"], bias: Float[Array, " m"]) -> Float[Array, "b t m"]:
-    """`x @ w + bias`."""
-    return x @ w + broadcast_to_rank(bias, x.ndim)
-
-
 def norm_forward(
     x: Float[Array, "b t d"], gain: Float[Array, " d"], bias: Float[Array, " d"], name: str, mark: Mark
 ) -> Float[Array, "b t d"]:
@@ -219,26 +182,3 @@ def norm_forward(
     var_inv = mark(f"{name}_var_inv", (var + EPS) ** -0.5)
     hat = mark(f"{name}_hat", diff * var_inv)
     return mark(name, broadcast_to_rank(gain, 3) * hat + broadcast_to_rank(bias, 3))
-
-
-def cross_entropy(logits: Float[Array, "b t vocab"], Y: Int[Array, "b t"], mark: Mark) -> Float[Array, ""]:
-    """The nodes from logits to the mean loss of the targets that count."""
-    wide = widen(logits)
-    # As in attention, a shift for range that moves no value.
-    norm_logits = mark("norm_logits", wide - jax.lax.stop_gradient(wide.max(-1, keepdims=True)))
-    counts = mark("counts", jnp.exp(norm_logits))
-    counts_sum = mark("counts_sum", counts.sum(-1, keepdims=True))
-    log_probs = mark("log_probs", norm_logits - jnp.log(counts_sum))
-    return mark("loss", -(target_weights(Y, logits.shape[-1], wide.dtype) * log_probs).sum())
-
-
-def target_weights(Y: Int[Array, "b t"], vocab_size: int, dtype: Any) -> Float[Array, "b t vocab"]:
-    """How much each log-probability counts in the loss: at a target one over their number, elsewhere 0.
-
-    A target that is neither a symbol nor `IGNORED` has NaN.
-    """
-    counted = Y != IGNORED
-    share = counted.astype(dtype) / jnp.maximum(counted.sum(), 1).astype(dtype)
-    known = ~counted | ((Y >= 0) & (vocab_size > Y))
-    # A choice and no product with NaN, because XLA makes a product with 0 or 1 a choice that gives 0.
-    return jnp.where(known[..., None], jax.nn.one_hot(Y, vocab_size, dtype=dtype) * share[..., None], jnp.nan)

@@ -13,9 +13,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgrad import ops
 from jaxgrad.models.gpt import forward as model
-from jaxgrad.models.gpt.examples import IGNORED, Batch
-from jaxgrad.models.gpt.forward import PREFIX, Nodes
+from jaxgrad.models.gpt.forward import PREFIX
 from jaxgrad.models.gpt.params import EPS, Block, Params, Sizes
+from jaxgrad.models.sequence_nodes import Nodes, check_length, dropped
+from jaxgrad.models.sequences import IGNORED, Batch
 from jaxgrad.ops.attention import BLOCK, Data, Options, Residuals, attention_bwd, attention_fwd
 
 
@@ -46,7 +47,7 @@ def nodes_fused(
 def _gradients(
     params: Params, batch: Batch, sizes: Sizes, key: PRNGKeyArray | None, with_nodes: bool
 ) -> tuple[Float[Array, ""], Params, Nodes]:
-    model.check_length(batch.X, sizes)
+    check_length(batch.X, sizes.block)
     keys = model.dropout_keys(key, sizes)
     emb = model.embedded(params, batch.X, lambda name, value: value)
 
@@ -54,7 +55,7 @@ def _gradients(
         return block_forward(given[0], x, sizes, given[1])
 
     of_blocks = params.blocks, keys and keys.blocks
-    stream, kept = jax.lax.scan(layer, model.dropped(emb, keys and keys.embedding, sizes), of_blocks)
+    stream, kept = jax.lax.scan(layer, dropped(emb, keys and keys.embedding, sizes.dropout), of_blocks)
     ln, ln_residuals = ops.layer_norm_fwd(stream, params.ln_gain, params.ln_bias, EPS)
     # The op walks blocks of logits forward and backward at once, so its rule is asked for and not its two halves.
     loss, of_loss = jax.vjp(
@@ -71,7 +72,7 @@ def _gradients(
 
     dx, (dblocks, found) = jax.lax.scan(layer_back, dstream, (*of_blocks, kept), reverse=True)
 
-    demb = model.dropped(dx, keys and keys.embedding, sizes)
+    demb = dropped(dx, keys and keys.embedding, sizes.dropout)
     dpositions = None
     if params.positions is not None:
         dpositions = jnp.zeros_like(params.positions).at[: demb.shape[1]].set(demb.sum(0))
@@ -98,13 +99,13 @@ def block_forward(
         q, k = model.turned(q, sizes), model.turned(k, sizes)
     mix, found = attention_fwd(q, k, v, Data(None, None, None, None), _causal(sizes))
     proj, _ = ops.linear_fwd(mix.reshape(x.shape), block.proj_w, block.proj_b)
-    mid = x + model.dropped(proj, attention_key, sizes)
+    mid = x + dropped(proj, attention_key, sizes.dropout)
 
     ln2, _ = ops.layer_norm_fwd(mid, block.ln2_gain, block.ln2_bias, EPS)
     fc, _ = ops.linear_fwd(ln2, block.fc_w, block.fc_b)
     act, _ = ops.gelu_fwd(fc, True)
     out, _ = ops.linear_fwd(act, block.out_w, block.out_b)
-    return mid + model.dropped(out, mlp_key, sizes), Kept(x, found, mid, fc)
+    return mid + dropped(out, mlp_key, sizes.dropout), Kept(x, found, mid, fc)
 
 
 def block_backward(
@@ -116,7 +117,7 @@ def block_backward(
     half is added to it.
     """
     attention_key, mlp_key = (None, None) if keys is None else (keys[0], keys[1])
-    dout = model.dropped(dy, mlp_key, sizes)
+    dout = dropped(dy, mlp_key, sizes.dropout)
     act, _ = ops.gelu_fwd(kept.fc, True)
     dact, dout_w, dout_b = _linear_bwd(act, block.out_w, block.out_b, dout)
     (dfc,) = ops.gelu_bwd(True, kept.fc, dact)
@@ -125,7 +126,7 @@ def block_backward(
     dmid_by_norm, dln2_gain, dln2_bias = ops.layer_norm_bwd(EPS, ln2_residuals, dln2)
     dmid = dy + dmid_by_norm
 
-    dproj = model.dropped(dmid, attention_key, sizes)
+    dproj = dropped(dmid, attention_key, sizes.dropout)
     mix = kept.attention.out
     dmix, dproj_w, dproj_b = _linear_bwd(mix.reshape(dy.shape), block.proj_w, block.proj_b, dproj)
     dq_turned, dk_turned, dv, _ = attention_bwd(_causal(sizes), kept.attention, dmix.reshape(mix.shape))

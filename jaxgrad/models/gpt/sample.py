@@ -8,10 +8,11 @@ from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgrad import ops
-from jaxgrad.errors import JaxgradError
 from jaxgrad.models.gpt import forward as model
 from jaxgrad.models.gpt.fused import block_forward
 from jaxgrad.models.gpt.params import EPS, Block, Params, Sizes
+from jaxgrad.models.sequence_nodes import check_length
+from jaxgrad.models.sequence_sampling import checked_draw, draw
 
 
 class Cache(NamedTuple):
@@ -24,7 +25,7 @@ class Cache(NamedTuple):
 
 def predict(params: Params, X: Int[Array, "b t"], sizes: Sizes) -> Float[Array, "b t vocab"]:
     """Logits of the symbol after each place, without dropout. Raises as `forward` does."""
-    model.check_length(X, sizes)
+    check_length(X, sizes.block)
     x = model.embedded(params, X, lambda name, value: value)
     x, _ = jax.lax.scan(lambda x, block: (block_forward(block, x, sizes)[0], None), x, params.blocks)
     return _logits(params, x)
@@ -122,10 +123,7 @@ def sample(
         >>> sample(params, jax.random.key(1), jnp.zeros((2, 1), jnp.int32), 6, sizes, temperature=0.8, top_k=3).shape
         (2, 6)
     """
-    if prompts.shape[1] < 1 or count < 1:
-        raise JaxgradError(f"{prompts.shape[1]} symbols of prompt and {count} to draw; give at least one of each")
-    if temperature < 0 or (top_k is not None and top_k < 1):
-        raise JaxgradError(f"temperature is {temperature} and top_k {top_k}; give at least 0 and 1")
+    checked_draw(prompts, count, temperature, top_k)
     drawn: list[Array] = []
     context, left = prompts[:, -_half(sizes) if prompts.shape[1] > sizes.block else 0 :], count
     while left:
@@ -164,15 +162,3 @@ def _from_context(
 
     _, rest = jax.lax.scan(step, (first, cache), keys[1:])
     return jnp.concatenate((first[:, None], rest.T), 1)
-
-
-def draw(
-    key: PRNGKeyArray, logits: Float[Array, "b vocab"], temperature: float = 1.0, top_k: int | None = None
-) -> Int[Array, " b"]:
-    """A symbol for each row of logits; see `sample`."""
-    if top_k is not None and top_k < logits.shape[-1]:
-        least = jax.lax.top_k(logits, top_k)[0][:, -1:]
-        logits = jnp.where(logits >= least, logits, -jnp.inf)
-    if temperature == 0:
-        return logits.argmax(-1).astype(jnp.int32)
-    return jax.random.categorical(key, logits / temperature).astype(jnp.int32)

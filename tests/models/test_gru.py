@@ -1,0 +1,158 @@
+"""The recurrent model's two backward passes, jax.grad and PyTorch agree on every parameter and node, step by step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jaxgrad.checking.compare import compare, exact, scaled
+from jaxgrad.checking.measure import excess, measure, shaken
+from jaxgrad.checking.oracles.torch import to_numpy
+from jaxgrad.errors import JaxgradError
+from jaxgrad.models.gpt.params import named
+from jaxgrad.models.gru import by_node, fused
+from jaxgrad.models.gru.forward import loss, zero_taps
+from jaxgrad.models.gru.params import Params, Sizes, init, nowhere_zero
+from jaxgrad.models.gru.sample import extend, predict, sample, start_state
+from jaxgrad.models.sequences import Batch
+from jaxgrad.mutation.program import trace
+from jaxgrad.mutation.score import describe, score_on
+from torchref import gru as twin
+
+# All sizes are the same, so that transposes can be left out and sums taken over another axis.
+SIZES = Sizes(embedding=4, hidden=4, block=4, dropout=0.0)
+VOCAB = 4
+DTYPES = ("float64", "float32", "bfloat16")
+DRAWN = jax.jit(nowhere_zero, static_argnums=(1, 2, 3))
+
+
+def case(seed: int = 0, dtype: Any = jnp.float64) -> tuple[Params, Batch]:
+    """Four sequences, of which one ends early, and parameters that a type holds."""
+    params = DRAWN(jax.random.key(seed), SIZES, VOCAB, jnp.float64)
+    X, Y = np.random.default_rng(seed).integers(0, VOCAB, (2, 4, 4), dtype=np.int32)
+    Y[0, 3] = -1
+    return jax.tree.map(lambda p: np.asarray(p.astype(dtype).astype(np.float64)), params), Batch(X, Y)
+
+
+def by_jax(params: Params, batch: Batch) -> dict[str, Any]:
+    taps = zero_taps(params, batch, SIZES)
+    gradient = jax.value_and_grad(lambda params, taps: loss(params, batch, SIZES, taps=taps), argnums=(0, 1))
+    value, (dparams, dnodes) = gradient(params, taps)
+    return {"forward loss": value, **named(dparams), **dnodes}
+
+
+def by_hand(backward: Any) -> Any:
+    def run(params: Params, batch: Batch) -> dict[str, Any]:
+        value, dparams, dnodes = backward(params, batch, SIZES)
+        return {"forward loss": value, **named(dparams), **dnodes}
+
+    return run
+
+
+ENGINES = {"by node": by_hand(by_node.nodes_by_node), "fused": by_hand(fused.nodes_fused), "jax.grad": by_jax}
+NOISY = shaken(by_jax)
+
+
+def in_torch(params: Params, batch: Batch, dtype: str) -> dict[str, dict[str, np.ndarray]]:
+    given = {name: torch.from_numpy(np.array(p)).to(getattr(torch, dtype)) for name, p in named(params).items()}
+    X, Y = map(torch.from_numpy, batch)
+    value, grads, nodes = twin.gradients(given, X, Y)
+    of_module, module_grads = twin.module_gradients(given, X, Y)
+    found = {"torch": {"forward loss": value, **grads, **nodes}, "nn.GRU": {"forward loss": of_module, **module_grads}}
+    return jax.tree.map(to_numpy, found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_all_engines_agree_within_the_measured_noise(dtype: str):
+    with jax.enable_x64(True):
+        params, batch = case(dtype=jnp.dtype(dtype))
+        right = measure(NOISY, dtype, params, batch)
+    found = in_torch(params, batch, dtype)
+    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
+        narrow = jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
+        for name, run in ENGINES.items():
+            found[name] = jax.tree.map(np.asarray, jax.jit(run)(narrow, batch))
+    assert found["by node"].keys() == found["torch"].keys() == right.values.keys()
+    assert found["fused"].keys() - found["nn.GRU"].keys() == {"loss", "states", "emb"}
+    for engine, actual in found.items():
+        for name, x in actual.items():
+            own, noise = found["jax.grad"][name], right.noise[name]
+            share = 1.0 if dtype == "float64" else excess(own, right.values[name], noise)
+            difference = compare(right.values[name], x, scaled(noise, 2**0.5 * share), dtype)
+            assert difference.agrees and (difference.judged or dtype == "bfloat16"), (engine, name, difference)
+            assert difference.relative <= 1e-12 or dtype != "float64", (engine, name, difference)
+
+
+@pytest.mark.parametrize("name", ["by node", "fused"])
+def test_no_mutant_that_is_not_equivalent_survives(name: str):
+    """In the body of the walk through time too, but for the walks through blocks of logits."""
+    backward = {"by node": by_node, "fused": fused}[name]
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        inputs = [jax.tree.leaves(case(seed)) for seed in range(3)]
+        right = jax.tree.map(np.asarray, jax.jit(by_jax)(*case()))
+        program = trace(
+            ENGINES[name],
+            *jax.tree.map(jnp.asarray, case()),
+            starts=lambda place: place.file == backward.__file__ if name == "by node" else _in_rule(place),
+        ).program
+        steps = (s._replace(backward=s.backward and not _walks_logits(s.place)) for s in program.steps)
+
+        def agrees(_: int, results: dict[str, Any]) -> bool:
+            by_name = ((path[2:-2], np.asarray(x)) for path, x in results.items())
+            return all(compare(right[n], x, exact(x), "float64", 1e-11).agrees for n, x in by_name)
+
+        score = score_on(program._replace(steps=tuple(steps)), inputs[:1], agrees, inputs[1:])
+    assert len(score.killed) > 50
+    assert score.survived == (), describe(score)
+    print(describe(score))
+
+
+def _in_rule(place: Any) -> bool:
+    return any(name.endswith("_bwd") for name in place.functions)
+
+
+def _walks_logits(place: Any) -> bool:
+    return "linear_cross_entropy" in place.file
+
+
+def test_with_dropout_both_backward_passes_are_those_of_the_forward_with_the_same_key():
+    sizes = Sizes(embedding=4, hidden=4, block=4, dropout=0.4)
+    with jax.enable_x64(True):
+        params, batch = jax.tree.map(jnp.asarray, case())
+        key = jax.random.key(5)
+        expected = jax.jit(jax.value_and_grad(lambda p: loss(p, batch, sizes, key)))(params)
+        for backward in (by_node.by_node, fused.fused):
+            actual = jax.jit(lambda p, backward=backward: backward(p, batch, sizes, key))(params)
+            jax.tree.map(lambda e, a: np.testing.assert_allclose(a, e, rtol=1e-11, atol=1e-14), expected, actual)
+        assert not np.isclose(expected[0], jax.jit(lambda p: loss(p, batch, SIZES))(params), rtol=1e-3)
+
+
+def test_a_state_that_is_carried_gives_the_logits_of_the_whole_sequence():
+    with jax.enable_x64(True):
+        params, batch = jax.tree.map(jnp.asarray, case())
+        expected = jax.jit(lambda p, X: predict(p, X))(params, batch.X)
+        logits, state = extend(params, start_state(params, 4), batch.X[:, :3])
+        last, _ = extend(params, state, batch.X[:, 3:])
+        np.testing.assert_allclose(jnp.concatenate((logits, last), 1), expected, rtol=0, atol=1e-14)
+        drawn = sample(params, jax.random.key(0), batch.X[:, :1], 9, temperature=0.0)
+        whole = jnp.concatenate((batch.X[:, :1], drawn), 1)
+        assert predict(params, whole[:, :-1]).argmax(-1).tolist() == drawn.tolist()
+        with pytest.raises(JaxgradError, match="at least one of each"):
+            sample(params, jax.random.key(0), batch.X, 0)
+
+
+def test_sizes_that_do_not_fit_are_refused_and_the_initialisation_is_pytorchs():
+    for wrong, words in (({"hidden": 0}, "hidden is 0"), ({"dropout": 1.0}, "dropout is 1.0")):
+        with pytest.raises(JaxgradError, match=words):
+            Sizes(**wrong)
+    with pytest.raises(JaxgradError, match="vocab_size is 0"):
+        init(jax.random.key(0), SIZES, 0)
+    arrays = named(jax.jit(init, static_argnums=(1, 2))(jax.random.key(0), Sizes(hidden=100), 50))
+    model = twin.GRU(50, 64, 100)
+    assert sum(p.numel() for p in model.parameters()) == sum(array.size for array in arrays.values())
+    for name, array in arrays.items():
+        bound = float(jnp.abs(array).max())
+        assert bound == 0 if name == "start" else bound > 1 if name == "tokens" else 0.09 < bound <= 0.1, name
