@@ -45,9 +45,9 @@ def backward(
     dread, dhead, dhead_bias = affine_backward(read, params.head, dnodes["logits"])
     dstates = dropped(dread, key, sizes.dropout)
 
-    stacked = {name.removeprefix(PREFIX): value for name, value in nodes.items() if name.startswith(PREFIX)}
+    used = {name: nodes[PREFIX + name] for name in ("v", "r", "z", "c")}
     start = start_of(params, batch.X)
-    before = jnp.concatenate((start[None], stacked["h"][:-1]))
+    before = jnp.concatenate((start[None], nodes[PREFIX + "h"][:-1]))
     none = jnp.zeros_like(params.gru.of_h), jnp.zeros_like(params.gru.bias_h)
 
     def step(carried: tuple[Array, Array, Array], given: tuple[Array, Array, Nodes]) -> Any:
@@ -58,7 +58,7 @@ def backward(
         return (dh, dof_h + from_step[0], dbias_h + from_step[1]), (du, found)
 
     (dstart, dof_h, dbias_h), (du, found) = jax.lax.scan(
-        step, (jnp.zeros_like(start), *none), (dstates.swapaxes(0, 1), before, stacked), reverse=True
+        step, (jnp.zeros_like(start), *none), (dstates.swapaxes(0, 1), before, used), reverse=True
     )
     demb, dof_x, dbias_x = affine_backward(nodes["emb"], params.gru.of_x, du)
 
