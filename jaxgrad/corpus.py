@@ -6,8 +6,9 @@ import os
 import random
 import re
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt
@@ -41,12 +42,15 @@ class Split(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """The three splits of a corpus and its vocabulary; `vocabulary[i]` is the character of symbol `i`."""
+    """The three splits of a corpus and its vocabulary; `vocabulary[i]` is the character of symbol `i`.
+
+    A split has examples in rows: the arrays X and Y of a `Split`, or those that a model makes of its words.
+    """
 
     vocabulary: tuple[str, ...]
-    train: Split
-    dev: Split
-    test: Split
+    train: Any
+    dev: Any
+    test: Any
 
 
 def shipped(name: str) -> Path:
@@ -175,6 +179,18 @@ def load(path: str | os.PathLike[str] | None = None, n: int = 3, seed: int = 42)
     """
     if n < 1:
         raise ValueError(f"context length is {n}; it must be at least 1")
+    return load_as(lambda words, vocabulary: build_dataset(words, vocabulary, n), path, seed)
+
+
+def load_as(
+    examples: Callable[[list[str], tuple[str, ...]], Any],
+    path: str | os.PathLike[str] | None = None,
+    seed: int = 42,
+) -> Corpus:
+    """Read a corpus as `load` does, with other examples: `examples(words, vocabulary)` are those of a split's words.
+
+    Raises `CorpusError` as `load` does, and what `examples` raises.
+    """
     path = shipped("names.txt") if path is None else path
     words = read_words(path)
     vocabulary = build_vocabulary(words)
@@ -182,7 +198,7 @@ def load(path: str | os.PathLike[str] | None = None, n: int = 3, seed: int = 42)
         parts = shuffle_and_split(words, seed)
     except ValueError as error:
         raise CorpusError(f"{path}: too small to split: {error}") from None
-    return Corpus(vocabulary, *(build_dataset(part, vocabulary, n) for part in parts))
+    return Corpus(vocabulary, *(examples(part, vocabulary) for part in parts))
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

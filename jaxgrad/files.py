@@ -138,6 +138,14 @@ def read_json(path: Path, kind: type[Record], what: str, advice: str) -> Record:
         raise JaxgradError(f"{path}: is not {what} that jaxgrad wrote ({str(error)[:200]}); {advice}") from None
 
 
+def converted(raw: Any, kind: type[Record], path: Path, what: str, advice: str) -> Record:
+    """What was read from JSON as a record; raises as `read_json` does."""
+    try:
+        return _record(raw, kind)
+    except _NOT_A_RECORD as error:
+        raise JaxgradError(f"{path}: is not {what} that jaxgrad wrote ({str(error)[:200]}); {advice}") from None
+
+
 def read_json_lines(path: Path, kind: type[Record], what: str, advice: str) -> list[Record]:
     """The whole lines of a file of one JSON record a line; one without its end, as a kill leaves it, is none.
 

@@ -9,16 +9,19 @@ import pytest
 
 from jaxgrad import corpus, ops
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, forward
-from jaxgrad.models.mlp_backward import fused
+from jaxgrad.models.mlp.forward import Batch, forward
+from jaxgrad.models.mlp.fused import fused
+from jaxgrad.models.mlp.record import MODEL
+from jaxgrad.models.model import gradients_of
+from jaxgrad.parity import engines
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.engines import ENGINES, Target, run
+from jaxgrad.parity.engines import Target, run
 from jaxgrad.parity.verdict import judge
 from jaxgrad.training import run as runs
-from jaxgrad.training.config import Config, checked
-from jaxgrad.training.step import GRADIENTS, run_steps, start
+from jaxgrad.training.config import checked, config_of
+from jaxgrad.training.step import run_steps, start
 
-ALL = tuple(ENGINES)
+ALL = engines.names(MODEL)
 DTYPES = ("float64", "float32", "bfloat16")
 # The notebook's own forward takes the logarithm of a probability, which may have been rounded to 0; the others do not.
 CLOSED = tuple(name for name in ALL if name not in ("by-node", "jax.grad", "torch"))
@@ -95,15 +98,16 @@ def test_a_vocabulary_of_one_has_no_loss_and_no_gradients(seeded_case, dtype):
         assert not any(np.asarray(p, np.float64).any() for p in gradients.params)
 
 
-@pytest.mark.parametrize("gradients", GRADIENTS)
+@pytest.mark.parametrize("gradients", [*MODEL.gradients, "jax-grad"])
 def test_a_step_on_a_vocabulary_of_one_changes_nothing(gradients):
-    config = checked(Config(steps=3, batch_size=2, hidden=2, vocabulary=(".",), gradients=gradients))
+    config = checked(config_of(steps=3, batch_size=2, hidden=2, vocabulary=(".",), gradients=gradients))
     params = runs.initial_params(config, jax.random.key(0))
     optimizer = runs.optimizer(config)
     examples = Batch(jnp.zeros((4, 3), jnp.int32), jnp.zeros(4, jnp.int32))
     before = jax.tree.map(np.asarray, params)
     state, losses = run_steps(
-        start(jax.tree.map(jnp.copy, params), optimizer), jax.random.key(0), examples, gradients=gradients,
+        start(jax.tree.map(jnp.copy, params), optimizer), jax.random.key(0), examples,
+        model=MODEL, sizes=MODEL.sizes(), gradients=gradients,
         optimizer=optimizer, dtype="float32", batch_size=2, n_steps=3,
     )  # fmt: skip
     assert losses.tolist() == [0.0] * 3 and all(map(np.array_equal, state.params, before))
@@ -111,21 +115,21 @@ def test_a_step_on_a_vocabulary_of_one_changes_nothing(gradients):
 
 @pytest.mark.parametrize("engine", ALL)
 def test_a_batch_of_one_is_refused_by_every_engine_before_it_runs(seeded_case, engine, monkeypatch):
-    monkeypatch.setitem(ENGINES, engine, lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(engines, "engine", lambda *_: pytest.fail("it ran"))
     case = seeded_case(batch_size=2, h_size=2)
     one = case._replace(batch=jax.tree.map(lambda array: array[:1], case.batch))
     with pytest.raises(JaxgradError, match="a batch of 1: Bessel's correction divides by n - 1; give at least 2 rows"):
         run((engine,), one, Target())
 
 
-@pytest.mark.parametrize("gradients", GRADIENTS)
+@pytest.mark.parametrize("gradients", [*MODEL.gradients, "jax-grad"])
 def test_a_batch_of_one_is_refused_while_a_step_is_traced_and_by_the_config(seeded_case, gradients):
     case = seeded_case(batch_size=2, h_size=2)
     one = jax.tree.map(lambda array: jnp.asarray(array[:1]), case.batch)
     with pytest.raises(ValueError, match="Bessel's correction divides by n - 1; give at least 2 rows"):
-        jax.eval_shape(GRADIENTS[gradients], case.params, one)
+        jax.eval_shape(lambda p, b: gradients_of(MODEL, gradients)(p, b, case.sizes), case.params, one)
     with pytest.raises(JaxgradError, match="batch_size is 1; it must be a whole number of at least 2"):
-        checked(Config(batch_size=1, gradients=gradients))
+        checked(config_of(batch_size=1, gradients=gradients))
 
 
 @pytest.mark.parametrize("function", [forward, fused])
@@ -155,16 +159,16 @@ def test_symbols_out_of_range_are_refused_on_the_host(seeded_case, engine, symbo
 def test_a_learning_rate_must_be_a_finite_number_above_zero(tmp_path, rate):
     data = corpus.load()
     with pytest.raises(JaxgradError, match=r"learning rate is .*; it must be a finite number above 0"):
-        runs.train(Config(learning_rate=rate, vocabulary=data.vocabulary), data, tmp_path / "run")
+        runs.train(config_of(learning_rate=rate, vocabulary=data.vocabulary), data, tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
 def test_counts_stay_within_int32_or_are_refused():
     with pytest.raises(JaxgradError, match=r"steps is 2147483648; .* below 2\^31"):
-        checked(Config(steps=2**31))
+        checked(config_of(steps=2**31))
     many = corpus.Split(np.broadcast_to(np.uint8(0), (2**31, 3)), np.broadcast_to(np.uint8(0), 2**31))
     data = corpus.load()
-    config = Config(vocabulary=data.vocabulary)
+    config = config_of(vocabulary=data.vocabulary)
     with pytest.raises(JaxgradError, match=r"the train split has 2147483648 examples; .* fewer than 2\^31"):
         runs.check_corpus(config, data._replace(train=many))
 
@@ -174,7 +178,7 @@ def test_an_empty_split_is_refused(name):
     data = corpus.load()
     empty = corpus.Split(np.zeros((0, 3), np.uint8), np.zeros(0, np.uint8))
     with pytest.raises(JaxgradError, match=f"the {name} split has 0 examples; it must have at least"):
-        runs.check_corpus(Config(vocabulary=data.vocabulary), data._replace(**{name: empty}))
+        runs.check_corpus(config_of(vocabulary=data.vocabulary), data._replace(**{name: empty}))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -189,6 +193,6 @@ def test_the_largest_numbers_of_a_type_pass_through_the_cross_entropy(dtype):
     "name", ["steps", "context", "embedding", "hidden", "log_every", "chunk", "save_every", "keep"]
 )
 def test_sizes_may_be_one_and_not_zero(name):
-    assert checked(dataclasses.replace(Config(), **{name: 1}))
+    assert checked(dataclasses.replace(config_of(), **{name: 1}))
     with pytest.raises(JaxgradError, match=f"{name} is 0; it must be a whole number of at least 1"):
-        checked(dataclasses.replace(Config(), **{name: 0}))
+        checked(dataclasses.replace(config_of(), **{name: 0}))

@@ -20,10 +20,10 @@ from jaxgrad import files as records
 from jaxgrad.bench import compare
 from jaxgrad.bench.report import SCHEMA
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Statistics, init
+from jaxgrad.models.mlp.forward import Statistics, init
 from jaxgrad.training import checkpoints, folder
 from jaxgrad.training.checkpoints import Checkpoint
-from jaxgrad.training.config import Config
+from jaxgrad.training.config import config_of, flat
 from jaxgrad.training.state import State
 
 SHARES = {"corpus": 3500, "config": 3000, "notes": 2000, "seal": 500, "bench": 1000}
@@ -96,7 +96,7 @@ def test_corpora(files: Path):
 
 def test_configs(files: Path):
     draw, path = random.Random(2), files / "config.json"
-    good = json.loads(json.dumps(Config(vocabulary=(".", "a", "b"), corpus_sha256="0" * 64).__dict__))
+    good = json.loads(json.dumps(flat(config_of(vocabulary=(".", "a", "b"), corpus_sha256="0" * 64))))
     path.write_bytes(json.dumps(good).encode())
     assert folder.load_config(files).vocabulary == (".", "a", "b")
     for _ in range(SHARES["config"]):

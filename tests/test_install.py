@@ -53,7 +53,7 @@ def reaches(modules: set[str], *targets: str) -> set[str]:
 
 @pytest.mark.parametrize("room", ["ops", "models"])
 def test_the_maths_knows_nothing_of_torch_files_or_terminals(room: str):
-    for path in (ROOT / "jaxgrad" / room).glob("*.py"):
+    for path in (ROOT / "jaxgrad" / room).rglob("*.py"):
         outside = ("torch", "torchref", "rich", "typer", "pathlib", "os", "optax", "jaxgrad.parity", "jaxgrad.training")
         assert not reaches(imports(path), *outside), path
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxgrad import GradientMismatch, check
-from jaxgrad.models.mlp import forward
+from jaxgrad.models.mlp.forward import forward
 from jaxgrad.parity.engines import Target, run
 from jaxgrad.parity.verdict import verdict
 
@@ -46,6 +46,6 @@ def test_the_mistake_that_is_shown_is_found_as_shown(seeded_case):
     nodes = honest.nodes
     with jax.enable_x64(True):
         primals = jax.tree.map(np.asarray, forward(*jax.tree.map(jnp.asarray, (case.params, case.batch))))
-    forgotten = honest._replace(nodes=nodes._replace(bn_diff=primals.bn_var_inv * nodes.bn_raw))
+    forgotten = honest._replace(nodes={**nodes, "bn_diff": primals.bn_var_inv * nodes["bn_raw"]})
     sentence = verdict(case, Target("float64"), {**gradients, "by-node": forgotten}).sentence
     assert " ".join(sentence.split()) in " ".join(README.split())

@@ -51,7 +51,7 @@ def from_notebook(params: dict[str, Tensor]) -> MLP:
     return module
 
 
-def gradients(params: dict[str, Tensor], Xb: Tensor, Yb: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def gradients(params: dict[str, Tensor], Xb: Tensor, Yb: Tensor, **sizes: int) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and autograd's gradient of every parameter, under the notebook's names and in its shapes."""
     module = from_notebook(params)
     loss = F.cross_entropy(module(Xb), Yb.long())

@@ -54,7 +54,9 @@ def forward(params: dict[str, Tensor], Xb: Tensor, Yb: Tensor) -> dict[str, Tens
     }  # fmt: skip
 
 
-def gradients(params: dict[str, Tensor], Xb: Tensor, Yb: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+def gradients(
+    params: dict[str, Tensor], Xb: Tensor, Yb: Tensor, **sizes: int
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """The loss, and autograd's gradient of it for every parameter and for every node, by name."""
     params = {name: p.detach().clone().requires_grad_() for name, p in params.items()}
     nodes = forward(params, Xb, Yb)

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxgrad.bench.task import Task, examples, rows
 from jaxgrad.checking.measure import measure, shaken
-from jaxgrad.models.mlp import Batch, Params, forward
+from jaxgrad.models.mlp.forward import Batch, Params, forward
 
 # Of a normal error known from 32 samples, a chance of 1 in 15 million: once in thousands of checks of 100 steps.
 DEVIATIONS = 7.0

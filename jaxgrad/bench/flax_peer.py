@@ -13,7 +13,7 @@ from jaxgrad.bench.jax_peers import temp_bytes
 from jaxgrad.bench.peers import Place, Ready
 from jaxgrad.bench.task import Task
 from jaxgrad.bench.task import examples as examples_of
-from jaxgrad.models.mlp import EPS, Batch
+from jaxgrad.models.mlp.forward import EPS, Batch
 
 
 class BatchNorm(nnx.Module):

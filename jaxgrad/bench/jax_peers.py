@@ -11,11 +11,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxgrad.batches import indices
 from jaxgrad.bench.peak import jax_precision
 from jaxgrad.bench.peers import Place, Ready
-from jaxgrad.bench.task import Task
+from jaxgrad.bench.task import Task, sizes_of
 from jaxgrad.bench.task import examples as examples_of
 from jaxgrad.errors import JaxgradError
-from jaxgrad.kernels import launch
-from jaxgrad.models.mlp import Batch, Params
+from jaxgrad.models.mlp.forward import Batch, Params
+from jaxgrad.models.mlp.kernel import launch
+from jaxgrad.models.mlp.record import MODEL
 from jaxgrad.training.state import State
 from jaxgrad.training.step import run_steps, start
 
@@ -29,8 +30,8 @@ def training(gradients: str, scan: bool, task: Task, place: Place, n_steps: int)
         return start(jax.tree.map(jnp.array, task.params), optimizer)
 
     program, seconds, temp = compiled(
-        run_steps, begin(), key, examples, gradients=gradients, optimizer=optimizer, dtype="float32",
-        batch_size=task.size.batch, n_steps=n_steps if scan else 1,
+        run_steps, begin(), key, examples, model=MODEL, sizes=sizes_of(task), gradients=gradients,
+        optimizer=optimizer, dtype="float32", batch_size=task.size.batch, n_steps=n_steps if scan else 1,
     )  # fmt: skip
 
     def advance(state: State) -> tuple[State, list[Array]]:

@@ -10,11 +10,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from jaxgrad.kernels.padding import Sizes
-from jaxgrad.kernels.roofline import counts
-from jaxgrad.models.mlp import Batch, Params, init
+from jaxgrad.models.mlp.forward import Batch, Params, init
+from jaxgrad.models.mlp.kernel.padding import Sizes
+from jaxgrad.models.mlp.kernel.roofline import counts
+from jaxgrad.models.mlp.record import MODEL, fused
+from jaxgrad.models.mlp.sizes import Sizes as ModelSizes
 from jaxgrad.training import mesh as meshes
-from jaxgrad.training.step import fused
 
 N, EMB_SIZE, VOCAB = 3, 10, 27
 ITEMSIZE = 4
@@ -68,10 +69,10 @@ def predicted(batch: int, hidden: int, data: int, model: int) -> PerDevice:
 
 def compiled(batch: int, hidden: int, mesh: Mesh) -> PerDevice:
     """The same figures of the program that XLA makes of one step on the mesh; nothing is run."""
-    optimizer = optax.sgd(0.1)
+    optimizer, sizes = optax.sgd(0.1), ModelSizes(hidden, N, EMB_SIZE)
 
     def step(params: Params, batch: Batch) -> tuple[Params, Float[Array, ""]]:
-        loss, grads = fused(params, batch)
+        loss, grads = fused(params, batch, sizes)
         updates, _ = optimizer.update(grads, optimizer.init(params), params)
         return optax.apply_updates(params, updates), loss
 
@@ -82,7 +83,7 @@ def compiled(batch: int, hidden: int, mesh: Mesh) -> PerDevice:
     params = jax.eval_shape(lambda: init(jax.random.key(0), VOCAB, N, EMB_SIZE, hidden))
     examples = jax.eval_shape(lambda: Batch(jnp.zeros((batch, N), jnp.int32), jnp.zeros(batch, jnp.int32)))
     lowered = jax.jit(step).lower(
-        lying(params, meshes.of_params(mesh)), lying(examples, jax.tree.map(lambda _: rows, examples))
+        lying(params, meshes.of_params(mesh, MODEL, params)), lying(examples, jax.tree.map(lambda _: rows, examples))
     )
     program: Any = lowered.compile()
     reduced = re.findall(r"= (.*?) all-reduce(?:-start)?\(", program.as_text())

@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxgrad import batches, corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params, init
+from jaxgrad.models.mlp.forward import Batch, Params, init
+from jaxgrad.models.mlp.sizes import Sizes
 
 EMB_SIZE = 10
 SEED = 0
@@ -53,6 +54,11 @@ def task(size: Size, data: corpus.Corpus) -> Task:
     drawn, initial = jax.random.split(jax.random.key(SEED))
     params = init(initial, len(data.vocabulary), data.train.X.shape[1], EMB_SIZE, size.hidden)
     return Task(size, jax.tree.map(np.asarray, params), data.train, np.asarray(jax.random.key_data(drawn)))
+
+
+def sizes_of(task: Task) -> Sizes:
+    """The sizes of the task's model."""
+    return Sizes(hidden=task.size.hidden, context=task.examples.X.shape[1], embedding=EMB_SIZE)
 
 
 def examples(task: Task) -> Batch:

@@ -5,15 +5,16 @@ Every command imports what it needs when it runs, so that help is instant.
 
 from jaxgrad.cli import bench, corpus, parity, plot, port, sweep, training
 from jaxgrad.cli.app import app
+from jaxgrad.cli.sized import several, sized
 from jaxgrad.cli.terminal import guarded
 
-app.command()(parity.parity)
+app.command(cls=sized("batch_size"))(parity.parity)
 app.command()(parity.mutate)
 app.command()(port.port)
-app.command()(training.train)
+app.command(cls=sized("gradients"))(training.train)
 app.command("eval")(training.evaluate)
 app.command()(training.sample)
-app.command()(sweep.sweep)
+app.command(cls=sized("lr", several))(sweep.sweep)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(bench.app, name="bench")
 app.add_typer(plot.app, name="plot")

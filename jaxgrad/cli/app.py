@@ -43,6 +43,9 @@ def options(
     if context.invoked_subcommand is None:
         print(GUIDE)
         return
+    if context.invoked_subcommand == "sweep":
+        # One model keeps one core busy: on a CPU each core is a device, and takes its share of the models.
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))
     folder = platformdirs.user_cache_path("jaxgrad") / "compiled"
     if compile_cache:
         # Where no cache can be kept, JAX would warn of every program that it compiles.

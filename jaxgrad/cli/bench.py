@@ -189,7 +189,7 @@ def bench_scaling(
     console, rows = Console(), []
     for text in mesh or ["data=1", "data=2", "data=4", "data=8", "data=4,model=2", "model=8"]:
         sizes = meshes.parse(text)
-        built = meshes.build(sizes, jax.devices(), batch, hidden)
+        built = meshes.build(sizes, jax.devices(), batch, {"hidden layer": hidden})
         with console.status(text):
             pair = scaling.predicted(batch, hidden, **sizes), scaling.compiled(batch, hidden, built)
         rows.append({"mesh": text, "counted": pair[0]._asdict(), "compiled": pair[1]._asdict()})

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxgrad import models
 from jaxgrad.cli.app import CorpusOption, DType, JsonOption, Platform
 from jaxgrad.cli.progress import bar
+from jaxgrad.cli.sized import ModelOption, all_sizes
 from jaxgrad.cli.terminal import say
 from jaxgrad.errors import JaxgradError
 
@@ -16,20 +18,23 @@ if TYPE_CHECKING:
 
 
 def parity(
+    context_of_call: typer.Context,
+    model: ModelOption = models.DEFAULT,
     seed_case: Annotated[
         bool, typer.Option("--seed-case", help="Compare on the seed notebook's batch; the default without --batches.")
     ] = False,
     batches: Annotated[int, typer.Option(min=0, help="How many random batches of the corpus to compare on.")] = 0,
     dtype: Annotated[DType, typer.Option(help="Type of every number in every engine.")] = DType.float64,
     batch_size: Annotated[int, typer.Option(min=2, help="Rows of a random batch.")] = 32,
-    hidden: Annotated[int, typer.Option(min=1, help="Hidden neurons, for random batches.")] = 200,
-    context: Annotated[int, typer.Option(min=1, help="Characters of context, for random batches.")] = 3,
-    embedding: Annotated[int, typer.Option(min=1, help="Numbers per character, for random batches.")] = 10,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random batches.")] = 0,
     corpus: CorpusOption = None,
-    engines: Annotated[str, typer.Option(help="Two or more of by-node, fused, kernel, jax.grad, torch, torch.nn.")] = (
-        "by-node,fused,jax.grad,torch"
-    ),
+    engines: Annotated[
+        str | None,
+        typer.Option(
+            help="Two or more of by-node, fused, kernel, jax.grad, torch, torch.nn."
+            "  [default: by-node,fused,jax.grad,torch]"
+        ),
+    ] = None,
     device: Annotated[Platform, typer.Option(help="Where JAX runs.")] = Platform.cpu,
     torch_device: Annotated[str, typer.Option(help="Where PyTorch runs: cpu, cuda, mps, ...")] = "cpu",
     json: Annotated[Path | None, typer.Option(help="Write everything as JSON, schema jaxgrad.parity/2.")] = None,
@@ -45,24 +50,31 @@ def parity(
     """
     from rich.console import Console
 
-    from jaxgrad import corpus as corpora
     from jaxgrad import files, memory
     from jaxgrad.checking.findings import AGREES, DIFFERS
+    from jaxgrad.models.model import load_corpus
     from jaxgrad.parity import cases, page, report
     from jaxgrad.parity import verdict as verdicts
-    from jaxgrad.parity.engines import Target
+    from jaxgrad.parity.engines import Target, usual
 
-    names = tuple(name.strip() for name in engines.split(","))
+    record = models.record(model)
+    names = usual(record) if engines is None else tuple(name.strip() for name in engines.split(","))
     if len(set(names)) < 2:
         raise JaxgradError(f"--engines is {engines!r}; name at least two different engines, separated by commas")
-    chosen: list[Case] = [cases.seed_case()] if seed_case or not batches else []
+    if seed_case and model != models.DEFAULT:
+        raise JaxgradError(f"the seed notebook has no batch of {model}; leave --seed-case out")
+    chosen: list[Case] = []
     if replay is not None:
         chosen = [_replayed(replay, step, corpus)]
+    elif seed_case or not batches:
+        chosen = [cases.seed_case() if model == models.DEFAULT else _random(model, batch_size, context_of_call)]
     if batches:
-        data = corpora.load(corpus, context)
-        numbers = (hidden + batch_size) * (context * embedding + len(data.vocabulary)) + batch_size * hidden
-        memory.check(8 * numbers, f"one pass with hidden {hidden} and batches of {batch_size}")
-        chosen += [cases.corpus_case(data, seed, step, batch_size, embedding, hidden) for step in range(batches)]
+        sizes = record.sizes(**all_sizes(context_of_call))
+        data = load_corpus(record, sizes, corpus)
+        told = ", ".join(f"{name} {value}" for name, value in all_sizes(context_of_call).items())
+        numbers = record.numbers(sizes, len(data.vocabulary), batch_size)
+        memory.check(8 * numbers, f"one pass with {told} and batches of {batch_size}")
+        chosen += [cases.corpus_case(record, sizes, data, seed, step, batch_size) for step in range(batches)]
 
     console = Console(soft_wrap=True)
     target = Target(dtype.value, device.value, torch_device)
@@ -95,14 +107,23 @@ def parity(
         raise SystemExit(1)
 
 
+def _random(model: str, batch_size: int, context: typer.Context) -> "Case":
+    from jaxgrad.parity import cases
+
+    return cases.random_case(0, batch_size, model=model, **all_sizes(context))
+
+
 def _replayed(run: Path, step: int, corpus: Path | None) -> "Case":
     from jaxgrad.cli.training import corpus_of
-    from jaxgrad.parity.cases import Case
+    from jaxgrad.parity import cases
     from jaxgrad.training import replay
+    from jaxgrad.training.config import record
     from jaxgrad.training.folder import load_config
 
-    params, batch = replay.step(run, step, corpus_of(load_config(run), corpus))
-    return Case(f"{run}, step {step}", params, batch)
+    config = load_config(run)
+    params, batch = replay.step(run, step, corpus_of(config, corpus))
+    vocab_size = len(config.vocabulary)
+    return cases.case(f"{run}, step {step}", record(config), config.sizes, vocab_size, params, batch)
 
 
 def mutate(
@@ -112,6 +133,7 @@ def mutate(
             metavar="[MODULE:FUNCTION]", help="A function that returns (fn, check, args); without it, our own passes."
         ),
     ] = None,
+    model: ModelOption = models.DEFAULT,
     json: JsonOption = None,
 ) -> None:
     """Make one mistake at a time in a backward pass and see if its check notices; exit 1 if one survives.
@@ -122,7 +144,7 @@ def mutate(
     from jaxgrad.mutation import score as mutation
 
     if subject is None:
-        scores = _own_scores()
+        scores = _own_scores(model)
     else:
         made = mutation.load(subject)
         scores = {subject: mutation.mutation_score(made.fn, made.check, *made.args)}
@@ -132,18 +154,19 @@ def mutate(
     raise SystemExit(1 if any(score.survived for score in scores.values()) else 0)
 
 
-def _own_scores() -> "dict[str, Score]":
+def _own_scores(model: str) -> "dict[str, Score]":
     """The scores of this project's own backward passes, printed as tables with every mutant that survived."""
     from rich.console import Console
 
     from jaxgrad.mutation import score as mutation
     from jaxgrad.parity import own_score
 
-    scores, chosen, texts = {}, own_score.own_cases(), []
-    with bar(Console(), len(chosen) * len(own_score.NAMES), "backward passes") as update:
-        for title, (case, sizes) in chosen.items():
+    record = models.record(model)
+    scores, chosen, texts = {}, own_score.own_cases(record), []
+    with bar(Console(), len(chosen) * len(own_score.names(record)), "backward passes") as update:
+        for title, case in chosen.items():
             measured = []
-            for row in own_score.rows([case], sizes):
+            for row in own_score.rows([case]):
                 measured.append(row)
                 scores[f"{title}, {row.name}"] = row.score
                 update(len(scores), f"{row.name} done")

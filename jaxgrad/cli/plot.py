@@ -65,7 +65,9 @@ def logits(
     with Console().status("gradients of the batch"):
         case, vocabulary = _notebooks_batch() if run is None else _batch_of(run, step, corpus)
         dlogits = of_case.dlogits(case)
-    _save(plots.logit_gradients(dlogits, np.asarray(case.batch.Y), vocabulary, case.name, _theme(dark)), path)
+    _save(
+        plots.logit_gradients(dlogits, np.asarray(case.batch.Y).reshape(-1), vocabulary, case.name, _theme(dark)), path
+    )
 
 
 def _notebooks_batch() -> "tuple[Case, tuple[str, ...]]":
@@ -80,15 +82,17 @@ def _notebooks_batch() -> "tuple[Case, tuple[str, ...]]":
 def _batch_of(run: Path, step: int | None, corpus: Path | None) -> "tuple[Case, tuple[str, ...]]":
     """A step's parameters and batch, by default of the last step that is known of, and the run's vocabulary."""
     from jaxgrad.cli.training import corpus_of
-    from jaxgrad.parity.cases import Case
+    from jaxgrad.parity import cases
     from jaxgrad.plots import of_run
     from jaxgrad.training import replay
+    from jaxgrad.training.config import record
     from jaxgrad.training.folder import load_config
 
     config = load_config(run)
     number = int(of_run.columns(run)[0][-1]) - 1 if step is None else step
     params, batch = replay.step(run, number, corpus_of(config, corpus))
-    return Case(f"step {number:,} of {run.name}", params, batch), config.vocabulary
+    name, vocab_size = f"step {number:,} of {run.name}", len(config.vocabulary)
+    return cases.case(name, record(config), config.sizes, vocab_size, params, batch), config.vocabulary
 
 
 @app.command()
@@ -131,13 +135,18 @@ def embedding(run: RunArgument, out: OutOption = None, dark: DarkOption = False)
 
     from jaxgrad import plots
     from jaxgrad.cli.training import warnings_shown
+    from jaxgrad.models.model import named
     from jaxgrad.training import run as runs
+    from jaxgrad.training.config import record
 
     path = _place(out, run / "embedding", dark)
     with warnings_shown():
         config, params, _ = runs.load(run)
+    table = record(config).embedding
+    if table is None:
+        raise JaxgradError(f"{run}: is a run of the model {config.model}, which has no embedding to draw")
     with runs.precision(config):
-        before, after = (np.asarray(p.C, np.float64) for p in (runs.fresh(config).state.params, params))
+        before, after = (np.asarray(named(p)[table], np.float64) for p in (runs.fresh(config).state.params, params))
     _save(plots.letters(before, after, config.vocabulary, _theme(dark)), path)
 
 

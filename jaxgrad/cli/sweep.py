@@ -1,13 +1,15 @@
 """`jaxgrad sweep`: many runs at once, and which was best."""
 
-import os
+import dataclasses
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from jaxgrad import models
 from jaxgrad.cli.app import CorpusOption, DType, JsonOption
+from jaxgrad.cli.sized import ModelOption, all_sizes, given_options
 from jaxgrad.cli.terminal import say
 from jaxgrad.errors import JaxgradError
 
@@ -29,11 +31,11 @@ MOST = 10_000
 
 def sweep(
     context_of_call: typer.Context,
+    model: ModelOption = models.DEFAULT,
     out: Annotated[Path | None, typer.Option(help="Folder to make; sweeps/DATE-TIME if not given.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="SWEEP", help="Go on with it, as its plan.json says.")] = None,
     seeds: Annotated[str, typer.Option(help="FROM:TO, without TO, or a list: 0:16 or 1,5,7.")] = "0:4",
     lr: Annotated[str, typer.Option(help="Learning rates, separated by commas.")] = "0.1",
-    hidden: Annotated[str, typer.Option(help="Hidden sizes, separated by commas.")] = "200",
     steps: Annotated[int, typer.Option(min=1)] = 200_000,
     batch_size: Annotated[int, typer.Option(min=2, help="Rows of a batch.")] = 32,
     gradients: Annotated[str, typer.Option(help="fused, by-node, jax-grad, or kernel on GPU and TPU.")] = "fused",
@@ -52,31 +54,37 @@ def sweep(
     """
     import datetime
 
-    # One model keeps one core busy: on a CPU each core is a device, and takes its share of the models.
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(os.cpu_count() or 1))
-
     import jax
     from rich.console import Console
 
     from jaxgrad import corpus as corpora
     from jaxgrad import files
-    from jaxgrad.cli.training import corpus_of, given_options
+    from jaxgrad.cli.training import corpus_of
+    from jaxgrad.models.model import load_corpus
     from jaxgrad.training import folder as folders
     from jaxgrad.training import sweep as sweeps
     from jaxgrad.training import sweep_folder
-    from jaxgrad.training.config import Config
+    from jaxgrad.training.config import changed, config_of, record
     from jaxgrad.training.run import check_memory
 
     if resume is None:
         path = corpora.shipped("names.txt") if corpus is None else corpus
-        data, devices = corpora.load(path), jax.devices()
-        config = Config(
-            steps=steps, batch_size=batch_size, optimizer=optimizer, schedule=schedule, gradients=gradients,
-            dtype=dtype.value, corpus=None if corpus is None else str(corpus.absolute()),
-            corpus_sha256=corpora.sha256(path), vocabulary=data.vocabulary,
+        told = {
+            "steps": steps, "batch_size": batch_size, "optimizer": optimizer, "schedule": schedule,
+            "gradients": gradients,
+        }  # fmt: skip
+        given = given_options(context_of_call)
+        axes = _axes(model, all_sizes(context_of_call), given)
+        config = config_of(
+            model, **{name: value for name, value in told.items() if name in given}, dtype=dtype.value,
+            corpus=None if corpus is None else str(corpus.absolute()), corpus_sha256=corpora.sha256(path),
         )  # fmt: skip
+        learning_rates = _numbers("--lr", lr, float) if "lr" in given else [config.learning_rate]
+        # Sizes that shape the examples have one value each, or the grid is refused.
+        first = changed(config, **{name: values[0] for name, values in axes.items()})
+        data, devices = load_corpus(record(config), first.sizes, path), jax.devices()
         plan = sweep_folder.Plan(
-            config, tuple(_seeds(seeds)), tuple(_numbers("--lr", lr, float)), tuple(_numbers("--hidden", hidden, int)),
+            changed(config, vocabulary=data.vocabulary), tuple(_seeds(seeds)), tuple(learning_rates), axes,
             int(memory * 2**30) // len(devices), len(devices),
         )  # fmt: skip
         folder = out or Path("sweeps") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
@@ -86,8 +94,9 @@ def sweep(
             raise JaxgradError(f"--resume takes everything from {resume}/plan.json; leave out {flags}")
         folder = resume
         plan, _ = sweep_folder.load_plan(folder)
-        given = corpus if "corpus" in given_options(context_of_call) else None
-        data, devices = corpus_of(plan.config, given), jax.devices()[: plan.devices]
+        copy = corpus if "corpus" in given_options(context_of_call) else None
+        first = changed(plan.config, **{name: values[0] for name, values in plan.sizes.items()})
+        data, devices = corpus_of(first, copy), jax.devices()[: plan.devices]
         if len(devices) < plan.devices:
             raise JaxgradError(
                 f"{folder}: was begun on {plan.devices} devices, on which its last bits depend, and JAX has"
@@ -95,7 +104,7 @@ def sweep(
             )
         if (folder / "sweep.json").exists():
             raise JaxgradError(f"{folder}: is finished; its results are in {folder / 'results.csv'}")
-    configs = sweeps.grid(plan.config, list(plan.seeds), list(plan.learning_rates), list(plan.hidden))
+    configs = sweeps.grid(plan.config, plan.seeds, plan.learning_rates, plan.sizes)
     for config in configs:
         check_memory(config)
     console = Console()
@@ -180,17 +189,27 @@ def _summary(swept: "list[Swept]", rates: "Rates", devices: "list[jax.Device]") 
 
 def _alone(config: "Config") -> str:
     """The command that trains this run by itself."""
-    from jaxgrad.training.config import Config
+    from jaxgrad.training.config import config_of, flat, flat_sizes
 
-    names = {"seed": "--seed", "learning_rate": "--lr", "hidden": "--hidden", "steps": "--steps",
-             "batch_size": "--batch-size", "gradients": "--gradients", "optimizer": "--optimizer",
-             "schedule": "--schedule", "dtype": "--dtype", "corpus": "--corpus"}  # fmt: skip
-    given = (
-        (flag, getattr(config, name))
-        for name, flag in names.items()
-        if getattr(config, name) != getattr(Config(), name)
-    )
-    return shlex.join(["jaxgrad", "train", *(str(part) for pair in given for part in pair)])
+    usual, values = flat(config_of(config.model)), flat(config)
+    names = ("seed", "learning_rate", *flat_sizes(config), "steps", "batch_size", "gradients", "optimizer",
+             "schedule", "dtype", "corpus")  # fmt: skip
+    flags = {"learning_rate": "lr"}
+    given = (("--" + flags.get(name, name).replace("_", "-"), values[name]) for name in names
+             if values[name] != usual[name])  # fmt: skip
+    of_model = () if config.model == models.DEFAULT else ("--model", config.model)
+    return shlex.join(["jaxgrad", "train", *of_model, *(str(part) for pair in given for part in pair)])
+
+
+def _axes(model: str, texts: dict[str, str], given: set[str]) -> dict[str, tuple[Any, ...]]:
+    """The values of each size that was given, and of the one that the model's sweeps always tell of."""
+    wanted = {*given, models.record(model).swept}
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(models.sizes_of(model))}
+    return {
+        name: tuple(_numbers(f"--{name.replace('_', '-')}", text, kinds[name]))
+        for name, text in texts.items()
+        if name in wanted
+    }
 
 
 def _seeds(text: str) -> list[int]:

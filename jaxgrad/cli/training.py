@@ -7,12 +7,14 @@ import shlex
 import signal
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxgrad import models
 from jaxgrad.cli.app import CorpusOption, DType, JsonOption
 from jaxgrad.cli.progress import bar
+from jaxgrad.cli.sized import ModelOption, given_options, sizes_given
 from jaxgrad.cli.terminal import complain, say, visible
 from jaxgrad.errors import JaxgradError
 
@@ -30,11 +32,15 @@ if TYPE_CHECKING:
 # What a resumed run may be given beside its folder: where its corpus is now, and where it goes on.
 _ANEW = {"resume", "steps", "corpus", "mesh", "distributed", "coordinator", "processes", "process_id"}
 
+# Options whose field of a config has another name.
+_IN_CONFIG = {"lr": "learning_rate", "optimizer_arg": "optimizer_args", "schedule_arg": "schedule_args"}
+
 BestOption = Annotated[bool, typer.Option("--best", help="The kept checkpoint of the lowest dev loss, not the last.")]
 
 
 def train(
     context_of_call: typer.Context,
+    model: ModelOption = models.DEFAULT,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; if not given, runs/DATE-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with it; with --steps, to more.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="How long.")] = 200_000,
@@ -45,9 +51,7 @@ def train(
     schedule: Annotated[str, typer.Option(help="seed (a tenth from half-way) or one of optax's.")] = "seed",
     schedule_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for it; may be repeated.")] = None,
     gradients: Annotated[str, typer.Option(help="fused, by-node, jax-grad, kernel.")] = "fused",
-    hidden: Annotated[int, typer.Option(min=1, help="Hidden neurons.")] = 200,
-    context: Annotated[int, typer.Option(min=1, help="Characters of context.")] = 3,
-    embedding: Annotated[int, typer.Option(min=1, help="Numbers per character.")] = 10,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of all gradients.")] = None,
     dtype: Annotated[DType, typer.Option(metavar="TYPE", help="float32, float64 or bfloat16.")] = DType.float32,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of parameters and batches.")] = 0,
     log_every: Annotated[int, typer.Option(min=1, help="Steps per metrics line.")] = 100,
@@ -74,24 +78,31 @@ def train(
     import datetime
 
     from jaxgrad import corpus as corpora
+    from jaxgrad.models.model import load_corpus
     from jaxgrad.training import run as runs
-    from jaxgrad.training.config import Config, checked, parse_arguments
+    from jaxgrad.training.config import changed, checked, config_of, parse_arguments, record
     from jaxgrad.training.distributed import join, prepared
     from jaxgrad.training.folder import load_config
 
     def new() -> "tuple[Config, Corpus, Mesh | None]":
         path = corpora.shipped("names.txt") if corpus is None else corpus
-        data = corpora.load(path, context)
-        config = checked(
-            Config(
-                steps=steps, batch_size=batch_size, learning_rate=lr, optimizer=optimizer,
-                optimizer_args=parse_arguments(optimizer_arg or []), schedule=schedule,
-                schedule_args=parse_arguments(schedule_arg or []), gradients=gradients, context=context,
-                embedding=embedding, hidden=hidden, dtype=dtype.value, seed=seed, log_every=log_every, chunk=chunk,
-                save_every=save_every, keep=keep, corpus=None if corpus is None else str(corpus.absolute()),
-                corpus_sha256=corpora.sha256(path), vocabulary=data.vocabulary,
-            )
+        # What the command line did not give is the model's own.
+        told: dict[str, Any] = {
+            "steps": steps, "batch_size": batch_size, "lr": lr, "optimizer": optimizer,
+            "optimizer_arg": optimizer_arg, "schedule": schedule, "schedule_arg": schedule_arg,
+            "gradients": gradients, "clip": clip,
+        }  # fmt: skip
+        chosen = {_IN_CONFIG.get(name, name): value for name, value in told.items() if name in given}
+        for name in ("optimizer_args", "schedule_args"):
+            if name in chosen:
+                chosen[name] = parse_arguments(chosen[name])
+        config = config_of(
+            model, **chosen, **sizes_given(context_of_call), dtype=dtype.value, seed=seed, log_every=log_every,
+            chunk=chunk, save_every=save_every, keep=keep, corpus=None if corpus is None else str(corpus.absolute()),
+            corpus_sha256=corpora.sha256(path),
         )  # fmt: skip
+        data = load_corpus(record(config), config.sizes, path)
+        config = checked(changed(config, vocabulary=data.vocabulary))
         return config, data, _mesh(mesh, distributed, config)
 
     def old(folder: Path) -> "tuple[Config, Corpus, Mesh | None]":
@@ -125,7 +136,7 @@ def evaluate(
     best: BestOption = False,
     json: JsonOption = None,
 ) -> None:
-    """Losses of the three splits, with batch-norm statistics of the training split.
+    """Losses of the three splits; batch-norm statistics, where a model has them, are of the training split.
 
     Example: jaxgrad eval runs/demo
     """
@@ -137,7 +148,7 @@ def evaluate(
     with warnings_shown():
         config, params, statistics = runs.load(run, best)
     with runs.precision(config):
-        losses = runs.split_losses(params, statistics, corpus_of(config, corpus))
+        losses = runs.split_losses(config, params, statistics, corpus_of(config, corpus))
     if json is not None:
         files.write_json(json, losses._asdict())
     _print_losses(Console(), losses)
@@ -148,6 +159,8 @@ def sample(
     n: Annotated[int, typer.Option("-n", min=1, help="How many words.")] = 20,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same words.")] = 0,
     temperature: Annotated[float, typer.Option(help="Above 0: likelier words below 1, wilder above.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from so many of the likeliest characters.")] = None,
+    prompt: Annotated[str, typer.Option(help="What every word begins with.")] = "",
     best: BestOption = False,
 ) -> None:
     """New words from a trained model, one a line.
@@ -158,12 +171,15 @@ def sample(
 
     from jaxgrad.training import run as runs
     from jaxgrad.training import sample as sampling
+    from jaxgrad.training.config import record
 
     with warnings_shown():
         config, params, statistics = runs.load(run, best)
     with runs.precision(config):
         key = jax.random.key(seed)
-        words = sampling.sample(params, statistics, config.vocabulary, key, n, temperature)
+        words = sampling.sample(
+            record(config), config.sizes, params, statistics, config.vocabulary, key, n, temperature, top_k, prompt
+        )
     print("\n".join(map(visible, words)))
 
 
@@ -172,6 +188,7 @@ def _mesh(text: str | None, distributed: bool, config: "Config") -> "Mesh | None
     import jax
 
     from jaxgrad.training import mesh as meshes
+    from jaxgrad.training.config import record
 
     if text is None and not distributed:
         return None
@@ -179,7 +196,7 @@ def _mesh(text: str | None, distributed: bool, config: "Config") -> "Mesh | None
     sizes = meshes.parse(text or f"data={len(devices)}")
     if distributed and math.prod(sizes.values()) != len(devices):
         raise JaxgradError(f"--mesh {text} must have all {len(devices)} devices of all processes; leave none without")
-    return meshes.build(sizes, devices, config.batch_size, config.hidden)
+    return meshes.build(sizes, devices, config.batch_size, record(config).split(config.sizes))
 
 
 def _run(
@@ -257,12 +274,6 @@ def warnings_shown() -> "Iterator[None]":
         logger.removeHandler(handler)
 
 
-def given_options(context: typer.Context) -> set[str]:
-    """The names of options that the command line itself gave."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-
-
 def _print_losses(console: "Console", losses: "Losses") -> None:
     say(console, " · ".join(f"{name} {loss:.4f}" for name, loss in losses._asdict().items()))
 
@@ -270,9 +281,11 @@ def _print_losses(console: "Console", losses: "Losses") -> None:
 def corpus_of(config: "Config", given: Path | None) -> "Corpus":
     """The corpus that a run was trained on: its path, or another copy, must still have the same bytes."""
     from jaxgrad import corpus as corpora
+    from jaxgrad.models.model import load_corpus
+    from jaxgrad.training.config import record
 
     path = given or (corpora.shipped("names.txt") if config.corpus is None else Path(config.corpus))
-    data = corpora.load(path, config.context)
+    data = load_corpus(record(config), config.sizes, path)
     if corpora.sha256(path) != config.corpus_sha256:
         raise JaxgradError(
             f"{path}: is not the corpus of this run (sha256 {config.corpus_sha256}); give that one with --corpus"

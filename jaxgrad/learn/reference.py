@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -10,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.compare import Noise, scaled
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import EPS, Gradients, Nodes, Params, forward
+from jaxgrad.models.mlp import backward
+from jaxgrad.models.mlp.forward import EPS, Nodes, Params, forward
 from jaxgrad.mutation.operators import stale_operand, used_steps
 from jaxgrad.mutation.program import Program, Step, trace, values
 from jaxgrad.mutation.score import Mutant, mutants_of
 from jaxgrad.parity import own_score
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.engines import measured
+from jaxgrad.parity.engines import Gradients, measured
 
 NAMES = (*Nodes._fields, *Params._fields)
 
@@ -56,13 +57,13 @@ def answers(case: Case) -> Answers:
     noise = functools.cache(functools.partial(_noise, case))
     with _wide():
         params, batch = jax.tree.map(jnp.asarray, (case.params, case.batch))
-        programs = (
-            trace(own_score.by_node, params, batch, starts=lambda place: place.file == mlp_backward.__file__).program,
-            trace(mlp_backward.fused, params, batch, starts=own_score.in_rule).program,
+        ways = {name: own_score.whole(case.model, case.sizes, name) for name in ("by-node", "fused")}
+        programs = tuple(
+            trace(way, params, batch, starts=own_score.starts(case.model, name)).program for name, way in ways.items()
         )
         inputs = jax.tree.leaves((params, batch))
         derivations = tuple(Derivation(p, values(p, inputs), _slots(p), _own_steps(p)) for p in programs)
-        ours = _by_name(jax.tree.map(np.asarray, jax.jit(own_score.by_node)(params, batch)))
+        ours = _by_name(jax.tree.map(np.asarray, jax.jit(ways["by-node"])(params, batch)))
         primals = {**jax.jit(forward)(params, batch)._asdict(), **params._asdict()}
     return Answers(right, noise, ours, {name: np.asarray(x) for name, x in primals.items()}, derivations)
 
@@ -154,7 +155,7 @@ def _again(
 def is_sum_of_uses(known: Answers, name: str, mutant: Mutant) -> bool:
     """Whether the mutant's step is the one that adds up the cotangents of the uses of `name`."""
     node_by_node, _ = known.derivations
-    here = mutant.place.file == mlp_backward.__file__
+    here = mutant.place.file == backward.__file__
     return here and mutant.operator == "an addend dropped" and node_by_node.slots[name] in mutant.step.results
 
 
@@ -171,8 +172,8 @@ def _own_steps(program: Program) -> dict[str, set[int]]:
 
 def _slots(program: Program) -> dict[str, int]:
     """Where the program keeps the cotangent of each name; its outputs are the paths of a `Gradients`."""
-    return {path.rpartition(".")[2]: slot for path, slot in program.outputs.items() if path != ".loss"}
+    return {re.findall(r"\w+", path)[-1]: slot for path, slot in program.outputs.items() if path != ".loss"}
 
 
 def _by_name(gradients: Gradients) -> dict[str, Any]:
-    return {**gradients.nodes._asdict(), **gradients.params._asdict()}
+    return {**gradients.nodes, **gradients.params._asdict()}

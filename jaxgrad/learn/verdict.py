@@ -31,7 +31,7 @@ from jaxgrad.learn.reference import (
     with_epsilon,
     without_paths,
 )
-from jaxgrad.models.mlp import EPS
+from jaxgrad.models.mlp.forward import EPS
 from jaxgrad.mutation.operators import operator
 from jaxgrad.parity.cases import seed_case
 

@@ -13,6 +13,7 @@ from jax.extend import source_info_util
 from jax.extend.core import Literal
 
 from jaxgrad.checking.question import parameter_names
+from jaxgrad.jaxprs.taps import marked
 
 # Primitives that hold a jaxpr but do more than call it.
 _NOT_CALLS = frozenset({"scan", "shard_map", "pallas_call"})
@@ -157,7 +158,10 @@ class Tape:
         for eqn in inner.eqns:
             used = tuple(map(read, eqn.invars))
             place, called = _place(eqn) if call is None else _within(_place(eqn), *call), _called(eqn)
-            if called is None:
+            if marked(eqn):
+                # A tap names a value and computes nothing, so that no mistake can be made in it.
+                made = list(used)
+            elif called is None:
                 made = [self.slot(var.aval) for var in eqn.outvars]
                 run = bound(eqn.primitive, eqn.params)
                 self.steps.append(Step(eqn.primitive, eqn.params, run, used, tuple(made), place, backward))

@@ -7,17 +7,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad import batches, corpus
+from jaxgrad import batches, corpus, models
+from jaxgrad.corpus import BOUNDARY
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params, init
+from jaxgrad.models.model import Model
+
+# Characters of a random word, of a model that draws no batch itself.
+LONGEST_WORD = 8
 
 
 class Case(NamedTuple):
-    """One forward and backward to compare: float64 parameters that float32 holds exactly, an integer batch, a name."""
+    """One forward and backward to compare, of a model of some sizes, and a name.
+
+    Parameters are float64, which float32 holds exactly; the batch holds int32 symbols below `vocab_size`.
+    """
 
     name: str
-    params: Params
-    batch: Batch
+    params: Any
+    batch: Any
+    model: Model
+    sizes: Any
+    vocab_size: int
 
 
 def seed_case() -> Case:
@@ -33,33 +43,60 @@ def seed_case() -> Case:
             " pip install 'jaxgrad[parity]', or compare on a random batch with --batches 1"
         ) from None
     kept = json.loads(corpus.shipped("seed_case.json").read_text(encoding="utf-8"))
+    model = models.record(kept.get("model", models.DEFAULT))
     X, Y = np.array(kept["X"]), np.array(kept["Y"])
+    sizes = model.sizes(context=X.shape[1], embedding=kept["emb_size"], hidden=kept["h_size"])
+    vocab_size = kept["vocab_size"]
     tensors = torch_draws.parameters(
-        kept["torch_generator_seed"], kept["vocab_size"], X.shape[1], kept["emb_size"], kept["h_size"]
+        kept["torch_generator_seed"], vocab_size, X.shape[1], kept["emb_size"], kept["h_size"]
     )
-    return _case("the notebook's batch", Params(**{name: tensor.numpy() for name, tensor in tensors.items()}), X, Y)
+    like = jax.eval_shape(lambda: model.init(jax.random.key(0), sizes, vocab_size, jnp.float32))
+    params = type(like)(**{name: tensor.numpy() for name, tensor in tensors.items()})
+    return case("the notebook's batch", model, sizes, vocab_size, params, model.batch(X, Y))
 
 
-def corpus_case(data: corpus.Corpus, seed: int, step: int, batch_size: int, emb_size: int, h_size: int) -> Case:
+def corpus_case(model: Model, sizes: Any, data: corpus.Corpus, seed: int, step: int, batch_size: int) -> Case:
     """The batch that a training run with this seed draws at `step`, with freshly initialised parameters."""
     key = jax.random.key(seed)
-    n = data.train.X.shape[1]
-    params = init(jax.random.fold_in(key, step), len(data.vocabulary), n, emb_size, h_size)
+    params = _telling(model, jax.random.fold_in(key, step), sizes, len(data.vocabulary))
     rows = np.asarray(batches.indices(key, step, batch_size, len(data.train.Y)))
-    return _case(f"seed {seed}, batch {step}", params, data.train.X[rows], data.train.Y[rows])
+    batch = model.batch(data.train.X[rows], data.train.Y[rows])
+    return case(f"seed {seed}, batch {step}", model, sizes, len(data.vocabulary), params, batch)
 
 
 def random_case(
-    seed: int, batch_size: int = 32, h_size: int = 200, n: int = 3, emb_size: int = 10, vocab_size: int = 27
+    seed: int, batch_size: int = 32, vocab_size: int = 27, model: str = models.DEFAULT, **sizes: Any
 ) -> Case:
-    """Uniformly random contexts and targets, with freshly initialised parameters."""
-    key = jax.random.key(seed)
-    params = init(key, vocab_size, n, emb_size, h_size)
-    symbols = np.asarray(jax.random.randint(key, (4 * batch_size, n + 1), 0, vocab_size, dtype=jnp.int32))
-    rows = np.asarray(batches.indices(key, 0, batch_size, len(symbols)))
-    return _case(f"random symbols, seed {seed}", params, symbols[rows, :n], symbols[rows, n])
+    """Random examples, with freshly initialised parameters; `sizes` are the model's own where they are not given."""
+    key, record = jax.random.key(seed), models.record(model)
+    own = record.sizes(**sizes)
+    params = _telling(record, key, own, vocab_size)
+    batch = (record.random_batch or _random_words(record))(key, own, vocab_size, batch_size)
+    return case(f"random symbols, seed {seed}", record, own, vocab_size, params, batch)
 
 
-def _case(name: str, params: Params, X: Any, Y: Any) -> Case:
+def case(name: str, model: Model, sizes: Any, vocab_size: int, params: Any, batch: Any) -> Case:
+    """A case of any parameters and batch of a model."""
     wide = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
-    return Case(name, wide, jax.tree.map(lambda symbols: np.asarray(symbols, np.int32), Batch(X, Y)))
+    return Case(
+        name, wide, jax.tree.map(lambda symbols: np.asarray(symbols, np.int32), batch), model, sizes, vocab_size
+    )
+
+
+def _telling(model: Model, key: Any, sizes: Any, vocab_size: int) -> Any:
+    return (model.telling or model.init)(key, sizes, vocab_size, jnp.float32)
+
+
+def _random_words(model: Model) -> Any:
+    """A batch of the examples of random words of one to `LONGEST_WORD` characters."""
+
+    def batch(key: Any, sizes: Any, vocab_size: int, batch_size: int) -> Any:
+        vocabulary = (BOUNDARY, *(chr(ord("a") + k) for k in range(vocab_size - 1)))
+        draw = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        lengths = draw.integers(1, LONGEST_WORD + 1, 4 * batch_size)
+        words = ["".join(draw.choice(vocabulary[1:], length)) for length in lengths]
+        examples = model.examples(words, vocabulary, sizes)
+        rows = np.asarray(batches.indices(key, 0, batch_size, len(examples.Y)))
+        return model.batch(examples.X[rows], examples.Y[rows])
+
+    return batch

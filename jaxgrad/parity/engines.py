@@ -1,23 +1,25 @@
-"""Every way of getting the gradients: `engine(case, target) -> Gradients` of NumPy arrays, with equal names.
+"""Every way of getting a model's gradients: `engine(name, case, target) -> Gradients` of NumPy arrays, equally named.
 
 torch is imported where an engine that needs it is called, so that all others do without.
 """
 
 import contextlib
+import dataclasses
 import functools
+import importlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.compare import Noise, scaled
-from jaxgrad.checking.measure import Measured, excess, measure, shaken
+from jaxgrad.checking.measure import Measured, Shaken, excess, measure, shaken
 from jaxgrad.checking.oracles.torch import to_numpy
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward, zero_taps
+from jaxgrad.jaxprs.taps import Graph
+from jaxgrad.models.model import Model, check_rows, graph_of, jax_grad_nodes, named, renamed
 from jaxgrad.parity.cases import Case
 
 DTYPES = ("float64", "float32", "bfloat16")
@@ -31,62 +33,74 @@ class Target(NamedTuple):
     torch_device: str = "cpu"
 
 
-Engine: TypeAlias = Callable[[Case, Target], Gradients]
+class Gradients(NamedTuple):
+    """What every engine gives: the loss, the cotangents of the parameters in their tree, and those of nodes by name.
+
+    A node of which an engine has no cotangent is left out.
+    """
+
+    loss: Any
+    params: Any
+    nodes: dict[str, Any]
 
 
-def by_node(case: Case, target: Target) -> Gradients:
-    """The hand-written derivative of each node."""
-    return _in_jax(_by_node, case, target)
+JAX_GRAD = "jax.grad"
 
 
-def fused(case: Case, target: Target) -> Gradients:
-    """The hand-written closed forms; nodes inside an operation are None."""
-    return _in_jax(mlp_backward.fused, case, target)
+def names(model: Model) -> tuple[str, ...]:
+    """The engines of a model: its hand-written ways, `jax.grad`, and its PyTorch twins."""
+    return (*model.nodes, *model.by_platform, JAX_GRAD, *model.twins)
 
 
-def kernel(case: Case, target: Target) -> Gradients:
-    """The one-kernel step's gradients; its kernel is interpreted on the CPU, which compiles none."""
-    from jaxgrad.kernels import launch
-
-    return _in_jax(_kernel(launch.INTERPRET if target.jax_device == "cpu" else target.jax_device), case, target)
+def usual(model: Model) -> tuple[str, ...]:
+    """The engines that are compared unless others are named: those by hand, `jax.grad`, and the first twin."""
+    return (*model.nodes, JAX_GRAD, *list(model.twins)[:1])
 
 
-def jax_grad(case: Case, target: Target) -> Gradients:
-    """`jax.grad` with respect to the parameters and to a zero added at each node."""
-    return _in_jax(_jax_grad, case, target)
+def engine(name: str, case: Case, target: Target) -> Gradients:
+    """One engine's gradients. Raises `KeyError` for a name that is not of the model's `names`."""
+    if name in case.model.twins:
+        return _in_torch(case.model.twins[name], case, target)
+    return _in_jax(_compiled(case.model, case.sizes, name, target.jax_device), case, target)
 
 
-def torch(case: Case, target: Target) -> Gradients:
-    """PyTorch's autograd through the notebook's own forward, with `retain_grad` on every node."""
-    from torchref import notebook
+@functools.cache
+def _compiled(model: Model, sizes: Any, name: str, platform: str = "cpu") -> Callable[[Any, Any], Gradients]:
+    """An engine of JAX, jitted: one object for each, so that JAX finds what it compiled."""
+    return jax.jit(_engine(model, sizes, name, platform))
 
-    params, X, Y = _to_torch(case, target)
-    loss, param_grads, node_grads = notebook.gradients(params, X, Y)
+
+def _engine(model: Model, sizes: Any, name: str, platform: str = "cpu") -> Callable[[Any, Any], Gradients]:
+    def gradients(params: Any, batch: Any) -> Gradients:
+        return Gradients(*way(params, batch, sizes))
+
+    if name in model.by_platform:
+        # A CPU compiles no kernel, and interprets one.
+        way = model.by_platform[name]("interpret" if platform == "cpu" else platform)
+    else:
+        way = jax_grad_nodes(model) if name == JAX_GRAD else model.nodes[name]
+    return gradients
+
+
+def _in_torch(module: str, case: Case, target: Target) -> Gradients:
+    """PyTorch's autograd through a twin; one that tells of no nodes returns two things."""
+    torch_params, X, Y = _to_torch(case, target)
+    twin = importlib.import_module(f"torchref.{module}")
+    loss, param_grads, *of_nodes = twin.gradients(torch_params, X, Y, **dataclasses.asdict(case.sizes))
     return Gradients(
         to_numpy(loss),
-        Params(**{name: to_numpy(grad) for name, grad in param_grads.items()}),
-        Nodes(**{name: to_numpy(grad) for name, grad in node_grads.items()}),
+        renamed(case.params, {name: to_numpy(grad) for name, grad in param_grads.items()}),
+        {name: to_numpy(grad) for name, grad in (of_nodes[0] if of_nodes else {}).items()},
     )
 
 
-def torch_module(case: Case, target: Target) -> Gradients:
-    """PyTorch's autograd through the model as an idiomatic `nn.Module`; its nodes are None."""
-    from torchref import module
-
-    params, X, Y = _to_torch(case, target)
-    loss, param_grads = module.gradients(params, X, Y)
-    grads = Params(**{name: to_numpy(grad) for name, grad in param_grads.items()})
-    return Gradients(to_numpy(loss), grads, Nodes(*(None for _ in Nodes._fields)))
-
-
-ENGINES: dict[str, Engine] = {
-    "by-node": by_node,
-    "fused": fused,
-    "kernel": kernel,
-    "jax.grad": jax_grad,
-    "torch": torch,
-    "torch.nn": torch_module,
-}
+@functools.cache
+def graph(model: Model, sizes: Any, vocab_size: int) -> Graph:
+    """How the model's nodes and parameters hang together; `order` is that in which backward passes form cotangents."""
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), sizes, vocab_size, jnp.float32))
+    shapes = model.shapes(sizes)
+    X, Y = (jax.ShapeDtypeStruct((max(model.least_rows, 1), *shape), jnp.int32) for shape in shapes)
+    return graph_of(model, params, model.batch(X, Y), sizes)
 
 
 def measured(case: Case, dtype: str) -> Measured:
@@ -94,7 +108,7 @@ def measured(case: Case, dtype: str) -> Measured:
 
     Both are of `jax.grad`, so that a mistake in a hand-written backward cannot widen its own tolerance.
     """
-    return measure(_SHAKEN, dtype, case.params, case.batch)
+    return measure(_shaken(case.model, case.sizes, JAX_GRAD), dtype, case.params, case.batch)
 
 
 def truth(case: Case, target: Target) -> Measured:
@@ -105,7 +119,7 @@ def truth(case: Case, target: Target) -> Measured:
     found = measured(_held_by(case, target.dtype), target.dtype)
     if target.dtype == "float64":
         return found
-    own = jax_grad(case, target)
+    own = engine(JAX_GRAD, case, target)
 
     def calibrated(native: np.ndarray, value: np.ndarray, noise: Noise) -> Noise:
         return scaled(noise, excess(native, value, noise))
@@ -114,12 +128,18 @@ def truth(case: Case, target: Target) -> Measured:
 
 
 def own_noise(engine: str, case: Case, dtype: str) -> Gradients | None:
-    """The noise of an engine's own formulas, where they are not those of `jax.grad`; nodes that it lacks are None."""
-    run = _OWN.get(engine)
-    if run is None:
+    """The noise of an engine's own formulas, where they are not those of `jax.grad`."""
+    formulas = engine if engine in case.model.nodes else case.model.formulas.get(engine)
+    if formulas is None:
         return None
     held = _held_by(case, dtype)
-    return measure(run, dtype, held.params, held.batch).noise
+    return measure(_shaken(case.model, case.sizes, formulas), dtype, held.params, held.batch).noise
+
+
+@functools.cache
+def _shaken(model: Model, sizes: Any, name: str) -> Shaken:
+    """A way prepared for `measure`: compiled once, so that further verdicts of the same sizes compile nothing."""
+    return shaken(_engine(model, sizes, name))
 
 
 def _held_by(case: Case, dtype: str) -> Case:
@@ -127,15 +147,15 @@ def _held_by(case: Case, dtype: str) -> Case:
     return case._replace(params=jax.tree.map(lambda p: p.astype(jnp.dtype(dtype)).astype(np.float64), case.params))
 
 
-def run(names: tuple[str, ...], case: Case, target: Target) -> dict[str, Gradients]:
+def run(chosen: tuple[str, ...], case: Case, target: Target) -> dict[str, Gradients]:
     """The gradients of each named engine. Raises `JaxgradError` for a batch that no engine should be given,
     for an engine or type that does not exist, and where PyTorch or a device is missing.
     """
     _check(case, target)
-    for name in names:
-        if name not in ENGINES:
-            raise JaxgradError(f"there is no engine {name!r}; choose from {', '.join(ENGINES)}")
-    return {name: ENGINES[name](case, target) for name in names}
+    for name in chosen:
+        if name not in names(case.model):
+            raise JaxgradError(f"there is no engine {name!r}; choose from {', '.join(names(case.model))}")
+    return {name: engine(name, case, target) for name in chosen}
 
 
 def jax_device(platform: str) -> jax.Device:
@@ -163,54 +183,21 @@ def torch_device(name: str) -> Any:
 def _check(case: Case, target: Target) -> None:
     if target.dtype not in DTYPES:
         raise JaxgradError(f"dtype is {target.dtype!r}; choose from {', '.join(DTYPES)}")
-    vocab_size = case.params.C.shape[0]
-    if len(case.batch.Y) < 2:
-        raise JaxgradError(
-            f"a batch of {len(case.batch.Y)}: Bessel's correction divides by n - 1; give at least 2 rows"
-        )
+    check_rows(case.model, len(case.batch.Y))
     for name, symbols in case.batch._asdict().items():
-        if symbols.min() < 0 or symbols.max() >= vocab_size:
+        counted = symbols[symbols != case.model.ignored] if name == "Y" else symbols
+        if counted.size and (counted.min() < 0 or counted.max() >= case.vocab_size):
             raise JaxgradError(
-                f"batch.{name} has symbols from {symbols.min()} to {symbols.max()};"
-                f" they must lie in 0..{vocab_size - 1}, the rows of C"
+                f"batch.{name} has symbols from {counted.min()} to {counted.max()};"
+                f" they must lie in 0..{case.vocab_size - 1}, the vocabulary"
             )
 
 
-@jax.jit
-def _by_node(params: Params, batch: Batch) -> Gradients:
-    return mlp_backward.by_node(params, batch, forward(params, batch))
-
-
-def _loss(params: Params, taps: Nodes, batch: Batch) -> jax.Array:
-    return forward(params, batch, taps).loss
-
-
-def _jax_grad(params: Params, batch: Batch) -> Gradients:
-    taps = zero_taps(params, batch)
-    loss, (dparams, dnodes) = jax.value_and_grad(_loss, argnums=(0, 1))(params, taps, batch)
-    return Gradients(loss, dparams, dnodes)
-
-
-# Compiled once for the sizes of a case, so that further verdicts of the same sizes compile nothing.
-_SHAKEN = shaken(_jax_grad)
-# Neither a Pallas kernel nor PyTorch's operations can be followed inside, and both compute the closed forms.
-_CLOSED = shaken(mlp_backward.fused)
-_OWN = {"by-node": shaken(_by_node), "fused": _CLOSED, "kernel": _CLOSED, "torch.nn": _CLOSED}
-
-
-@functools.cache
-def _kernel(platform: str) -> Callable[[Params, Batch], Gradients]:
-    """The kernel's step on a platform: one object, so that `jax.jit` finds what it compiled for it."""
-    from jaxgrad.kernels import launch
-
-    return functools.partial(launch.gradients, platform=platform)
-
-
-def _in_jax(backward: Callable[[Params, Batch], Gradients], case: Case, target: Target) -> Gradients:
+def _in_jax(backward: Callable[[Any, Any], Gradients], case: Case, target: Target) -> Gradients:
     with _jax_settings(target):
         params = jax.tree.map(lambda p: jnp.asarray(p, target.dtype), case.params)
         batch = jax.tree.map(jnp.asarray, case.batch)
-        return jax.tree.map(np.asarray, jax.jit(backward)(params, batch))
+        return jax.tree.map(np.asarray, backward(params, batch))
 
 
 @contextlib.contextmanager
@@ -229,9 +216,9 @@ def _to_torch(case: Case, target: Target) -> tuple[dict[str, Any], Any, Any]:
     except ModuleNotFoundError:
         raise JaxgradError(
             "PyTorch is not installed: pip install 'jaxgrad[parity]',"
-            " or leave its engines out with --engines by-node,fused,jax.grad"
+            f" or leave its engines out with --engines {','.join((*case.model.nodes, JAX_GRAD))}"
         ) from None
     device = torch_device(target.torch_device)
     dtype = getattr(torch, target.dtype)
-    params = {name: torch.from_numpy(p).to(device, dtype) for name, p in case.params._asdict().items()}
+    params = {name: torch.from_numpy(p).to(device, dtype) for name, p in named(case.params).items()}
     return params, torch.from_numpy(case.batch.X).to(device), torch.from_numpy(case.batch.Y).to(device)

@@ -1,33 +1,34 @@
 """This project's own backward passes, with one mistake at a time: does parity on a case notice every one?
 
-Each mutant of `by_node`, of `fused` and of every operation is compared in float64 with `jax.grad`, within the measured
-noise of the latter: on cases at the seed's initialisation, where every mutant that is not equivalent must differ, and
-on the same cases with the zeros and ones that the seed warns of, which hide mistakes. `rows` measures both.
+Each mutant of every hand-written way to a model's gradients, and of the operations that it is made of, is compared in
+float64 with `jax.grad`, within the measured noise of the latter: on cases whose parameters show mistakes, where every
+mutant that is not equivalent must differ, and on the same cases with the zeros and ones of a usual initialisation,
+which hide them. `rows` measures both.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad import ops
+from jaxgrad import models
 from jaxgrad.checking.compare import Noise, compare, scaled
 from jaxgrad.checking.measure import Measured, measure, shaken
 from jaxgrad.checking.taylor import random_direction
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params, forward
+from jaxgrad.models.model import Model, Operation
 from jaxgrad.mutation.program import Place, Program, results, trace, trace_pullback
 from jaxgrad.mutation.score import Mutant, Score, score_on, survivors
 from jaxgrad.parity import cases
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.engines import measured
+from jaxgrad.parity.engines import Gradients, measured
 
 DRAWS = 20
 
-# With every size the same, each transpose can be left out and each sum taken over the other axis.
-SQUARE = {"batch_size": 6, "h_size": 6, "n": 2, "emb_size": 3, "vocab_size": 6}
+# Of the model's `tiny` sizes, where there are any.
+TINY_BATCH = TINY_VOCABULARY = 6
 
 
 class Row(NamedTuple):
@@ -47,27 +48,30 @@ class _Subject(NamedTuple):
     expected: Callable[[Case], Measured]
 
 
-def rows(chosen: Sequence[Case], sizes: Mapping[str, int], draws: int = DRAWS) -> Iterator[Row]:
-    """A row for every backward pass, judged on cases of the sizes that `random_case` would be given.
+def rows(chosen: Sequence[Case], draws: int = DRAWS) -> Iterator[Row]:
+    """A row for every backward pass of the cases' model, judged on the cases, which are of the same sizes.
 
     Raises `JaxgradError` where a backward pass differs from `jax.grad` without a mistake in it.
     """
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         for subject in _subjects(chosen[0]):
-            drawn = (subject.inputs(cases.random_case(100 + k, **sizes)) for k in range(draws))
+            drawn = (subject.inputs(_like(chosen[0], 100 + k)) for k in range(draws))
             score = score_on(subject.program, *_judged(subject, chosen), drawn)
-            usual = [zeros_and_ones(case) for case in chosen]
-            hidden = survivors(subject.program, score.killed, *_judged(subject, usual))
+            usual = [hidden_by(case) for case in chosen if case.model.hiding is not None]
+            hidden = survivors(subject.program, score.killed, *_judged(subject, usual)) if usual else ()
             yield Row(subject.name, score, hidden)
 
 
-def zeros_and_ones(case: Case) -> Case:
-    """The case with the usual initialisation instead of the seed's: W2, b2 and bn_bias zero, bn_gain one."""
-    usual = {
-        name: (np.ones_like if name == "bn_gain" else np.zeros_like)(getattr(case.params, name))
-        for name in ("W2", "b2", "bn_gain", "bn_bias")
-    }
-    return case._replace(name=f"{case.name}, zeros and ones", params=case.params._replace(**usual))
+def hidden_by(case: Case) -> Case:
+    """The case with a usual initialisation, whose zeros and ones hide mistakes, instead of the one that shows them."""
+    hiding = case.model.hiding
+    return case if hiding is None else case._replace(name=f"{case.name}, zeros and ones", params=hiding(case.params))
+
+
+def _like(case: Case, seed: int) -> Case:
+    """Another case of the same sizes."""
+    rows, sizes = len(case.batch.Y), dataclasses.asdict(case.sizes)
+    return cases.random_case(seed, rows, case.vocab_size, case.model.name, **sizes)
 
 
 def _judged(subject: _Subject, chosen: Sequence[Case]) -> tuple[list[list[Any]], Callable[[int, dict[str, Any]], bool]]:
@@ -87,17 +91,17 @@ def _judged(subject: _Subject, chosen: Sequence[Case]) -> tuple[list[list[Any]],
 
 def _subjects(like: Case) -> Iterator[_Subject]:
     params, batch = _arrays(like)
-    for name, fn, starts in (("by_node", by_node, _by_hand), ("fused", mlp_backward.fused, in_rule)):
-        program = trace(fn, params, batch, starts=starts).program
-        yield _Subject(name, program, lambda case: jax.tree.leaves(_arrays(case)), _jax_grad)
-    for name, (op, op_forward, arguments) in _OPS.items():
-        args = arguments(*_in_forward(like))
-        program, plain = (trace_pullback(fn, *args).program for fn in (op, _first(op_forward)))
+    for name in like.model.nodes:
+        program = trace(whole(like.model, like.sizes, name), params, batch, starts=starts(like.model, name)).program
+        yield _Subject(shown(name), program, lambda case: jax.tree.leaves(_arrays(case)), _jax_grad)
+    for name, operation in like.model.operations.items():
+        args = operation.arguments(params, batch)
+        program, plain = (trace_pullback(fn, *args).program for fn in (operation.op, _first(operation.forward)))
         # A cotangent of the output as any next operation may give it, the same in every case.
         dys = random_direction(jax.random.key(1), [program.shapes[slot] for slot in [*program.inputs][len(args) :]])
 
-        def inputs(case: Case, arguments: Any = arguments, dys: Any = dys) -> list[Any]:
-            return [*arguments(*_in_forward(case)), *dys]
+        def inputs(case: Case, operation: Operation = operation, dys: Any = dys) -> list[Any]:
+            return [*operation.arguments(*_arrays(case)), *dys]
 
         yield _Subject(name, program, inputs, _of_plain(plain, inputs))
 
@@ -107,18 +111,17 @@ def _of_plain(plain: Program, inputs: Callable[[Case], list[Any]]) -> Callable[[
     return lambda case: measure(run, "float64", *inputs(case))
 
 
-def by_node(params: Params, batch: Batch) -> Gradients:
-    """The derivatives by node, with the forward pass that they need."""
-    return mlp_backward.by_node(params, batch, forward(params, batch))
+def whole(model: Model, sizes: Any, name: str) -> Callable[[Any, Any], Gradients]:
+    """A hand-written way, with the forward pass that it needs."""
+    return lambda params, batch: Gradients(*model.nodes[name](params, batch, sizes))
 
 
-def _by_hand(place: Place) -> bool:
-    return place.file == mlp_backward.__file__
+def starts(model: Model, name: str) -> Callable[[Place], bool]:
+    """Where the backward half of a hand-written way begins: in a file of backward passes, or in a rule `..._bwd`.
 
-
-def in_rule(place: Place) -> bool:
-    """Whether a step is in the backward half of an operation; in `fused`, what depends on those is backward too."""
-    return any(function.endswith("_bwd") for function in place.functions)
+    In closed forms what depends on the rules is backward too.
+    """
+    return lambda place: place.file in model.hand or in_rule(place)
 
 
 def _jax_grad(case: Case) -> Measured:
@@ -130,13 +133,18 @@ def _by_path(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def _arrays(case: Case) -> tuple[Params, Batch]:
+def in_rule(place: Place) -> bool:
+    """Whether a step is in the backward half of an operation."""
+    return any(function.endswith("_bwd") for function in place.functions)
+
+
+def shown(name: str) -> str:
+    """A way's name as the table has it, that of its function."""
+    return name.replace("-", "_")
+
+
+def _arrays(case: Case) -> tuple[Any, Any]:
     return jax.tree.map(jnp.asarray, (case.params, case.batch))
-
-
-def _in_forward(case: Case) -> tuple[Params, Batch, Nodes]:
-    params, batch = _arrays(case)
-    return params, batch, forward(params, batch)
 
 
 def _first(op_forward: Callable[..., tuple[Any, Any]]) -> Callable[..., Any]:
@@ -144,26 +152,22 @@ def _first(op_forward: Callable[..., tuple[Any, Any]]) -> Callable[..., Any]:
     return lambda *args: op_forward(*args)[0]
 
 
-# Each operation, its forward half, and its arguments where the model uses it.
-_OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[Params, Batch, Nodes], tuple[Any, ...]]]] = {
-    "embedding": (ops.embedding, ops.embedding_fwd, lambda params, batch, nodes: (params.C, batch.X)),
-    "linear": (ops.linear, ops.linear_fwd, lambda params, batch, nodes: (nodes.h, params.W2, params.b2)),
-    "batch_norm": (
-        ops.batch_norm,
-        ops.batch_norm_fwd,
-        lambda params, batch, nodes: (nodes.h_prenorm, params.bn_gain, params.bn_bias),
-    ),
-    "tanh": (ops.tanh, ops.tanh_fwd, lambda params, batch, nodes: (nodes.h_norm,)),
-    "cross_entropy": (ops.cross_entropy, ops.cross_entropy_fwd, lambda params, batch, nodes: (nodes.logits, batch.Y)),
-}
+def names(model: Model) -> tuple[str, ...]:
+    """The backward passes of a model that have a row each."""
+    return (*map(shown, model.nodes), *model.operations)
 
 
-NAMES = ("by_node", "fused", *_OPS)
-
-
-def own_cases() -> dict[str, tuple[Case, dict[str, int]]]:
-    """What this project is scored on, by title: each case, and the sizes to draw others of the same by."""
-    return {"The notebook's batch": (cases.seed_case(), {}), "All sizes 6": (cases.random_case(0, **SQUARE), SQUARE)}
+def own_cases(model: Model) -> dict[str, Case]:
+    """What a model is scored on, by title."""
+    first = (
+        {"The notebook's batch": cases.seed_case()}
+        if model.name == models.DEFAULT
+        else {"Random words": cases.random_case(0, TINY_BATCH, model=model.name)}
+    )
+    if model.tiny is None:
+        return first
+    tiny = cases.random_case(0, TINY_BATCH, TINY_VOCABULARY, model.name, **dataclasses.asdict(model.tiny))
+    return {**first, f"All sizes {TINY_BATCH}": tiny}
 
 
 def table(scored: Sequence[Row]) -> str:

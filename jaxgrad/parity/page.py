@@ -13,8 +13,9 @@ from jaxgrad.checking.compare import Difference, limit
 from jaxgrad.checking.explain import who
 from jaxgrad.checking.findings import NOT_JUDGED, Finding, Report, Tensor
 from jaxgrad.parity import report
+from jaxgrad.parity.engines import graph
 from jaxgrad.parity.report import as_json, environment
-from jaxgrad.parity.verdict import FORWARD_LOSS, USERS, Verdict
+from jaxgrad.parity.verdict import FORWARD_LOSS, Verdict
 
 MOST_CELLS = 48
 
@@ -53,7 +54,11 @@ def of_reports(reports: list[Report]) -> dict[str, Any]:
 def case(v: Verdict) -> dict[str, Any]:
     """A verdict as a case of the page, with maps in the place of its arrays."""
     # In backward order a cotangent flows from a node's users to the node.
-    edges = [[FORWARD_LOSS, "loss"], *([user, name] for name, users in USERS.items() for user in users)]
+    found = graph(v.case.model, v.case.sizes, v.case.vocab_size)
+    edges = [
+        *([FORWARD_LOSS, name] for name in found.last),
+        *([user, name] for name, users in found.users.items() for user in users),
+    ]
     return {
         "name": v.case.name,
         "outcome": v.outcome,

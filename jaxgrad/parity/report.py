@@ -12,6 +12,7 @@ from rich.text import Text
 
 from jaxgrad.checking.compare import Difference
 from jaxgrad.checking.findings import AGREES, DIFFERS, NOT_JUDGED, Tensor
+from jaxgrad.models.model import named
 from jaxgrad.parity.verdict import Verdict
 
 SCHEMA = "jaxgrad.parity/2"
@@ -91,7 +92,7 @@ def case(v: Verdict) -> dict[str, Any]:
         "name": v.case.name,
         **v.target._asdict(),
         "batch_size": len(v.case.batch.Y),
-        "shapes": {name: list(p.shape) for name, p in v.case.params._asdict().items()},
+        "shapes": {name: list(p.shape) for name, p in named(v.case.params).items()},
         "losses": as_json(v.losses),
         "outcome": v.outcome,
         "first": v.first,

@@ -14,20 +14,12 @@ from jaxgrad.checking.compare import Difference, Noise, compare, stands_alone
 from jaxgrad.checking.expected import combined
 from jaxgrad.checking.findings import AGREES, DIFFERS, NOT_JUDGED, TRUTH, Tensor
 from jaxgrad.checking.measure import Measured
-from jaxgrad.models.mlp import BACKWARD_ORDER, Gradients, Params
+from jaxgrad.models.model import named
 from jaxgrad.parity.cases import Case
-from jaxgrad.parity.engines import Target, own_noise, run, truth
+from jaxgrad.parity.engines import Gradients, Target, graph, own_noise, run, truth
 
 # Tensors are the loss itself, and then its cotangents in backward order.
 FORWARD_LOSS = "forward loss"
-USERS = {
-    "emb": ["embcat"], "embcat": ["h_prenorm"], "C": ["emb"], "W1": ["h_prenorm"], "h_prenorm": ["bn_diff", "bnmean"],
-    "bnmean": ["bn_diff"], "bn_diff": ["bn_diff_sq", "bn_raw"], "bn_diff_sq": ["bn_var"], "bn_var": ["bn_var_inv"],
-    "bn_var_inv": ["bn_raw"], "bn_raw": ["h_norm"], "bn_gain": ["h_norm"], "bn_bias": ["h_norm"], "h_norm": ["h"],
-    "h": ["logits"], "W2": ["logits"], "b2": ["logits"], "logits": ["norm_logits", "logit_maxes"],
-    "logit_maxes": ["norm_logits"], "norm_logits": ["counts"], "counts": ["probs", "counts_sum"],
-    "counts_sum": ["counts_sum_inv"], "counts_sum_inv": ["probs"], "probs": ["log_probs"], "log_probs": ["loss"],
-}  # fmt: skip
 
 
 class Verdict(NamedTuple):
@@ -64,7 +56,8 @@ def judge(case: Case, target: Target, engines: tuple[str, ...]) -> Verdict:
 def verdict(case: Case, target: Target, gradients: dict[str, Gradients]) -> Verdict:
     """Compare engines' gradients, which must come from `case` in the type of `target`."""
     expected = truth(case, target)
-    tensors = tuple(_tensor(name, target.dtype, expected, gradients, {}) for name in (FORWARD_LOSS, *BACKWARD_ORDER))
+    order = graph(case.model, case.sizes, case.vocab_size).order
+    tensors = tuple(_tensor(name, target.dtype, expected, gradients, {}) for name in (FORWARD_LOSS, *order))
     if not all(t.agree for t in tensors):
         own = {engine: noise for engine in gradients if (noise := own_noise(engine, case, target.dtype)) is not None}
         tensors = tuple(t if t.agree else _tensor(t.name, target.dtype, expected, gradients, own) for t in tensors)
@@ -87,7 +80,11 @@ def tensor(gradients: Gradients, name: str) -> Any:
     """The loss, or a cotangent by name; None where the engine has none."""
     if name == FORWARD_LOSS:
         return gradients.loss
-    return getattr(gradients.params if name in Params._fields else gradients.nodes, name)
+    return gradients.nodes[name] if name in gradients.nodes else named(gradients.params, _is_noise).get(name)
+
+
+def _is_noise(leaf: Any) -> bool:
+    return isinstance(leaf, Noise)
 
 
 def was_judged(tensor: Tensor) -> bool:
@@ -112,7 +109,7 @@ def _tensor(
         right = tensor(expected.values, name)
         pairs = {(engine, TRUTH): compare(right, value, of_engine[engine], dtype) for engine, value in values.items()}
         values = {**values, TRUTH: right}
-    kind = "output" if name == FORWARD_LOSS else "input" if name in Params._fields else "node"
+    kind = "output" if name == FORWARD_LOSS else "node" if name in expected.values.nodes else "input"
     note = "judged with the noise of each engine's own formulas" if extra else ""
     return Tensor(name, kind, noise, False, values, pairs, note)
 

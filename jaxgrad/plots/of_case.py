@@ -7,19 +7,28 @@ import numpy as np
 from jaxtyping import Float64
 
 from jaxgrad.checking.compare import Difference
+from jaxgrad.errors import JaxgradError
 from jaxgrad.parity.cases import Case
 from jaxgrad.parity.engines import DTYPES, Target, run
 from jaxgrad.parity.verdict import judge
 from jaxgrad.plots.errors import Errors
 
 
-def dlogits(case: Case) -> Float64[np.ndarray, "batch vocab"]:
-    """The cotangent of the logits, by the derivatives written by hand, in float64."""
-    return run(("by-node",), case, Target())["by-node"].nodes.logits
+def dlogits(case: Case) -> Float64[np.ndarray, "positions vocab"]:
+    """The cotangent of the logits, by the model's first derivatives written by hand, in float64: a row for each target.
+
+    Raises `JaxgradError` for a model that does not say which node its logits are.
+    """
+    way, node = next(iter(case.model.nodes)), case.model.logits
+    if node is None:
+        raise JaxgradError(f"the model {case.model.name} has no node for its logits")
+    found = run((way,), case, Target())[way].nodes[node]
+    return found.reshape(-1, found.shape[-1])
 
 
 def errors(case: Case, report: Callable[[int], None] = lambda types: None) -> tuple[tuple[str, ...], list[Errors]]:
-    """The names of the loss and of all cotangents, in backward order, and the errors of `by_node` in every type.
+    """The names of the loss and of all cotangents, in backward order, and the errors of `by-node`, the
+    first of the model's hand-written ways, in every type.
 
     An error is the 2-norm of the difference to `jax.grad` in float64, over that of the latter. Both are given
     parameters that the narrow type holds exactly, so that it is the error of the arithmetic alone. `report` is given
@@ -28,9 +37,10 @@ def errors(case: Case, report: Callable[[int], None] = lambda types: None) -> tu
     found: list[Errors] = []
     names: tuple[str, ...] = ()
     for done, dtype in enumerate(DTYPES, 1):
-        tensors = judge(case, Target(dtype), ("by-node", "jax.grad")).tensors
+        way = next(iter(case.model.nodes))
+        tensors = judge(case, Target(dtype), (way, "jax.grad")).tensors
         # In float64 the other side is jax.grad, and in a narrower type it is the truth in float64.
-        differences = [next(d for (engine, _), d in t.pairs.items() if engine == "by-node") for t in tensors]
+        differences = [next(d for (engine, _), d in t.pairs.items() if engine == way) for t in tensors]
         relative, tolerance = np.array([_relative(d, dtype) for d in differences]).T
         found.append(Errors(dtype, relative, tolerance))
         names = tuple(t.name for t in tensors)

@@ -20,7 +20,6 @@ from jaxtyping import Array, UInt32
 
 from jaxgrad import files, memory
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Statistics
 from jaxgrad.training.state import State
 
 SEAL = "sha256"
@@ -31,11 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoint(NamedTuple):
-    """All that a run's arrays are: `key` is the data of the random key that batches are drawn with."""
+    """All that a run's arrays are: `key` is the data of the random key that batches are drawn with.
+
+    `statistics` are what predictions take beside the parameters.
+    """
 
     state: State
     key: UInt32[Array, " words"]
-    statistics: Statistics
+    statistics: Any
 
 
 class Notes(NamedTuple):

@@ -11,9 +11,10 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from jaxgrad import models
 from jaxgrad.corpus import BOUNDARY
 from jaxgrad.errors import JaxgradError
-from jaxgrad.training.step import GRADIENTS, IN_KERNEL
+from jaxgrad.models.model import Model, at_least, ways
 
 SEED_SCHEDULE = "seed"
 LONGEST_VALUE = 80
@@ -24,10 +25,13 @@ Arguments = tuple[tuple[str, Any], ...]
 class Config:
     """A run, decided. The defaults are the seed notebook's recipe; `corpus` None is the corpus that ships.
 
+    `model` is a name of `jaxgrad.models.MODELS`, and `sizes` are that model's. `clip` is the largest norm that all
+    gradients together are left with, before the optimizer has them.
     `dtype` bfloat16 computes forward and backward in bfloat16 with float32 sums, and keeps float32 parameters.
     `log_every`, `chunk` and `save_every` are in steps: one metrics line, one jitted call, one checkpoint; without
     `save_every` the run picks it. Of the checkpoints the last `keep` stay, and the best. The schedule is laid out over
-    `schedule_steps`, which are `steps` if None: a run that is continued keeps its old ones. Build one with `checked`.
+    `schedule_steps`, which are `steps` if None: a run that is continued keeps its old ones.
+    Build one with `config_of`, which knows each model's own defaults, and `checked`.
     """
 
     steps: int = 200_000
@@ -38,9 +42,7 @@ class Config:
     schedule: str = SEED_SCHEDULE
     schedule_args: Arguments = ()
     gradients: str = "fused"
-    context: int = 3
-    embedding: int = 10
-    hidden: int = 200
+    sizes: Any = dataclasses.field(default_factory=lambda: models.sizes_of(models.DEFAULT)())
     dtype: str = "float32"
     seed: int = 0
     log_every: int = 100
@@ -51,6 +53,51 @@ class Config:
     corpus_sha256: str = ""
     vocabulary: tuple[str, ...] = ()
     schedule_steps: int | None = None
+    model: str = models.DEFAULT
+    clip: float | None = None
+
+
+# What runs were written without that were begun before there was such a choice.
+SINCE = {"model": models.DEFAULT, "clip": None}
+
+
+def config_of(model: str = models.DEFAULT, **values: Any) -> Config:
+    """A config from values by name, sizes among them; those that are not given are the model's own.
+
+    Raises `JaxgradError` for a model that there is not, and `TypeError` for a name that is no field.
+    """
+    kind = models.sizes_of(model)
+    own = {field.name for field in dataclasses.fields(kind)}
+    given = {**models.record(model).recipe, **values}
+    sizes = kind(**{name: value for name, value in given.items() if name in own})
+    return Config(model=model, sizes=sizes, **{name: value for name, value in given.items() if name not in own})
+
+
+def changed(config: Config, **values: Any) -> Config:
+    """The config with other values by name, sizes among them."""
+    own = {name: value for name, value in values.items() if name in flat_sizes(config)}
+    rest = {name: value for name, value in values.items() if name not in own}
+    return dataclasses.replace(config, sizes=dataclasses.replace(config.sizes, **own), **rest)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """All values by name, as files have them: sizes are not apart."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: value for key in values for name, value in _entries(key, values[key], config)}
+
+
+def _entries(key: str, value: Any, config: Config) -> list[tuple[str, Any]]:
+    return list(flat_sizes(config).items()) if key == "sizes" else [(key, value)]
+
+
+def flat_sizes(config: Config) -> dict[str, Any]:
+    """The sizes by name."""
+    return dataclasses.asdict(config.sizes)
+
+
+def record(config: Config) -> Model:
+    """The record of the config's model."""
+    return models.record(config.model)
 
 
 # What a run may be told anew, or be interrupted by, without another number in it.
@@ -59,7 +106,7 @@ _FREE = ("steps", "schedule_steps", "chunk", "save_every", "keep", "corpus")
 
 def deciding(config: Config) -> dict[str, Any]:
     """All of a config that the numbers of its first steps hang on, however many follow, as JSON has it."""
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in _FREE}
+    values = {name: value for name, value in flat(config).items() if name not in _FREE}
     return json.loads(json.dumps(values | {"schedule_steps": schedule_steps(config)}))
 
 
@@ -70,38 +117,51 @@ def schedule_steps(config: Config) -> int:
 
 def checked(config: Config) -> Config:
     """`config`, if every value is in its range; else raises `JaxgradError` naming the value and the range."""
+    model = record(config)
     least = {
         "steps": 1,
-        "batch_size": 2,
-        "context": 1,
-        "embedding": 1,
-        "hidden": 1,
+        "batch_size": max(model.least_rows, 1),
         "seed": 0,
         "log_every": 1,
         "chunk": 1,
         "keep": 1,
         **{name: 1 for name in ("save_every", "schedule_steps") if getattr(config, name) is not None},
+        **{field.name: at_least(field) for field in dataclasses.fields(config.sizes) if type(field.default) is int},
     }
+    values = flat(config)
     for name, low in least.items():
-        value = getattr(config, name)
+        value = values[name]
         # Steps and rows are counted in int32 on the device; a seed fills 32 bits.
         bits = 32 if name == "seed" else 31
         if type(value) is not int or not low <= value < 2**bits:
             raise JaxgradError(f"{name} is {value!r}; it must be a whole number of at least {low}, below 2^{bits}")
     if type(config.learning_rate) not in (int, float) or not 0 < config.learning_rate < math.inf:
         raise JaxgradError(f"learning rate is {config.learning_rate}; it must be a finite number above 0")
-    choices = {"gradients": (*GRADIENTS, *IN_KERNEL), "dtype": ("float32", "float64", "bfloat16")}
+    for field in dataclasses.fields(config.sizes):
+        _check_kind(field.name, values[field.name], type(field.default))
+    if config.clip is not None and not (type(config.clip) in (int, float) and 0 < config.clip < math.inf):
+        raise JaxgradError(f"clip is {config.clip}; it must be a finite number above 0")
+    choices = {"gradients": ways(model), "dtype": ("float32", "float64", "bfloat16")}
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             raise JaxgradError(f"{name} is {getattr(config, name)!r}; choose from {', '.join(allowed)}")
-    if config.gradients in IN_KERNEL and (config.optimizer, config.optimizer_args) != ("sgd", ()):
+    if config.gradients in model.kernels and (config.optimizer, config.optimizer_args) != ("sgd", ()):
         raise JaxgradError(
             f"gradients is {config.gradients!r}, whose kernel has plain sgd inside, and the optimizer is"
             f" {config.optimizer} with {dict(config.optimizer_args)}; use sgd alone, or --gradients fused"
         )
+    if config.gradients in model.kernels and config.clip is not None:
+        raise JaxgradError(f"gradients is {config.gradients!r}, whose kernel does not clip; leave --clip out")
     _check_vocabulary(config.vocabulary)
     _tried(config)
     return config
+
+
+def _check_kind(name: str, value: Any, kind: type) -> None:
+    wanted = {bool: "true or false", str: "text", float: "a finite number"}
+    number = kind is float and type(value) in (int, float) and math.isfinite(value)
+    if kind in wanted and not number and type(value) is not kind:
+        raise JaxgradError(f"{name} is {value!r}; it must be {wanted[kind]}")
 
 
 def _check_vocabulary(vocabulary: tuple[str, ...]) -> None:
@@ -183,7 +243,8 @@ def optimizer(config: Config) -> optax.GradientTransformation:
         raise JaxgradError(
             "learning_rate is not an optimizer argument here; give it as --lr, from which schedules start"
         )
-    return _call(build, {"learning_rate": schedule(config), **dict(config.optimizer_args)})
+    made = _call(build, {"learning_rate": schedule(config), **dict(config.optimizer_args)})
+    return made if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), made)
 
 
 def _named(name: str, kind: str, endings: tuple[str, ...]) -> Callable[..., Any]:

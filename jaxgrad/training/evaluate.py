@@ -1,70 +1,44 @@
-"""Batch-norm statistics over a whole split, and the mean loss of a split under them."""
+"""The mean loss of a split."""
 
-from collections.abc import Callable
+import functools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float
 
-from jaxgrad.corpus import Split
-from jaxgrad.models.mlp import Batch, Params, Statistics, predict, prenorm
+from jaxgrad.batches import ROWS_AT_ONCE, blocks
+from jaxgrad.models.model import Model
 from jaxgrad.ops import cross_entropy
 
-ROWS_AT_ONCE = 8192
 
+def mean_loss(model: Model, sizes: Any, params: Any, extra: Any, split: Any) -> float:
+    """Mean cross-entropy of a split in nats per symbol; targets that the model ignores are not counted.
 
-def calibrate(params: Params, X: Int[Array, "examples n"]) -> Statistics:
-    """Mean and unbiased variance of `h_prenorm` over all contexts X, as the seed's statistics of one batch are.
-
-    Two passes, a block of rows at a time: the variance is summed around the mean, so nothing cancels.
-    Raises `ValueError` for fewer than 2 contexts.
+    `extra` is what the model's predictions take beside its parameters.
     """
-    if len(X) < 2:
-        raise ValueError(f"calibration over {len(X)} context(s): the variance divides by n - 1; give at least 2")
-    blocks, kept = _blocks(jnp.asarray(X))
+    _, of_target = model.shapes(sizes)
+    rows = max(1, ROWS_AT_ONCE // math.prod(of_target))
+    batches, kept = blocks(model.batch(jnp.asarray(split.X), jnp.asarray(split.Y)), rows)
     # Counted on the host: a sum of float32 ones stops growing at 2^24 of them.
-    return _calibrate(params, blocks, kept, float(len(X)))
+    counted = split.Y.size if model.ignored is None else int(np.count_nonzero(np.asarray(split.Y) != model.ignored))
+    return float(_mean_loss(params, extra, batches, kept, float(counted), model=model, sizes=sizes))
 
 
-def mean_loss(params: Params, statistics: Statistics, split: Split) -> float:
-    """Mean cross-entropy of a split in nats per symbol, under fixed batch-norm statistics."""
-    blocks, kept = _blocks(Batch(jnp.asarray(split.X), jnp.asarray(split.Y)))
-    return float(_mean_loss(params, statistics, blocks, kept, float(len(split.Y))))
-
-
-@jax.jit
-def _calibrate(
-    params: Params, blocks: Int[Array, "blocks rows n"], kept: Float[Array, "blocks rows"], n: float
-) -> Statistics:
-    def over_rows(of_rows: Callable[[Array], Array]) -> Float[Array, " h_size"]:
-        def block(args: tuple[Array, Array]) -> Float[Array, " h_size"]:
-            X, weight = args
-            return weight.astype(params.W1.dtype) @ of_rows(prenorm(params, X))
-
-        return jax.lax.map(block, (blocks, kept)).sum(0)
-
-    mean = over_rows(lambda h: h) / n
-    var = over_rows(lambda h: (h - mean) ** 2) / (n - 1)
-    return Statistics(mean[None], var[None])
-
-
-@jax.jit
+@functools.partial(jax.jit, static_argnames=("model", "sizes"))
 def _mean_loss(
-    params: Params, statistics: Statistics, blocks: Batch, kept: Float[Array, "blocks rows"], n: float
+    params: Any, extra: Any, batches: Any, kept: Float[Array, "blocks rows"], n: float, *, model: Model, sizes: Any
 ) -> Array:
-    def block(args: tuple[Batch, Array]) -> Float[Array, ""]:
+    def block(args: tuple[Any, Array]) -> Float[Array, ""]:
         batch, weight = args
-        losses = jax.vmap(cross_entropy)(predict(params, statistics, batch.X), batch.Y)
+        logits = model.predict(params, extra, batch.X, sizes)
+        Y = batch.Y.reshape(-1)
+        weight = jnp.broadcast_to(weight.reshape(-1, *(1,) * (batch.Y.ndim - 1)), batch.Y.shape).reshape(-1)
+        if model.ignored is not None:
+            weight, Y = jnp.where(model.ignored == Y, 0, weight), jnp.where(model.ignored == Y, 0, Y)
+        losses = jax.vmap(cross_entropy)(logits.reshape(-1, logits.shape[-1]), Y)
         return jnp.sum(weight * losses)
 
-    return jax.lax.map(block, (blocks, kept)).sum() / n
-
-
-def _blocks(examples: Batch | Array) -> tuple[Batch | Array, Float[Array, "blocks rows"]]:
-    """Rows in blocks of equal size, the last filled up with row 0, and a weight that is 0 for the filling."""
-    n = len(jax.tree.leaves(examples)[0])
-    rows = min(n, ROWS_AT_ONCE)
-    n_blocks = -(-n // rows)
-    at = jnp.arange(n_blocks * rows).reshape(n_blocks, rows)
-    kept = (at < n).astype(jnp.float32)
-    return jax.tree.map(lambda array: array[jnp.where(at < n, at, 0)], examples), kept
+    return jax.lax.map(block, (batches, kept)).sum() / n

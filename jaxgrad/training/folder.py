@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxgrad import files
+from jaxgrad import files, models
 from jaxgrad.errors import JaxgradError
-from jaxgrad.training.config import Config, checked
+from jaxgrad.training.config import SINCE, Config, checked, flat
 
 LOCK = ".lock"
 METRICS = "metrics.jsonl"
@@ -143,21 +143,40 @@ def _lock(folder: Path, descriptor: int) -> None:
 def load_config(folder: Path) -> Config:
     """The config of a run folder; raises `JaxgradError` where it is missing or not one that jaxgrad wrote."""
     path, advice = folder / "config.json", "give the folder of a run"
+    return from_json(files.read_json(path, dict[str, Any], "a config", advice), path, advice)
+
+
+def from_json(given: dict[str, Any], path: Path, advice: str) -> Config:
+    """A config from its values by name, which were read from `path`; raises `JaxgradError` where they are no config."""
+    values = {**SINCE, **given}
+    kind = models.sizes_of(_model(values["model"], path))
     # Every field has a default, and jaxgrad writes them all: one that is missing has been taken out.
-    given = files.read_json(path, dict[str, Any], "a config", advice)
-    missing = [field.name for field in dataclasses.fields(Config) if field.name not in given]
-    if missing:
+    fields = [field.name for field in dataclasses.fields(Config) if field.name != "sizes"]
+    of_sizes = [field.name for field in dataclasses.fields(kind)]
+    if missing := [name for name in (*fields, *of_sizes) if name not in values]:
         raise JaxgradError(f"{path}: is not a config that jaxgrad wrote (no {', '.join(missing)}); {advice}")
+    # In a file sizes are not apart, so `sizes` is as unknown there as any other name.
+    own = {name: values.pop(name) for name in of_sizes}
+    values = {("sizes?" if name == "sizes" else name): value for name, value in values.items()}
     try:
-        return checked(files.read_json(path, Config, "a config", advice))
+        config = files.converted(values, Config, path, "a config", advice)
+        return checked(dataclasses.replace(config, sizes=files.converted(own, kind, path, "a config", advice)))
     # A name that optax has and that takes other arguments, of types that JSON does not tell apart.
     except (TypeError, OverflowError) as error:
         raise JaxgradError(f"{path}: is not a config that jaxgrad wrote ({error})") from None
 
 
+def _model(name: Any, path: Path) -> str:
+    try:
+        models.sizes_of(name)
+    except (JaxgradError, TypeError) as error:
+        raise JaxgradError(f"{path}: {error}") from None
+    return str(name)
+
+
 def save_config(folder: Path, config: Config) -> None:
     """Write a run's config.json."""
-    files.write_json(folder / "config.json", dataclasses.asdict(config))
+    files.write_json(folder / "config.json", flat(config))
 
 
 def extend(folder: Path, config: Config) -> None:

@@ -9,11 +9,11 @@ import optax
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from jaxgrad.batches import indices
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import BACKWARD_ORDER, Batch, Gradients, Nodes, Params, forward, zero_taps
-from jaxgrad.training.config import Config
+from jaxgrad.jaxprs.taps import node_values
+from jaxgrad.models.model import JAX_GRAD, Model, Nodes, gradients_of, graph_of, jax_grad_nodes, named
+from jaxgrad.training.config import Config, record
 from jaxgrad.training.state import State
-from jaxgrad.training.step import GRADIENTS, fused, run_steps
+from jaxgrad.training.step import run_steps
 
 
 class Found(NamedTuple):
@@ -35,7 +35,7 @@ def find(
     optimizer: optax.GradientTransformation,
     state: State,
     key: PRNGKeyArray,
-    examples: Batch,
+    examples: Any,
     n_steps: int,
 ) -> Found | None:
     """The first step, of the `n_steps` after `state`, whose loss, gradients or new state are not finite.
@@ -46,8 +46,8 @@ def find(
     for step in range(int(state.step), int(state.step) + n_steps):
         before = jax.tree.map(jnp.copy, state)
         state, losses = run_steps(
-            state, key, examples, gradients=config.gradients, optimizer=optimizer, dtype=config.dtype,
-            batch_size=config.batch_size, n_steps=1,
+            state, key, examples, model=record(config), sizes=config.sizes, gradients=config.gradients,
+            optimizer=optimizer, dtype=config.dtype, batch_size=config.batch_size, n_steps=1,
         )  # fmt: skip
         if not all_finite((state, losses)):
             batch = batch_of(config, key, step, examples)
@@ -55,60 +55,48 @@ def find(
     return None
 
 
-def batch_of(config: Config, key: PRNGKeyArray, step: int, examples: Batch) -> Batch:
+def batch_of(config: Config, key: PRNGKeyArray, step: int, examples: Any) -> Any:
     """The examples that a run takes at a step."""
     rows = indices(key, step, config.batch_size, len(examples.Y))
     return jax.tree.map(lambda array: array[rows], examples)
 
 
-def in_type(config: Config, params: Params) -> Params:
+def in_type(config: Config, params: Any) -> Any:
     """The parameters in the type that forward and backward compute in."""
     return jax.tree.map(lambda p: p.astype(config.dtype), params)
 
 
-def _first(config: Config, params: Params, batch: Batch, after: State, losses: Array) -> str:
+def _first(config: Config, params: Any, batch: Any, after: State, losses: Array) -> str:
     """Forward, then backward, then the optimizer: what of a step that is not finite was so first."""
+    model, sizes = record(config), config.sizes
     sound = bool(all_finite(losses))
-    # Closed forms pass by nodes of the notebook's forward, and are finite where these are not.
-    if not sound or config.gradients in WITH_NODES:
-        node = _first_not_finite(Nodes._fields, jax.jit(forward)(params, batch))
+    values = jax.jit(lambda p, b: node_values(lambda p, b: model.loss(p, b, sizes), p, b))(params, batch)
+    _, dparams, dnodes = jax.jit(lambda p, b: _nodes(model, config.gradients)(p, b, sizes))(params, batch)
+    order = graph_of(model, params, batch, sizes).order
+    # Closed forms pass by nodes of the forward pass, and are finite where these are not.
+    if not sound or dnodes.keys() >= values.keys():
+        node = _first_not_finite(reversed(order), values)
         if node or not sound:
             return f"in its forward pass the node {node or 'loss'} was the first that was not finite"
-    gradients = WITH_NODES.get(config.gradients, _fused)(params, batch)
-    cotangents = {**gradients.nodes._asdict(), **gradients.params._asdict()}
-    name = _first_not_finite(BACKWARD_ORDER, cotangents) or _first_not_finite(
-        Params._fields, jax.jit(GRADIENTS.get(config.gradients, fused))(params, batch)[1]
+    way = gradients_of(
+        model, config.gradients if config.gradients not in model.kernels else next(iter(model.gradients))
+    )
+    name = _first_not_finite(order, {**dnodes, **named(dparams)}) or _first_not_finite(
+        named(dparams), named(jax.jit(lambda p, b: way(p, b, sizes))(params, batch)[1])
     )
     if name is not None:
         return f"its loss was finite, and in its backward pass the gradient of {name} was the first that was not"
-    name = _first_not_finite(Params._fields, after.params)
+    name = _first_not_finite(named(dparams), named(after.params))
     what = "the optimizer's state" if name is None else f"the parameter {name}"
     return f"its loss and gradients were finite, and after the optimizer's update {what} was not"
 
 
-def _first_not_finite(names: Iterable[str], arrays: Any) -> str | None:
-    by_name = arrays if isinstance(arrays, dict) else arrays._asdict()
-    return next((name for name in names if by_name[name] is not None and not all_finite(by_name[name])), None)
+def _nodes(model: Model, gradients: str) -> Nodes:
+    """The cotangents of nodes of a way to gradients; those of one that has none are told of by the model's first."""
+    if gradients == JAX_GRAD:
+        return jax_grad_nodes(model)
+    return model.nodes[gradients if gradients in model.nodes else next(iter(model.gradients))]
 
 
-@jax.jit
-def _fused(params: Params, batch: Batch) -> Gradients:
-    return mlp_backward.fused(params, batch)
-
-
-@jax.jit
-def _by_node(params: Params, batch: Batch) -> Gradients:
-    return mlp_backward.by_node(params, batch, forward(params, batch))
-
-
-@jax.jit
-def _jax_grad(params: Params, batch: Batch) -> Gradients:
-    def loss(params: Params, taps: Nodes) -> Array:
-        return forward(params, batch, taps).loss
-
-    value, (dparams, dnodes) = jax.value_and_grad(loss, argnums=(0, 1))(params, zero_taps(params, batch))
-    return Gradients(value, dparams, dnodes)
-
-
-# Engines that have a cotangent for every node of the notebook; those of any other are told of by the closed forms.
-WITH_NODES = {"by-node": _by_node, "jax-grad": _jax_grad}
+def _first_not_finite(names: Iterable[str], arrays: dict[str, Any]) -> str | None:
+    return next((name for name in names if name in arrays and not all_finite(arrays[name])), None)

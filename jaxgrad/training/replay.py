@@ -1,20 +1,19 @@
 """One step of a run again: its parameters, its batch and its gradients, for any engine to be asked about."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.corpus import Corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params
 from jaxgrad.training import not_finite
 from jaxgrad.training.folder import load_config
-from jaxgrad.training.run import check_corpus, precision, state_before
+from jaxgrad.training.run import check_corpus, examples_of, precision, state_before
 
 
-def step(folder: Path, number: int, corpus: Corpus) -> tuple[Params, Batch]:
+def step(folder: Path, number: int, corpus: Corpus) -> tuple[Any, Any]:
     """The parameters before a step of a run, counted from 0, and its batch, bit for bit, in float64 and int32.
 
     From the last whole checkpoint before the step, or from the run's beginning. Parameters are as the run computes
@@ -26,7 +25,7 @@ def step(folder: Path, number: int, corpus: Corpus) -> tuple[Params, Batch]:
     if not 0 <= number < config.steps:
         raise JaxgradError(f"{folder}: has no step {number}; its steps are 0 to {config.steps - 1}")
     with precision(config):
-        examples = Batch(jnp.asarray(corpus.train.X), jnp.asarray(corpus.train.Y))
+        examples = examples_of(config, corpus.train)
         state, key = state_before(config, folder, examples, number)
         params = not_finite.in_type(config, state.params)
         batch = not_finite.batch_of(config, key, number, examples)

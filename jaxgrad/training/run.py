@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import os
@@ -20,17 +19,28 @@ from jax.sharding import Mesh
 from jaxtyping import Float64, PRNGKeyArray
 
 from jaxgrad import files, memory
-from jaxgrad.corpus import Corpus, Split
+from jaxgrad.corpus import Corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params, Statistics, init
 from jaxgrad.training import checkpoints, distributed, evaluate, not_finite, plot
 from jaxgrad.training import folder as folders
 from jaxgrad.training import mesh as meshes
 from jaxgrad.training.checkpoints import Checkpoint, Notes
-from jaxgrad.training.config import Config, checked, deciding, optimizer, schedule, schedule_steps
+from jaxgrad.training.config import (
+    SINCE,
+    Config,
+    changed,
+    checked,
+    deciding,
+    flat,
+    flat_sizes,
+    optimizer,
+    record,
+    schedule,
+    schedule_steps,
+)
 from jaxgrad.training.folder import Held, Line
 from jaxgrad.training.state import State
-from jaxgrad.training.step import IN_KERNEL, check_support, run_steps, start
+from jaxgrad.training.step import check_support, run_steps, start
 
 # A chunk's batches are gathered before it starts: this bounds them to a few tens of megabytes at any batch size.
 ROWS_PER_CHUNK = 4_000_000
@@ -78,7 +88,7 @@ class Run(NamedTuple):
     config: Config
     corpus: Corpus
     folder: Path
-    examples: Batch
+    examples: Any
     optimizer: optax.GradientTransformation
     rate: optax.Schedule
     corpus_sha256: str
@@ -162,8 +172,10 @@ def resume(
         return _go_on(*_placed(run, begin), report, stop)
 
 
-def load(folder: Path, best: bool = False) -> tuple[Config, Params, Statistics]:
+def load(folder: Path, best: bool = False) -> tuple[Config, Any, Any]:
     """The config, parameters and statistics of a run's newest whole checkpoint, or of that of the lowest dev loss.
+
+    Statistics are what predictions take beside the parameters, `()` of a model without any.
 
     What was passed over because it is damaged, and a run that is not finished, are logged as warnings.
     Raises `JaxgradError` for a folder that is no run, a run without a whole checkpoint, and files that were altered.
@@ -184,10 +196,20 @@ def load(folder: Path, best: bool = False) -> tuple[Config, Params, Statistics]:
     return config, checkpoint.state.params, checkpoint.statistics
 
 
-def initial_params(config: Config, key: jax.Array) -> Params:
+def initial_params(config: Config, key: jax.Array) -> Any:
     """The parameters that a run starts from; float64 runs keep float64 parameters, all others float32."""
     dtype = jnp.float64 if config.dtype == "float64" else jnp.float32
-    return init(key, len(config.vocabulary), config.context, config.embedding, config.hidden, dtype)
+    return record(config).init(key, config.sizes, len(config.vocabulary), dtype)
+
+
+def examples_of(config: Config, split: Any) -> Any:
+    """A split as the config's model has its batches, on JAX's default device."""
+    return record(config).batch(jnp.asarray(split.X), jnp.asarray(split.Y))
+
+
+def finished(config: Config, params: Any, split: Any) -> Any:
+    """What predictions take beside the parameters, from the training split."""
+    return record(config).finish(params, split, config.sizes)
 
 
 def fresh(config: Config) -> Standing:
@@ -196,9 +218,13 @@ def fresh(config: Config) -> Standing:
     return Standing(start(initial_params(config, init_key), optimizer(config)), batch_key, np.empty(0))
 
 
-def split_losses(params: Params, statistics: Statistics, corpus: Corpus) -> Losses:
-    """The mean loss of each split."""
-    return Losses(*(evaluate.mean_loss(params, statistics, getattr(corpus, name)) for name in SPLITS))
+def split_losses(config: Config, params: Any, statistics: Any, corpus: Corpus) -> Losses:
+    """The mean loss of each split; `statistics` are what predictions take beside the parameters."""
+    return Losses(*(_mean_loss(config, params, statistics, getattr(corpus, name)) for name in SPLITS))
+
+
+def _mean_loss(config: Config, params: Any, statistics: Any, split: Any) -> float:
+    return evaluate.mean_loss(record(config), config.sizes, params, statistics, split)
 
 
 def precision(config: Config) -> contextlib.AbstractContextManager:
@@ -217,34 +243,33 @@ def check_corpus(config: Config, corpus: Corpus) -> None:
         _check_split(name, getattr(corpus, name), least, config)
 
 
-def _check_split(name: str, split: Split, least: int, config: Config) -> None:
-    n, symbols = len(split.Y), len(config.vocabulary)
+def _check_split(name: str, split: Any, least: int, config: Config) -> None:
+    n, symbols, model = len(split.Y), len(config.vocabulary), record(config)
     if not least <= n < 2**31:
         raise JaxgradError(f"the {name} split has {n} examples; it must have at least {least}, fewer than 2^31")
-    if split.X.shape != (n, config.context):
-        raise JaxgradError(f"{name}.X has the shape {split.X.shape}; the config needs {(n, config.context)}")
-    for array_name, array in split._asdict().items():
-        if array.min() < 0 or array.max() >= symbols:
+    for array_name, array, shape in zip("XY", (split.X, split.Y), model.shapes(config.sizes), strict=True):
+        if array.shape != (n, *shape):
+            raise JaxgradError(f"{name}.{array_name} has the shape {array.shape}; the config needs {(n, *shape)}")
+    for array_name, array in (("X", split.X), ("Y", split.Y)):
+        counted = array if array_name == "X" or model.ignored is None else array[array != model.ignored]
+        if counted.size and (counted.min() < 0 or counted.max() >= symbols):
             raise JaxgradError(
-                f"{name}.{array_name} has symbols from {array.min()} to {array.max()};"
+                f"{name}.{array_name} has symbols from {counted.min()} to {counted.max()};"
                 f" they must lie in 0..{symbols - 1}, the vocabulary"
             )
 
 
 def check_memory(config: Config) -> None:
     """Raise `JaxgradError` where a step takes more than the memory there is, counted before anything is made."""
-    of_params = config.hidden * (config.context * config.embedding + len(config.vocabulary) + 3)
-    of_params += len(config.vocabulary) * (config.embedding + 1)
-    # The parameters, their gradients and their next values; the embedded contexts, hidden layer and logits of a batch.
-    of_batch = config.batch_size * (config.context * config.embedding + config.hidden + len(config.vocabulary))
+    numbers = record(config).numbers(config.sizes, len(config.vocabulary), config.batch_size)
+    sizes = ", ".join(f"{name} {value}" for name, value in flat_sizes(config).items())
     memory.check(
-        (3 * of_params + of_batch) * (8 if config.dtype == "float64" else 4),
-        f"training with hidden {config.hidden}, embedding {config.embedding}, context {config.context}"
-        f" and batches of {config.batch_size}",
+        numbers * (8 if config.dtype == "float64" else 4),
+        f"training with {sizes} and batches of {config.batch_size}",
     )
 
 
-def state_before(config: Config, folder: Path, examples: Batch, step: int) -> tuple[State, PRNGKeyArray]:
+def state_before(config: Config, folder: Path, examples: Any, step: int) -> tuple[State, PRNGKeyArray]:
     """The state of a run before a step, and its key, bit for bit: from the last whole checkpoint that is early enough.
 
     Raises `JaxgradError` where that checkpoint cannot be read.
@@ -258,19 +283,21 @@ def state_before(config: Config, folder: Path, examples: Batch, step: int) -> tu
     transformation, longest = optimizer(config), _longest_chunk(config)
     while (done := int(state.step)) < step:
         state, _ = run_steps(
-            state, key, examples, gradients=config.gradients, optimizer=transformation, dtype=config.dtype,
-            batch_size=config.batch_size, n_steps=min(longest, step - done),
+            state, key, examples, model=record(config), sizes=config.sizes, gradients=config.gradients,
+            optimizer=transformation, dtype=config.dtype, batch_size=config.batch_size,
+            n_steps=min(longest, step - done),
         )  # fmt: skip
     return state, key
 
 
 def _prepared(config: Config, corpus: Corpus, folder: Path, mesh: Mesh | None) -> Run:
-    check_support(config.gradients)
-    if mesh is not None and config.gradients in IN_KERNEL:
+    model = record(config)
+    check_support(model, config.gradients)
+    if mesh is not None and config.gradients in model.kernels:
         raise JaxgradError(
             f"gradients is {config.gradients!r}, which is one device's; leave the mesh out, or use fused"
         )
-    examples = Batch(jnp.asarray(corpus.train.X), jnp.asarray(corpus.train.Y))
+    examples = examples_of(config, corpus.train)
     if mesh is not None:
         examples = jax.device_put(jax.tree.map(np.asarray, examples), meshes.replicated(mesh))
     return Run(config, corpus, folder, examples, optimizer(config), schedule(config), _sha256(corpus), mesh)
@@ -290,7 +317,7 @@ def _placed(run: Run, begin: Callable[[], tuple[Held, Standing]]) -> tuple[Run, 
         return standing.state, jax.random.key_data(standing.key)
 
     state, key = distributed.from_leader(arrays, (like.state, like.key))
-    state = jax.device_put(jax.device_get(state), meshes.of_state(run.mesh, run.optimizer, state))
+    state = jax.device_put(jax.device_get(state), meshes.of_state(run.mesh, record(run.config), run.optimizer, state))
     # A key itself cannot be put on devices of other processes; its data can.
     key = jax.random.wrap_key_data(jax.device_put(np.asarray(key), meshes.replicated(run.mesh)))
     if not begun:
@@ -351,10 +378,10 @@ def _at(run: Run) -> Path:
 
 def _check_decided(config: Config, folder: Path, notes: Notes) -> None:
     """Raise `JaxgradError` where a checkpoint was saved under another config than the folder has."""
-    now = deciding(config)
-    apart = [name for name in {**now, **notes.config} if now.get(name) != notes.config.get(name)]
+    now, before = deciding(config), {**SINCE, **notes.config}
+    apart = [name for name in {**now, **before} if now.get(name) != before.get(name)]
     if apart:
-        told = (f"{name} is {str(now.get(name))[:40]} and was {str(notes.config.get(name))[:40]}" for name in apart)
+        told = (f"{name} is {str(now.get(name))[:40]} and was {str(before.get(name))[:40]}" for name in apart)
         raise JaxgradError(
             f"{folder}/config.json: is not what the run was trained with: {'; '.join(told)}; put it back"
         )
@@ -368,14 +395,14 @@ def _continued(config: Config, steps: int, folder: Path) -> Config:
         )
     if steps == config.steps:
         return config
-    return checked(dataclasses.replace(config, steps=steps, schedule_steps=schedule_steps(config)))
+    return checked(changed(config, steps=steps, schedule_steps=schedule_steps(config)))
 
 
 def _told(what: str, config: Config, corpus: Corpus, mesh: Mesh | None) -> dict[str, Any]:
     """All that the processes of one run must have been told the same; where the corpus lies is each one's own."""
     return {
         "run": what,
-        **{name: value for name, value in dataclasses.asdict(config).items() if name != "corpus"},
+        **{name: value for name, value in flat(config).items() if name != "corpus"},
         "examples": _sha256(corpus) if jax.process_count() > 1 else "",
         "mesh": None if mesh is None else dict(mesh.shape),
     }
@@ -428,8 +455,8 @@ def _go_on(run: Run, standing: Standing, report: Report, stop: Stop) -> Losses:
                 writing.result()
                 whole = _whole(run, standing)
                 if distributed.leads():
-                    statistics = evaluate.calibrate(whole.state.params, jnp.asarray(run.corpus.train.X))
-                    dev_loss = evaluate.mean_loss(whole.state.params, statistics, run.corpus.dev)
+                    statistics = finished(config, whole.state.params, run.corpus.train)
+                    dev_loss = _mean_loss(config, whole.state.params, statistics, run.corpus.dev)
                     writing = pool.submit(_save(run, whole, statistics, dev_loss))
         writing.result()
     if done < config.steps:
@@ -443,8 +470,9 @@ def _chunk(
     """`n_steps` more steps and the metrics lines that they fill; None for lines if a number is not finite."""
     config = run.config
     state, losses = run_steps(
-        standing.state, standing.key, run.examples, gradients=config.gradients, optimizer=run.optimizer,
-        dtype=config.dtype, batch_size=config.batch_size, n_steps=n_steps, mesh=run.mesh,
+        standing.state, standing.key, run.examples, model=record(config), sizes=config.sizes,
+        gradients=config.gradients, optimizer=run.optimizer, dtype=config.dtype, batch_size=config.batch_size,
+        n_steps=n_steps, mesh=run.mesh,
     )  # fmt: skip
     sound = not_finite.all_finite((state, losses))
     # Python hears of signals between its own instructions only: not inside of XLA, where a chunk may take long.
@@ -467,7 +495,7 @@ def _lines(run: Run, first: int, losses: Float64[np.ndarray, " losses"]) -> list
 
 
 def _save(
-    run: Run, standing: Standing, statistics: Statistics, dev_loss: float, losses: Losses | None = None
+    run: Run, standing: Standing, statistics: Any, dev_loss: float, losses: Losses | None = None
 ) -> Callable[[], None]:
     """Start to write a checkpoint; the function that is returned ends it and removes those that need not stay."""
     at = _at(run)
@@ -491,8 +519,8 @@ def _save(
 
 def _end(run: Run, standing: Standing) -> Losses:
     def write() -> Float64[np.ndarray, "3"]:
-        statistics = evaluate.calibrate(standing.state.params, jnp.asarray(run.corpus.train.X))
-        losses = split_losses(standing.state.params, statistics, run.corpus)
+        statistics = finished(run.config, standing.state.params, run.corpus.train)
+        losses = split_losses(run.config, standing.state.params, statistics, run.corpus)
         # A step's loss is that before its update, so what the last update spoiled shows only here.
         if not np.isfinite(losses).all():
             raise JaxgradError(
@@ -518,7 +546,7 @@ def _not_finite(run: Run, done: int, n_steps: int) -> JaxgradError:
     if not distributed.leads():
         return JaxgradError(f"steps {done} to {done + n_steps} are not finite; process 0 says what was so first")
     # On one device, whatever the mesh: the folder's checkpoints say all that is needed.
-    examples = Batch(jnp.asarray(run.corpus.train.X), jnp.asarray(run.corpus.train.Y))
+    examples = examples_of(config, run.corpus.train)
     state, key = state_before(config, run.folder, examples, done)
     found = not_finite.find(config, run.optimizer, state, key, examples, n_steps)
     if found is None:
@@ -561,8 +589,7 @@ def shapes(config: Config) -> Checkpoint:
     def empty() -> Checkpoint:
         key = jax.random.key(config.seed)
         params = initial_params(config, key)
-        return Checkpoint(
-            start(params, optimizer(config)), jax.random.key_data(key), Statistics(params.bn_gain, params.bn_gain)
-        )
+        extra = record(config).extra(params, config.sizes)
+        return Checkpoint(start(params, optimizer(config)), jax.random.key_data(key), extra)
 
     return jax.eval_shape(empty)

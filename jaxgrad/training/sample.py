@@ -1,58 +1,80 @@
 """New words, a character at a time."""
 
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from jaxgrad import memory
+from jaxgrad.corpus import BOUNDARY
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Params, Statistics, predict
+from jaxgrad.models.model import Model
 
 LONGEST = 64
 
 
 def sample(
-    params: Params,
-    statistics: Statistics,
+    model: Model,
+    sizes: Any,
+    params: Any,
+    statistics: Any,
     vocabulary: tuple[str, ...],
     key: PRNGKeyArray,
     n_words: int,
     temperature: float = 1.0,
+    top_k: int | None = None,
+    prompt: str = "",
 ) -> list[str]:
-    """`n_words` words drawn from the model, each until its boundary or `LONGEST` characters.
+    """`n_words` words drawn from a model, each until its boundary or `LONGEST` characters.
 
-    Logits are divided by `temperature`: below 1 likelier words, above 1 wilder ones. The same key gives the same
-    words. Raises `JaxgradError` for a temperature that is not above 0 or for fewer than one word.
+    The same key gives the same words. Raises `JaxgradError` for a temperature that is not above 0, for fewer than one
+    word, and for a prompt that is too long or has a character that the vocabulary has not.
+
+    Args:
+        model: the record of the model.
+        sizes: the model's sizes.
+        params: its parameters.
+        statistics: what its predictions take beside them, as the model's `finish` gives it.
+        vocabulary: the character of each symbol; the first is the boundary.
+        key: draws.
+        n_words: how many.
+        temperature: logits are divided by it: below 1 likelier words, above 1 wilder ones.
+        top_k: draw from so many of the likeliest characters only.
+        prompt: what every word begins with.
+
+    Example:
+        ```python
+        import jax
+
+        from jaxgrad.models.mlp.forward import Statistics
+        from jaxgrad.models.mlp.record import MODEL
+        from jaxgrad.training.sample import sample
+
+        sizes = MODEL.sizes(hidden=4)
+        params = MODEL.init(jax.random.key(0), sizes, 3)
+        words = sample(MODEL, sizes, params, MODEL.extra(params, sizes), (".", "a", "b"), jax.random.key(1), 2)
+        assert len(words) == 2
+        ```
     """
     if not (0 < temperature < float("inf")):
         raise JaxgradError(f"temperature is {temperature}; it must be a finite number above 0")
     if n_words < 1:
         raise JaxgradError(f"asked for {n_words} words; ask for at least 1")
+    if top_k is not None and not 1 <= top_k <= len(vocabulary):
+        raise JaxgradError(f"top-k is {top_k}; it must be from 1 to {len(vocabulary)}, the vocabulary")
     memory.check(4 * LONGEST * n_words, f"{n_words} words of up to {LONGEST} characters")
-    drawn = _draw(params, statistics, key, jnp.asarray(temperature, params.W2.dtype), n_words)
+    drawn = model.sample(
+        params, statistics, sizes, key, n_words, LONGEST, jnp.asarray(temperature, jax.tree.leaves(params)[0].dtype),
+        top_k, _symbols(prompt, vocabulary),
+    )  # fmt: skip
     return ["".join(vocabulary[symbol] for symbol in row if symbol) for row in drawn.tolist()]
 
 
-@functools.partial(jax.jit, static_argnames=("n_words",))
-def _draw(
-    params: Params, statistics: Statistics, key: PRNGKeyArray, temperature: Float[Array, ""], n_words: int
-) -> Int[Array, "n_words longest"]:
-    n = params.W1.shape[0] // params.C.shape[1]
-
-    def one_more(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        at, context, words = carry
-        logits = predict(params, statistics, context)
-        drawn = jax.random.categorical(jax.random.fold_in(key, at), logits / temperature).astype(jnp.int32)
-        # Once a word has met its boundary it draws nothing but boundaries, which spell nothing.
-        ended = (at > 0) & (words[:, at - 1] == 0)
-        symbol = jnp.where(ended, 0, drawn)
-        return at + 1, jnp.concatenate([context[:, 1:], symbol[:, None]], 1), words.at[:, at].set(symbol)
-
-    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
-        at, _, words = carry
-        return (at < LONGEST) & ((at == 0) | jnp.any(words[:, at - 1] != 0))
-
-    start = (jnp.int32(0), jnp.zeros((n_words, n), jnp.int32), jnp.zeros((n_words, LONGEST), jnp.int32))
-    return jax.lax.while_loop(unfinished, one_more, start)[2]
+def _symbols(prompt: str, vocabulary: tuple[str, ...]) -> tuple[int, ...]:
+    if len(prompt) >= LONGEST:
+        raise JaxgradError(f"the prompt has {len(prompt)} characters; a word has at most {LONGEST}")
+    for character in prompt:
+        if character == BOUNDARY or character not in vocabulary:
+            raise JaxgradError(f"the prompt has {character!r}, which is no character of the run's corpus")
+    return tuple(map(vocabulary.index, prompt))

@@ -4,12 +4,10 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Int
 
-from jaxgrad.models.mlp import Params
-
 
 class State(NamedTuple):
     """Parameters, optax's state, and the number of steps taken."""
 
-    params: Params
+    params: Any
     opt_state: Any
     step: Int[Array, ""]

@@ -9,7 +9,7 @@ import functools
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -21,12 +21,20 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgrad.corpus import Corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params
-from jaxgrad.training import checkpoints, evaluate
+from jaxgrad.training import checkpoints
 from jaxgrad.training import folder as folders
-from jaxgrad.training.config import Config, checked, optimizer
+from jaxgrad.training.config import Config, changed, checked, flat_sizes, optimizer, record
 from jaxgrad.training.folder import Held
-from jaxgrad.training.run import ROWS_PER_CHUNK, Losses, Stopped, fresh, precision, split_losses
+from jaxgrad.training.run import (
+    ROWS_PER_CHUNK,
+    Losses,
+    Stopped,
+    examples_of,
+    finished,
+    fresh,
+    precision,
+    split_losses,
+)
 from jaxgrad.training.state import State
 from jaxgrad.training.step import check_support, run_steps, steps
 
@@ -100,13 +108,28 @@ class _Saved(NamedTuple):
     curves: Any
 
 
-def grid(base: Config, seeds: list[int], learning_rates: list[float], hidden: list[int]) -> list[Config]:
-    """A config for every combination, those of one size together; raises `JaxgradError` for a value out of range."""
-    combinations = itertools.product(hidden, learning_rates, seeds)
+def grid(
+    base: Config, seeds: Sequence[int], learning_rates: Sequence[float], sizes: Mapping[str, Sequence[Any]]
+) -> list[Config]:
+    """A config for every combination, those of the same sizes together.
+
+    `sizes` gives the values of each size that varies. Raises `JaxgradError` for a value out of range, and for more
+    than one value of a size that shapes the examples, of which a sweep has one set.
+    """
+    for field in dataclasses.fields(base.sizes):
+        if field.metadata.get("examples") and len(sizes.get(field.name, ())) > 1:
+            raise JaxgradError(f"{field.name} shapes the examples, which all runs of a sweep share; give one value")
+    combinations = itertools.product(itertools.product(*sizes.values()), learning_rates, seeds)
     return [
-        checked(dataclasses.replace(base, hidden=size, learning_rate=rate, seed=seed))
-        for size, rate, seed in combinations
+        checked(changed(base, **dict(zip(sizes, own, strict=True)), learning_rate=rate, seed=seed))
+        for own, rate, seed in combinations
     ]
+
+
+def told(config: Config) -> str:
+    """The sizes that a sweep tells of, in words: the model's own, or all where it has none."""
+    swept = record(config).swept
+    return ", ".join(f"{name} {size}" for name, size in flat_sizes(config).items() if swept in (None, name))
 
 
 def sweep(
@@ -119,7 +142,7 @@ def sweep(
 ) -> tuple[list[Swept], Rates]:
     """Train all configs, split over `devices`, as many at once as `memory` bytes of each hold; the best dev loss first.
 
-    Configs may differ in seed, learning rate and hidden size, and in nothing else. A run has the parameters, keys
+    Configs may differ in seed, learning rate and sizes, and in nothing else. A run has the parameters, keys
     and batches that it has when trained alone, and the same losses up to rounding: a product of stacked matrices
     sums in another order than one alone. `Rates.alone` is measured on some steps of the first config.
 
@@ -127,7 +150,7 @@ def sweep(
     have had undisturbed, bit for bit. Raises `Stopped` after `kept.stop` was true, and `JaxgradError` where one model
     takes more than `memory`, for gradients that the platform has not, and for checkpoints of another plan.
     """
-    check_support(configs[0].gradients)
+    check_support(record(configs[0]), configs[0].gradients)
     mesh = Mesh(np.array(devices), ("models",))
     n_steps_each = configs[0].steps
     losses = np.zeros((len(configs), len(Losses._fields)))
@@ -135,7 +158,7 @@ def sweep(
     taken_here, spent, saved_at = 0, 0.0, time.monotonic()
     with precision(configs[0]), jax.default_device(devices[0]):
         place, models = _restored(configs, mesh, losses, curves, kept)
-        examples = Batch(jnp.asarray(corpus.train.X), jnp.asarray(corpus.train.Y))
+        examples = examples_of(configs[0], corpus.train)
         everywhere = jax.device_put(examples, NamedSharding(mesh, PartitionSpec()))
         begun = sum(place.groups[:-1])
         for number, (group, program) in enumerate(_groups(configs, place.groups, everywhere, memory, mesh)):
@@ -216,18 +239,18 @@ def _save(kept: Kept, step: int, saved: _Saved, place: Place) -> Path:
 
 @functools.partial(jax.jit, static_argnames=("config", "n_steps", "mesh"), donate_argnames=("models",))
 def _run(
-    models: _Models, examples: Batch, *, config: Config, n_steps: int, mesh: Mesh
+    models: _Models, examples: Any, *, config: Config, n_steps: int, mesh: Mesh
 ) -> tuple[_Models, Float[Array, "models n_steps"]]:
-    def one(state: State, key: PRNGKeyArray, learning_rate: Float[Array, ""], examples: Batch) -> Any:
+    def one(state: State, key: PRNGKeyArray, learning_rate: Float[Array, ""], examples: Any) -> Any:
         # The rate is an array here, so that runs which differ in it alone are one program.
         transformation = optimizer(dataclasses.replace(config, learning_rate=cast(float, learning_rate)))
         return steps(
             state, key, examples,
-            gradients=config.gradients, optimizer=transformation, dtype=config.dtype,
-            batch_size=config.batch_size, n_steps=n_steps,
+            model=record(config), sizes=config.sizes, gradients=config.gradients, optimizer=transformation,
+            dtype=config.dtype, batch_size=config.batch_size, n_steps=n_steps,
         )  # fmt: skip
 
-    def of_a_device(models: _Models, examples: Batch) -> tuple[_Models, Float[Array, "models n_steps"]]:
+    def of_a_device(models: _Models, examples: Any) -> tuple[_Models, Float[Array, "models n_steps"]]:
         states, losses = jax.vmap(one, in_axes=(0, 0, 0, None))(*models, examples)
         return models._replace(states=states), losses
 
@@ -242,7 +265,7 @@ def _start(group: list[Config], mesh: Mesh) -> _Models:
     group = group + [group[-1]] * (-len(group) % mesh.size)
     standings = [fresh(config) for config in group]
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(standing.state for standing in standings))
-    rates = jnp.array([config.learning_rate for config in group], states.params.W1.dtype)
+    rates = jnp.array([config.learning_rate for config in group], jax.tree.leaves(states.params)[0].dtype)
     return _Models(states, jnp.stack([standing.key for standing in standings]), rates)
 
 
@@ -254,11 +277,11 @@ def _chunks(config: Config, models: int) -> list[tuple[int, int]]:
 
 
 def _groups(
-    configs: list[Config], sizes: Sequence[int], examples: Batch, memory: int, mesh: Mesh
+    configs: list[Config], sizes: Sequence[int], examples: Any, memory: int, mesh: Mesh
 ) -> Iterator[tuple[list[Config], Callable[[int], Any]]]:
     """Configs that run together, and their compiled program for a number of steps; the first groups have `sizes`."""
     known = iter(sizes)
-    for _, same_size in itertools.groupby(configs, lambda config: config.hidden):
+    for _, same_size in itertools.groupby(configs, lambda config: config.sizes):
         waiting = list(same_size)
         while waiting:
             size = next(known, None)
@@ -271,7 +294,7 @@ def _groups(
 
 
 def _fitting(
-    configs: list[Config], examples: Batch, memory: int, mesh: Mesh
+    configs: list[Config], examples: Any, memory: int, mesh: Mesh
 ) -> tuple[list[Config], Callable[[int], Any]]:
     """As many of the configs, from the first, as fit by the compiler's account of each device's memory."""
     each = -(-len(configs) // mesh.size)
@@ -283,18 +306,18 @@ def _fitting(
             return group, program
         if each == 1:
             raise JaxgradError(
-                f"one model with hidden {group[0].hidden} and batches of {group[0].batch_size} takes"
+                f"one model with {told(group[0])} and batches of {group[0].batch_size} takes"
                 f" {need / 2**20:,.1f} MiB with its data, and a device has {memory / 2**20:,.1f}; allow more memory,"
                 " or make it smaller"
             )
         each = min(each - 1, max(1, each * memory // need))
 
 
-def _programs(group: list[Config], examples: Batch, mesh: Mesh) -> Callable[[int], Any]:
+def _programs(group: list[Config], examples: Any, mesh: Mesh) -> Callable[[int], Any]:
     return functools.cache(functools.partial(_compiled, group, examples, mesh))
 
 
-def _compiled(group: list[Config], examples: Batch, mesh: Mesh, n_steps: int) -> Any:
+def _compiled(group: list[Config], examples: Any, mesh: Mesh, n_steps: int) -> Any:
     sharding = NamedSharding(mesh, _BY_MODEL)
     models = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -315,17 +338,17 @@ def _windows(losses: Float[np.ndarray, "models n_steps"], width: int) -> Float[n
     return np.add.reduceat(losses, starts, axis=1) / sizes
 
 
-def _evaluated(group: list[Config], params: Params, corpus: Corpus, examples: Batch) -> list[Losses]:
+def _evaluated(group: list[Config], params: Any, corpus: Corpus, examples: Any) -> list[Losses]:
     """The losses of each model of a group; those that are not finite are of one that diverged."""
     found = []
-    for k in range(len(group)):
+    for k, config in enumerate(group):
         own = jax.tree.map(lambda p, k=k: p[k], params)
-        losses = split_losses(own, evaluate.calibrate(own, examples.X), corpus)
+        losses = split_losses(config, own, finished(config, own, examples), corpus)
         found.append(losses if np.isfinite(losses).all() else DIVERGED)
     return found
 
 
-def _alone(config: Config, examples: Batch) -> float:
+def _alone(config: Config, examples: Any) -> float:
     """Steps per second of one run, without compilation."""
     _, n_steps = _chunks(config, 1)[0]
     state, key, _ = fresh(config)
@@ -335,8 +358,8 @@ def _alone(config: Config, examples: Batch) -> float:
     for _ in range(4):
         began = time.monotonic()
         state, losses = run_steps(
-            state, key, examples, gradients=config.gradients, optimizer=transformation, dtype=config.dtype,
-            batch_size=config.batch_size, n_steps=n_steps,
+            state, key, examples, model=record(config), sizes=config.sizes, gradients=config.gradients,
+            optimizer=transformation, dtype=config.dtype, batch_size=config.batch_size, n_steps=n_steps,
         )  # fmt: skip
         losses.block_until_ready()
         seconds.append(time.monotonic() - began)

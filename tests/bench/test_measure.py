@@ -14,8 +14,8 @@ from jaxgrad.bench import jax_peers, measure, torch_peers
 from jaxgrad.bench.peers import PEERS, Peer, Place, Ready, chosen
 from jaxgrad.bench.task import Size, task
 from jaxgrad.errors import JaxgradError
-from jaxgrad.kernels.launch import INTERPRET
-from jaxgrad.training import step
+from jaxgrad.models.mlp.kernel.launch import INTERPRET
+from jaxgrad.models.mlp.record import MODEL
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def run(small, peers: tuple[Peer, ...]) -> dict[str, measure.Row]:
     return {row.peer.name: row for row in result.rows}
 
 
-def no_bessel_in_backward(params, batch):
+def no_bessel_in_backward(params, batch, sizes, key=None):
     """The mistake of n for n - 1 in the variance's part of the backward pass, the forward pass being right."""
 
     def with_biased_variance(p):
@@ -50,7 +50,7 @@ def of_gradients(name: str) -> Peer:
 
 
 def test_a_competitor_with_a_wrong_gradient_is_not_timed(small, monkeypatch):
-    monkeypatch.setitem(step.GRADIENTS, "no-bessel", no_bessel_in_backward)
+    monkeypatch.setitem(MODEL.gradients, "no-bessel", no_bessel_in_backward)
     rows = run(small, (*chosen("fused/scan,by-node/scan,jax.grad/scan"), of_gradients("no-bessel")))
     wrong = rows.pop("no-bessel")
     assert wrong.seconds is None and wrong.reason.startswith("wrong: before step ")
@@ -60,13 +60,13 @@ def test_a_competitor_with_a_wrong_gradient_is_not_timed(small, monkeypatch):
 
 
 def test_of_two_that_differ_neither_is_timed(small, monkeypatch):
-    monkeypatch.setitem(step.GRADIENTS, "no-bessel", no_bessel_in_backward)
+    monkeypatch.setitem(MODEL.gradients, "no-bessel", no_bessel_in_backward)
     rows = run(small, (*chosen("fused/scan"), of_gradients("no-bessel")))
     assert all(row.seconds is None and "one is wrong" in row.reason for row in rows.values())
 
 
 def test_who_is_wrong_on_a_small_batch_is_not_timed_on_a_large_one(monkeypatch):
-    monkeypatch.setitem(step.GRADIENTS, "no-bessel", no_bessel_in_backward)
+    monkeypatch.setitem(MODEL.gradients, "no-bessel", no_bessel_in_backward)
     peers = (*chosen("fused/scan,by-node/scan"), of_gradients("no-bessel"))
     data = corpus.load(corpus.shipped("names.txt"))
     for sizes in ([Size("large", 64, 4)], [Size("large", 64, 4), Size("small", 8, 16)]):

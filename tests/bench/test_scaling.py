@@ -12,7 +12,7 @@ MESHES = ["data=1", "data=8", "data=4,model=2", "model=8"]
 
 def pair(batch: int, hidden: int, text: str) -> tuple[scaling.PerDevice, scaling.PerDevice]:
     sizes = meshes.parse(text)
-    mesh = meshes.build(sizes, jax.devices(), batch, hidden)
+    mesh = meshes.build(sizes, jax.devices(), batch, {"hidden layer": hidden})
     return scaling.predicted(batch, hidden, **sizes), scaling.compiled(batch, hidden, mesh)
 
 

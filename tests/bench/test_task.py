@@ -8,7 +8,7 @@ import pytest
 from jaxgrad import batches, corpus
 from jaxgrad.bench.task import SIZES, Size, examples, flops, rows, task
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch
+from jaxgrad.models.mlp.forward import Batch
 from jaxgrad.training.step import jax_grad
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from jaxgrad import cli, corpus
 from jaxgrad.training import run
-from jaxgrad.training.config import Config
+from jaxgrad.training.config import config_of
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def plot(monkeypatch, capsys):
 def folder(tmp_path_factory) -> Path:
     data = corpus.load()
     path = corpus.shipped("names.txt")
-    config = Config(steps=60, hidden=8, log_every=20, vocabulary=data.vocabulary, corpus_sha256=corpus.sha256(path))
+    config = config_of(steps=60, hidden=8, log_every=20, vocabulary=data.vocabulary, corpus_sha256=corpus.sha256(path))
     where = tmp_path_factory.mktemp("runs") / "one"
     run.train(config, data, where)
     return where

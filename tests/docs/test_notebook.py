@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from jaxgrad.models.mlp import Nodes, Params
+from jaxgrad.models.mlp.forward import Nodes, Params
 
 PATH = Path(__file__).parents[2] / "docs/backprop_by_hand.ipynb"
 NAMES = (*Nodes._fields, *Params._fields)

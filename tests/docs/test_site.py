@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxgrad.models.mlp import Nodes, Params
+from jaxgrad.models.mlp.forward import Nodes, Params
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -11,7 +11,7 @@ import pytest
 from jaxgrad import mutation_score
 from jaxgrad.checking.compare import compare
 from jaxgrad.checking.measure import measure, shaken
-from jaxgrad.models.mlp import Batch, Nodes, Params, forward
+from jaxgrad.models.mlp.forward import Batch, Nodes, Params, forward
 
 ALL = {}
 FLOAT64 = {"dtypes": ("float64",), "seeds": (0,)}

@@ -8,8 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BY_HAND = [
     *sorted((ROOT / "jaxgrad/ops").glob("*.py")),
-    *sorted((ROOT / "jaxgrad/kernels").glob("*.py")),
-    ROOT / "jaxgrad/models/mlp_backward.py",
+    *sorted((ROOT / "jaxgrad/models/mlp/kernel").glob("*.py")),
+    ROOT / "jaxgrad/models/mlp/backward.py",
+    ROOT / "jaxgrad/models/mlp/fused.py",
 ]
 
 AUTODIFF = {

@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxgrad import batches, corpus
+from jaxgrad.models.mlp.record import MODEL
 from jaxgrad.parity import cases
 
 
@@ -28,7 +29,7 @@ def test_a_corpus_case_is_the_batch_of_a_training_run(seed_corpus):
     import jax
 
     data = corpus.load(seed_corpus)
-    case = cases.corpus_case(data, seed=5, step=9, batch_size=4, emb_size=2, h_size=3)
+    case = cases.corpus_case(MODEL, MODEL.sizes(embedding=2, hidden=3), data, seed=5, step=9, batch_size=4)
     rows = batches.indices(jax.random.key(5), 9, 4, len(data.train.Y))
     assert np.array_equal(case.batch.X, data.train.X[np.asarray(rows)])
 

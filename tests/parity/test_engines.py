@@ -9,11 +9,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Nodes, Params
-from jaxgrad.parity.engines import DTYPES, ENGINES, Target, run
-from jaxgrad.parity.verdict import BACKWARD_ORDER, judge
+from jaxgrad.models.mlp.forward import Batch, Nodes, Params
+from jaxgrad.models.mlp.record import MODEL
+from jaxgrad.parity import engines
+from jaxgrad.parity.engines import DTYPES, Target, graph, run
+from jaxgrad.parity.verdict import judge
 
-ALL = tuple(ENGINES)
+GRAPH = graph(MODEL, MODEL.sizes(), 27)
+BACKWARD_ORDER = list(GRAPH.order)
+
+ALL = engines.names(MODEL)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -113,7 +118,7 @@ def cases(draw, seeded_case):
 
 
 # Every size compiles each engine anew, which takes seconds, so examples share a few; the interpreted kernel takes most,
-# and tests/kernels has more of its padding.
+# and tests/models/mlp/kernel has more of its padding.
 ANY = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
 
 
@@ -161,7 +166,7 @@ def test_a_batch_that_no_engine_should_be_given_is_refused_before_anything_runs(
 
 
 @pytest.mark.parametrize(
-    ("engines", "target", "message"),
+    ("names", "target", "message"),
     [
         (("nobody",), Target(), "no engine 'nobody'; choose from by-node, fused, kernel, jax.grad, torch, torch.nn"),
         (("kernel",), Target(jax_device="nowhere"), "JAX has no device 'nowhere' here"),
@@ -170,6 +175,6 @@ def test_a_batch_that_no_engine_should_be_given_is_refused_before_anything_runs(
         (("torch",), Target(torch_device="nowhere"), "PyTorch has no device 'nowhere' here"),
     ],
 )
-def test_what_is_missing_is_named(seeded_case, engines, target, message):
+def test_what_is_missing_is_named(seeded_case, names, target, message):
     with pytest.raises(JaxgradError, match=message):
-        run(engines, seeded_case(batch_size=2, h_size=2), target)
+        run(names, seeded_case(batch_size=2, h_size=2), target)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import Params
+from jaxgrad.models.mlp import backward
+from jaxgrad.models.mlp.forward import Params
+from jaxgrad.models.mlp.record import MODEL
 from jaxgrad.parity import cases, own_score
 
 NAMES = ["by_node", "fused", "embedding", "linear", "batch_norm", "tanh", "cross_entropy"]
@@ -13,9 +14,8 @@ NAMES = ["by_node", "fused", "embedding", "linear", "batch_norm", "tanh", "cross
 
 @pytest.fixture(scope="module", params=["notebook", "square"])
 def measured(request):
-    sizes = {} if request.param == "notebook" else own_score.SQUARE
-    case = cases.random_case(0, **sizes) if sizes else cases.seed_case()
-    return {row.name: row for row in own_score.rows([case], sizes)}
+    notebook, square = own_score.own_cases(MODEL).values()
+    return {row.name: row for row in own_score.rows([notebook if request.param == "notebook" else square])}
 
 
 def test_all_backward_passes_are_measured(measured):
@@ -45,8 +45,8 @@ def test_zeros_and_ones_hide_half_of_the_mistakes_that_the_seeds_initialisation_
 
 
 def test_zeros_and_ones_change_nothing_else():
-    case = cases.random_case(1, batch_size=3, h_size=4)
-    usual = own_score.zeros_and_ones(case)
+    case = cases.random_case(1, batch_size=3, hidden=4)
+    usual = own_score.hidden_by(case)
     for name in Params._fields:
         was, now = getattr(case.params, name), getattr(usual.params, name)
         expected = {"W2": 0 * was, "b2": 0 * was, "bn_bias": 0 * was, "bn_gain": np.ones_like(was)}.get(name, was)
@@ -65,13 +65,12 @@ def test_the_table_has_a_line_for_every_row(measured):
 
 
 def test_a_backward_pass_that_is_wrong_by_itself_is_refused(monkeypatch):
-    right = mlp_backward.by_node
+    right = backward.by_node
 
     def wrong(params, batch, nodes):
         gradients = right(params, batch, nodes)
         return gradients._replace(params=gradients.params._replace(b2=2 * gradients.params.b2))
 
-    monkeypatch.setattr(mlp_backward, "by_node", wrong)
-    sizes = {"batch_size": 3, "h_size": 4}
+    monkeypatch.setattr(backward, "by_node", wrong)
     with pytest.raises(JaxgradError, match="wrong in case 0 without a mistake"):
-        next(own_score.rows([cases.random_case(0, **sizes)], sizes))
+        next(own_score.rows([cases.random_case(0, batch_size=3, hidden=4)]))

@@ -17,9 +17,13 @@ import numpy as np
 import pytest
 
 from jaxgrad import GradientMismatch, check
+from jaxgrad.models.mlp.record import MODEL
 from jaxgrad.parity import page
-from jaxgrad.parity.engines import Target, run
-from jaxgrad.parity.verdict import BACKWARD_ORDER, verdict
+from jaxgrad.parity.engines import Target, graph, run
+from jaxgrad.parity.verdict import verdict
+
+GRAPH = graph(MODEL, MODEL.sizes(), 27)
+BACKWARD_ORDER = list(GRAPH.order)
 
 ENGINES = ("by-node", "fused", "jax.grad", "torch")
 HOSTILE = '</script><img src=x onerror="window.hurt = 1">&amp;\'{{data}}'
@@ -33,8 +37,9 @@ def spoiled(seeded_case) -> dict[str, Any]:
         found = run(ENGINES, case, Target())
         if number == 1:
             g = found["by-node"]
-            not_finite = np.where(g.nodes.h_prenorm == g.nodes.h_prenorm.max(), np.inf, g.nodes.h_prenorm)
-            nodes = g.nodes._replace(bn_diff=2 * g.nodes.bn_diff, h_prenorm=not_finite)
+            h_prenorm = g.nodes["h_prenorm"]
+            not_finite = np.where(h_prenorm == h_prenorm.max(), np.inf, h_prenorm)
+            nodes = {**g.nodes, "bn_diff": 2 * g.nodes["bn_diff"], "h_prenorm": not_finite}
             found["by-node"] = g._replace(nodes=nodes)
         cases.append(page.case(verdict(case, Target(), found)))
     return page.of_cases(cases, "cpu", "cpu")
@@ -111,14 +116,14 @@ def test_a_maps_limits_are_those_of_the_elements(seeded_case):
     case = seeded_case(batch_size=3, h_size=4)
     gradients = run(("by-node", "jax.grad"), case, Target())
     g = gradients["by-node"]
-    h = g.nodes.h.copy()
+    h = g.nodes["h"].copy()
     found = verdict(case, Target(), gradients)
     noise = next(t for t in found.tensors if t.name == "h").noise
     # 8.5 to 10 deviations of two engines are what one of twelve elements may have.
     for times, beyond in ((20.0, True), (7.0, False)):
         changed = h.copy()
-        changed[1, 2] = gradients["jax.grad"].nodes.h[1, 2] + times * 2**0.5 * noise.deviation[1, 2]
-        spoiled = {**gradients, "by-node": g._replace(nodes=g.nodes._replace(h=changed))}
+        changed[1, 2] = gradients["jax.grad"].nodes["h"][1, 2] + times * 2**0.5 * noise.deviation[1, 2]
+        spoiled = {**gradients, "by-node": g._replace(nodes={**g.nodes, "h": changed})}
         rows = page.case(verdict(case, Target(), spoiled))["rows"]
         grid = next(row for row in rows if row["name"] == "h")["heat"]["grid"]
         assert (grid[1][2] > 0) == beyond

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from jaxgrad.models.mlp.record import MODEL
 from jaxgrad.parity import report
-from jaxgrad.parity.engines import Target, run
-from jaxgrad.parity.verdict import BACKWARD_ORDER, judge, verdict
+from jaxgrad.parity.engines import Target, graph, run
+from jaxgrad.parity.verdict import judge, verdict
+
+GRAPH = graph(MODEL, MODEL.sizes(), 27)
+BACKWARD_ORDER = list(GRAPH.order)
 
 ENGINES = ("by-node", "jax.grad")
 

@@ -9,11 +9,11 @@ import pytest
 
 from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, forward
+from jaxgrad.models.mlp.forward import Batch, forward
 from jaxgrad.parity import cases
 from jaxgrad.plots import of_case, of_run, of_sweep
 from jaxgrad.training import run
-from jaxgrad.training.config import Config
+from jaxgrad.training.config import config_of
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def data() -> corpus.Corpus:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, data) -> Path:
-    config = Config(steps=50, hidden=8, log_every=20, vocabulary=data.vocabulary, corpus_sha256="0", dtype="float64")
+    config = config_of(steps=50, hidden=8, log_every=20, vocabulary=data.vocabulary, corpus_sha256="0", dtype="float64")
     where = tmp_path_factory.mktemp("runs") / "one"
     run.train(config, data, where)
     return where

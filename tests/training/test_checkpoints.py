@@ -12,17 +12,17 @@ import pytest
 
 from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Statistics, init
+from jaxgrad.models.mlp.forward import Statistics, init
 from jaxgrad.training import checkpoints, run
 from jaxgrad.training.checkpoints import Checkpoint, Notes
-from jaxgrad.training.config import Config, optimizer
+from jaxgrad.training.config import config_of, optimizer
 from jaxgrad.training.step import start
 
 
 def make(dtype=jnp.float32, h_size: int = 4, name: str = "adam") -> Checkpoint:
     """A checkpoint whose every leaf differs from a fresh one's, so that none can pass by being made anew."""
     params = init(jax.random.key(0), 5, h_size=h_size, dtype=dtype)
-    state = start(params, optimizer(Config(optimizer=name)))
+    state = start(params, optimizer(config_of(optimizer=name)))
     state = jax.tree.map(lambda leaf: leaf + jnp.ones_like(leaf), state)
     statistics = Statistics(params.bn_bias, jnp.exp(params.bn_bias))
     return Checkpoint(state, jax.random.key_data(jax.random.key(1)), statistics)
@@ -151,7 +151,7 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     data = corpus.load()
     # As in tests of whole runs, few steps of a small model: what is read back does not depend on how good it is.
-    run.train(Config(steps=2, hidden=8, vocabulary=data.vocabulary, corpus_sha256="0"), data, folder)
+    run.train(config_of(steps=2, hidden=8, vocabulary=data.vocabulary, corpus_sha256="0"), data, folder)
     return folder
 
 

@@ -6,11 +6,11 @@ import optax
 import pytest
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.training.config import Config, checked, optimizer, parse_arguments, schedule
+from jaxgrad.training.config import checked, config_of, optimizer, parse_arguments, schedule
 
 
 def test_the_defaults_are_the_notebooks_recipe():
-    config = checked(Config())
+    config = checked(config_of())
     assert (config.steps, config.batch_size, config.optimizer, config.gradients) == (200_000, 32, "sgd", "fused")
     rate = schedule(config)
     # optax computes rates in float32: 0.01 is a tenth of 0.1 to one of its roundings.
@@ -53,7 +53,7 @@ def test_the_defaults_are_the_notebooks_recipe():
 )
 def test_a_value_out_of_range_is_named_with_its_range(change, message: str):
     with pytest.raises(JaxgradError, match=message):
-        checked(Config(**change))
+        checked(config_of(**change))
 
 
 def test_arguments_are_python_literals():
@@ -64,7 +64,7 @@ def test_arguments_are_python_literals():
 
 
 def test_a_named_optimizer_and_schedule_are_optaxs():
-    config = Config(
+    config = config_of(
         steps=10, optimizer="adam", optimizer_args=(("b1", 0.5),), schedule="cosine_decay", learning_rate=0.2
     )
     params, grads = jnp.ones(3), jnp.array([1.0, 2.0, 3.0])
@@ -78,7 +78,7 @@ def test_a_named_optimizer_and_schedule_are_optaxs():
 
 
 def test_schedule_arguments_go_before_the_usual_ones():
-    config = Config(
+    config = config_of(
         steps=10, schedule="exponential_decay", schedule_args=(("decay_rate", 0.5), ("transition_steps", 2))
     )
     np.testing.assert_allclose(schedule(config)(2), 0.05, rtol=2**-22)
@@ -89,4 +89,4 @@ def test_schedule_arguments_go_before_the_usual_ones():
 )
 def test_what_would_fail_at_the_first_step_is_refused_before_it(change):
     with pytest.raises(JaxgradError, match=r"cannot step with gradients alone|below 2\^32"):
-        checked(Config(**change))
+        checked(config_of(**change))

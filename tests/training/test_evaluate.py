@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from jaxgrad.corpus import Split
-from jaxgrad.models.mlp import EPS, init, prenorm
+from jaxgrad.models.mlp.forward import EPS, init, prenorm
+from jaxgrad.models.mlp.record import MODEL
+from jaxgrad.models.mlp.statistics import calibrate
 from jaxgrad.training import evaluate
 
 
@@ -19,7 +21,7 @@ def split(request) -> Split:
 def test_statistics_are_those_of_numpy(split):
     with jax.enable_x64(True):
         params = init(jax.random.key(0), 9, h_size=5, dtype=jnp.float64)
-        statistics = evaluate.calibrate(params, split.X)
+        statistics = calibrate(params, split.X)
         h = np.asarray(prenorm(params, split.X))
         # float64 sums of up to 20,001 terms, in two orders.
         np.testing.assert_allclose(statistics.mean, h.mean(0, keepdims=True), atol=20_001**0.5 * 2.0**-50)
@@ -29,14 +31,14 @@ def test_statistics_are_those_of_numpy(split):
 def test_the_mean_loss_is_that_of_numpy(split):
     with jax.enable_x64(True):
         params = init(jax.random.key(0), 9, h_size=5, dtype=jnp.float64)
-        mean, var = statistics = evaluate.calibrate(params, split.X)
+        mean, var = statistics = calibrate(params, split.X)
         h_norm = params.bn_gain * (prenorm(params, split.X) - mean) / np.sqrt(var + EPS) + params.bn_bias
         logits = np.asarray(np.tanh(h_norm) @ params.W2 + params.b2)
         losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), split.Y]
-        found = evaluate.mean_loss(params, statistics, split)
+        found = evaluate.mean_loss(MODEL, MODEL.sizes(), params, statistics, split)
     np.testing.assert_allclose(found, losses.mean(), rtol=20_001**0.5 * 2.0**-50)
 
 
 def test_one_context_has_no_variance():
     with pytest.raises(ValueError, match=r"1 context.*give at least 2"):
-        evaluate.calibrate(init(jax.random.key(0), 9), np.zeros((1, 3), np.uint8))
+        calibrate(init(jax.random.key(0), 9), np.zeros((1, 3), np.uint8))

@@ -20,7 +20,7 @@ from jaxgrad import corpus, files
 from jaxgrad.errors import JaxgradError
 from jaxgrad.training import checkpoints, run
 from jaxgrad.training import folder as folders
-from jaxgrad.training.config import Config
+from jaxgrad.training.config import Config, config_of
 from jaxgrad.training.run import Stopped
 
 
@@ -31,7 +31,7 @@ def data() -> corpus.Corpus:
 
 @pytest.fixture(scope="module")
 def config(data) -> Config:
-    return Config(steps=120, hidden=8, log_every=20, chunk=20, save_every=20, vocabulary=data.vocabulary)
+    return config_of(steps=120, hidden=8, log_every=20, chunk=20, save_every=20, vocabulary=data.vocabulary)
 
 
 @pytest.fixture(scope="module")

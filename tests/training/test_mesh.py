@@ -10,13 +10,15 @@ import pytest
 
 from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params, init
+from jaxgrad.models.mlp.forward import Batch, Params, init
+from jaxgrad.models.mlp.record import MODEL
+from jaxgrad.models.model import gradients_of
 from jaxgrad.parity import engines
 from jaxgrad.training import mesh as meshes
 from jaxgrad.training import run as runs
-from jaxgrad.training.config import Config, optimizer
+from jaxgrad.training.config import config_of, optimizer
 from jaxgrad.training.state import State
-from jaxgrad.training.step import GRADIENTS, run_steps, start
+from jaxgrad.training.step import run_steps, start
 
 KEY = jax.random.key(11)
 HIDDEN = 40
@@ -24,21 +26,23 @@ MESHES = ("data=8", "data=4,model=2", "data=2,model=4", "model=8")
 
 
 def built(text: str, batch_size: int = 32, hidden: int = HIDDEN) -> jax.sharding.Mesh:
-    return meshes.build(meshes.parse(text), jax.devices(), batch_size, hidden)
+    return meshes.build(meshes.parse(text), jax.devices(), batch_size, {"hidden layer": hidden})
 
 
 @pytest.mark.parametrize("text", MESHES)
-@pytest.mark.parametrize("gradients", GRADIENTS)
+@pytest.mark.parametrize("gradients", [*MODEL.gradients, "jax-grad"])
 def test_gradients_over_a_mesh_are_those_of_one_device_and_of_pytorch(seeded_case, text: str, gradients: str):
     case = seeded_case(h_size=HIDDEN)
     mesh = built(text)
     alone = engines.run(("by-node", "torch"), case, engines.Target("float64"))
     with jax.enable_x64(True):
-        params = jax.device_put(jax.tree.map(jnp.asarray, case.params), meshes.of_params(mesh))
+        params = jax.device_put(jax.tree.map(jnp.asarray, case.params), meshes.of_params(mesh, MODEL, case.params))
         rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
         batch = jax.device_put(jax.tree.map(jnp.asarray, case.batch), rows)
         assert len(batch.X.sharding.device_set) == 8
-        loss, grads = jax.tree.map(np.asarray, jax.jit(GRADIENTS[gradients])(params, batch))
+        loss, grads = jax.tree.map(
+            np.asarray, jax.jit(lambda p, b: gradients_of(MODEL, gradients)(p, b, case.sizes))(params, batch)
+        )
     for name, other in alone.items():
         np.testing.assert_allclose(loss, other.loss, rtol=1e-12, err_msg=name)
         for tensor, a, b in zip(Params._fields, grads, other.params, strict=True):
@@ -54,14 +58,15 @@ def examples() -> Batch:
 
 def run(examples: Batch, name: str, mesh: jax.sharding.Mesh | None) -> tuple[State, np.ndarray]:
     """Two hundred steps in float64."""
-    transformation = optimizer(Config(optimizer=name))
+    transformation = optimizer(config_of(optimizer=name))
     state = start(init(KEY, 27, h_size=HIDDEN, dtype=jnp.float64), transformation)
     key = KEY
     if mesh is not None:
-        state = jax.device_put(state, meshes.of_state(mesh, transformation, state))
+        state = jax.device_put(state, meshes.of_state(mesh, MODEL, transformation, state))
         key, examples = jax.device_put((key, examples), meshes.replicated(mesh))
     state, losses = run_steps(
         state, key, examples,
+        model=MODEL, sizes=MODEL.sizes(),
         gradients="fused", optimizer=transformation, dtype="float64", batch_size=32, n_steps=200, mesh=mesh,
     )  # fmt: skip
     return state, np.asarray(losses)
@@ -78,24 +83,25 @@ def test_a_run_over_a_mesh_is_the_run_on_one_device(examples, text: str, name: s
         # Two hundred steps, each some 1e-16 apart.
         assert np.linalg.norm(a - b) <= 1e-12 * np.linalg.norm(b)
     # The state that comes out lies where the one that went in did, Adam's moments included.
-    expected = meshes.of_state(built(text), optimizer(Config(optimizer=name)), state)
+    expected = meshes.of_state(built(text), MODEL, optimizer(config_of(optimizer=name)), state)
     for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
 
 
 def all_reduces(gradients: str, text: str) -> int:
     """How many collectives the compiled step has, all of which are all-reduces."""
-    mesh, transformation = built(text), optimizer(Config())
+    mesh, transformation = built(text), optimizer(config_of())
     state = jax.eval_shape(lambda: start(init(KEY, 27, h_size=HIDDEN), transformation))
     batch = Batch(jax.ShapeDtypeStruct((999, 3), jnp.uint8), jax.ShapeDtypeStruct((999,), jnp.uint8))
 
     def lying(tree, shardings):
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
-    state = lying(state, meshes.of_state(mesh, transformation, state))
+    state = lying(state, meshes.of_state(mesh, MODEL, transformation, state))
     everywhere = meshes.replicated(mesh)
     lowered = run_steps.lower(
         state, jax.device_put(KEY, everywhere), lying(batch, Batch(everywhere, everywhere)),
+        model=MODEL, sizes=MODEL.sizes(),
         gradients=gradients, optimizer=transformation, dtype="float32", batch_size=32, n_steps=3, mesh=mesh,
     )  # fmt: skip
     found = re.findall(r"= .*? ([a-z-]+)\(", lowered.compile().as_text())
@@ -133,7 +139,7 @@ def test_what_does_not_divide_or_is_not_there_is_refused_with_the_figures():
 @pytest.mark.parametrize(("first", "then"), [("data=8", None), (None, "data=4,model=2"), ("model=8", "data=2")])
 def test_a_run_saved_under_one_mesh_goes_on_under_another(tmp_path, first: str | None, then: str | None):
     data = corpus.load()
-    config = Config(
+    config = config_of(
         steps=120, hidden=HIDDEN, optimizer="adam", learning_rate=0.01, dtype="float64", chunk=30, log_every=20,
         vocabulary=data.vocabulary, corpus_sha256="0",
     )  # fmt: skip

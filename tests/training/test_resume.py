@@ -23,7 +23,7 @@ import pytest
 from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
 from jaxgrad.training import checkpoints, run
-from jaxgrad.training.config import Config, optimizer
+from jaxgrad.training.config import Config, config_of, optimizer
 from jaxgrad.training.folder import read_metrics
 from jaxgrad.training.run import Stopped
 
@@ -38,7 +38,7 @@ def data() -> corpus.Corpus:
 @pytest.fixture(scope="module")
 def config(data) -> Config:
     # Chunks of 30, lines of 50 and checkpoints at 60, 120, ... meet nowhere, so losses wait for their line in each.
-    return Config(
+    return config_of(
         steps=240, hidden=8, log_every=50, chunk=30, save_every=60, optimizer="adam", vocabulary=data.vocabulary
     )
 
@@ -183,7 +183,7 @@ def test_a_kill_at_any_operation_on_a_file_is_resumed_to_the_same_end(tmp_path, 
     # One optimizer for all these runs: steps are compiled once for each.
     monkeypatch.setattr(run, "optimizer", functools.cache(optimizer))
     # Three checkpoints of which two stay, a damaged one that is set aside, and a run that is continued.
-    config = Config(steps=60, hidden=4, log_every=25, chunk=20, save_every=20, keep=2, vocabulary=data.vocabulary)
+    config = config_of(steps=60, hidden=4, log_every=25, chunk=20, save_every=20, keep=2, vocabulary=data.vocabulary)
     snapshots = Snapshots(tmp_path / "snapshots")
     folder = tmp_path / "run"
     monkeypatch.setattr(snapshots, "folder", folder)

@@ -12,9 +12,10 @@ import pytest
 from jaxgrad import corpus
 from jaxgrad.corpus import Split
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch
+from jaxgrad.models.mlp.forward import Batch
+from jaxgrad.models.mlp.record import MODEL
 from jaxgrad.training import checkpoints, evaluate, run
-from jaxgrad.training.config import Config, optimizer
+from jaxgrad.training.config import Config, config_of, optimizer
 from jaxgrad.training.step import run_steps, start
 
 
@@ -25,7 +26,7 @@ def data() -> corpus.Corpus:
 
 @pytest.fixture(scope="module")
 def config(data) -> Config:
-    return Config(steps=250, hidden=8, log_every=100, chunk=70, vocabulary=data.vocabulary, corpus_sha256="0")
+    return config_of(steps=250, hidden=8, log_every=100, chunk=70, vocabulary=data.vocabulary, corpus_sha256="0")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,8 @@ def test_a_metrics_line_is_the_mean_loss_of_its_window_across_chunks(finished, d
     state = start(run.initial_params(config, init_key), optimizer(config))
     examples = Batch(jax.numpy.asarray(data.train.X), jax.numpy.asarray(data.train.Y))
     _, losses = run_steps(
-        state, batch_key, examples, gradients=config.gradients, optimizer=optimizer(config), dtype=config.dtype,
+        state, batch_key, examples,
+        model=MODEL, sizes=config.sizes, gradients=config.gradients, optimizer=optimizer(config), dtype=config.dtype,
         batch_size=config.batch_size, n_steps=config.steps,
     )  # fmt: skip
     # Windows of 100 steps and chunks of 70 meet nowhere but at 0: a window's losses come from two chunks or three.
@@ -89,7 +91,7 @@ def test_a_run_is_read_back_bit_for_bit(finished, data, config):
     folder, losses, _ = finished
     read, params, statistics = run.load(folder)
     assert read == config
-    assert run.split_losses(params, statistics, data) == losses
+    assert run.split_losses(read, params, statistics, data) == losses
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
@@ -100,7 +102,7 @@ def test_other_types_and_optimizers_are_read_back_too(tmp_path, data, config, dt
     assert read == other
     assert params.C.dtype == (np.float64 if dtype == "float64" else np.float32)
     with run.precision(read):
-        assert run.split_losses(params, statistics, data) == losses
+        assert run.split_losses(read, params, statistics, data) == losses
     assert jax.numpy.ones(()).dtype == np.float32
 
 
@@ -182,9 +184,9 @@ def test_the_last_checkpoints_and_the_best_are_kept(saved_often):
 
 
 def test_the_best_checkpoint_can_be_loaded_and_has_the_dev_loss_that_it_was_chosen_for(saved_often, data):
-    _, params, statistics = run.load(saved_often, best=True)
+    read, params, statistics = run.load(saved_often, best=True)
     best = checkpoints.best(checkpoints.saved(saved_often))
-    assert evaluate.mean_loss(params, statistics, data.dev) == checkpoints.notes(best).dev_loss
+    assert evaluate.mean_loss(MODEL, read.sizes, params, statistics, data.dev) == checkpoints.notes(best).dev_loss
 
 
 def a_split(n: int, context: int = 3, symbol: int = 0) -> Split:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Params, Statistics, init, predict
+from jaxgrad.models.mlp.forward import Params, Statistics, init, predict
+from jaxgrad.models.mlp.record import MODEL
 from jaxgrad.training.sample import LONGEST, sample
 
 VOCABULARY = (".", "a", "b", "ß")
@@ -14,7 +15,7 @@ STATISTICS = Statistics(jnp.zeros((1, 8)), jnp.ones((1, 8)))
 
 
 def draw(seed: int = 0, n: int = 50, temperature: float = 1.0, params=PARAMS) -> list[str]:
-    return sample(params, STATISTICS, VOCABULARY, jax.random.key(seed), n, temperature)
+    return sample(MODEL, MODEL.sizes(hidden=8), params, STATISTICS, VOCABULARY, jax.random.key(seed), n, temperature)
 
 
 def test_the_same_key_draws_the_same_words_and_another_key_others():

@@ -10,9 +10,10 @@ import torch
 
 from jaxgrad import batches, corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp import Batch, Params, forward, init
-from jaxgrad.training.config import Config, optimizer, schedule
-from jaxgrad.training.step import GRADIENTS, check_support, run_steps, start
+from jaxgrad.models.mlp.forward import Batch, Params, forward, init
+from jaxgrad.models.mlp.record import MODEL
+from jaxgrad.training.config import Config, config_of, optimizer, schedule
+from jaxgrad.training.step import check_support, run_steps, start
 from torchref import training
 
 KEY = jax.random.key(11)
@@ -30,7 +31,8 @@ def run(config: Config, params: Params, examples: Batch, chunks: list[int]):
     state, losses = start(jax.tree.map(jnp.copy, params), transformation), []
     for n_steps in chunks:
         state, of_chunk = run_steps(
-            state, KEY, examples, gradients=config.gradients, optimizer=transformation, dtype=config.dtype,
+            state, KEY, examples,
+            model=MODEL, sizes=config.sizes, gradients=config.gradients, optimizer=transformation, dtype=config.dtype,
             batch_size=config.batch_size, n_steps=n_steps,
         )  # fmt: skip
         losses.append(np.asarray(of_chunk))
@@ -39,7 +41,7 @@ def run(config: Config, params: Params, examples: Batch, chunks: list[int]):
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_chunks_of_any_size_give_the_same_run_bit_for_bit(examples, name: str):
-    config = Config(steps=24, optimizer=name, hidden=16)
+    config = config_of(steps=24, optimizer=name, hidden=16)
     params = init(KEY, 27, h_size=16)
     whole, losses = run(config, params, examples, [24])
     for chunks in ([8, 8, 8], [5, 19], [1, 1, 22]):
@@ -50,7 +52,7 @@ def test_chunks_of_any_size_give_the_same_run_bit_for_bit(examples, name: str):
 
 
 def test_the_batch_of_a_step_is_the_one_that_batches_draws(examples):
-    config = Config(hidden=16, learning_rate=1e-30)
+    config = config_of(hidden=16, learning_rate=1e-30)
     params = init(KEY, 27, h_size=16)
     _, losses = run(config, params, examples, [3])
     for step, loss in enumerate(losses):
@@ -63,7 +65,7 @@ def test_the_batch_of_a_step_is_the_one_that_batches_draws(examples):
 @pytest.fixture(scope="module")
 def a_thousand_steps_in_torch(examples):
     """The notebook's recipe in float64, PyTorch's loop on PyTorch's gradients, fed JAX's parameters and batches."""
-    config = Config(steps=1000, dtype="float64")
+    config = config_of(steps=1000, dtype="float64")
     with jax.enable_x64(True):
         params = jax.tree.map(lambda p: p.astype(jnp.float64), init(KEY, 27))
         rate = schedule(config)
@@ -76,7 +78,7 @@ def a_thousand_steps_in_torch(examples):
     return config, params, {name: p.numpy() for name, p in trained.items()}, losses.numpy()
 
 
-@pytest.mark.parametrize("gradients", GRADIENTS)
+@pytest.mark.parametrize("gradients", [*MODEL.gradients, "jax-grad"])
 def test_a_thousand_steps_stay_together_with_pytorchs(a_thousand_steps_in_torch, examples, gradients: str):
     config, params, in_torch, torch_losses = a_thousand_steps_in_torch
     with jax.enable_x64(True):
@@ -91,9 +93,9 @@ def test_a_thousand_steps_stay_together_with_pytorchs(a_thousand_steps_in_torch,
 
 def test_bfloat16_computes_narrowly_and_keeps_wide_parameters(examples):
     params = init(KEY, 27, h_size=16)
-    state, narrow = run(Config(dtype="bfloat16", hidden=16), params, examples, [200])
+    state, narrow = run(config_of(dtype="bfloat16", hidden=16), params, examples, [200])
     assert {p.dtype for p in state.params} == {jnp.dtype(jnp.float32)}
-    _, wide = run(Config(hidden=16), params, examples, [200])
+    _, wide = run(config_of(hidden=16), params, examples, [200])
     assert not np.array_equal(narrow, wide)
     # Losses of some 2.5 nats in bfloat16 are off by parts of 2^-8; training goes the same way all the same.
     assert abs(narrow[-50:].mean() - wide[-50:].mean()) < 2.5 * 2.0**-5
@@ -102,11 +104,12 @@ def test_bfloat16_computes_narrowly_and_keeps_wide_parameters(examples):
 @pytest.mark.parametrize(("batch_size", "hidden"), [(1024, 1024), (8192, 4096)])
 def test_the_closed_forms_keep_less_than_jax_grad(batch_size: int, hidden: int):
     def temporary_bytes(gradients: str) -> int:
-        transformation = optimizer(Config())
+        transformation = optimizer(config_of())
         state = jax.eval_shape(lambda: start(init(KEY, 27, h_size=hidden), transformation))
         examples = Batch(jax.ShapeDtypeStruct((200_000, 3), jnp.uint8), jax.ShapeDtypeStruct((200_000,), jnp.uint8))
         lowered = run_steps.lower(
-            state, KEY, examples, gradients=gradients, optimizer=transformation, dtype="float32",
+            state, KEY, examples,
+            model=MODEL, sizes=MODEL.sizes(), gradients=gradients, optimizer=transformation, dtype="float32",
             batch_size=batch_size, n_steps=2,
         )  # fmt: skip
         return lowered.compile().memory_analysis().temp_size_in_bytes
@@ -117,9 +120,9 @@ def test_the_closed_forms_keep_less_than_jax_grad(batch_size: int, hidden: int):
 
 def test_a_chunk_in_the_kernel_is_the_chunk_in_the_scan(examples):
     params = init(KEY, 27, h_size=11)
-    _, losses = run(Config(hidden=11, steps=40), params, examples, [25, 15])
+    _, losses = run(config_of(hidden=11, steps=40), params, examples, [25, 15])
     for chunks in ([25, 15], [40]):
-        state, in_kernel = run(Config(hidden=11, steps=40, gradients="kernel-interpreted"), params, examples, chunks)
+        state, in_kernel = run(config_of(hidden=11, steps=40, gradients="kernel-interpreted"), params, examples, chunks)
         # Float32 sums in another order, some eight roundings a step, of up to forty steps one upon the other.
         np.testing.assert_allclose(in_kernel, losses, rtol=8 * 40 * 2.0**-24)
         assert (int(state.step), int(state.opt_state[-1].count)) == (40, 40)
@@ -127,6 +130,6 @@ def test_a_chunk_in_the_kernel_is_the_chunk_in_the_scan(examples):
 
 def test_a_platform_without_the_kernel_is_told_what_to_use():
     with pytest.raises(JaxgradError, match="compiles for gpu and tpu, and this is cpu; use --gradients fused"):
-        check_support("kernel")
-    check_support("kernel-interpreted")
-    check_support("fused")
+        check_support(MODEL, "kernel")
+    check_support(MODEL, "kernel-interpreted")
+    check_support(MODEL, "fused")

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgrad.models.mlp import Nodes, forward
-from jaxgrad.models.mlp_backward import by_node, fused
+from jaxgrad.models.mlp.backward import by_node
+from jaxgrad.models.mlp.forward import Nodes, forward
+from jaxgrad.models.mlp.fused import fused
 
 
 @pytest.fixture(params=["seed", "random"])

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgrad.kernels.padding import NOBODY, cut_params, pad_batches, pad_params, padded, sizes
-from jaxgrad.models.mlp import Batch, init
+from jaxgrad.models.mlp.forward import Batch, init
+from jaxgrad.models.mlp.kernel.padding import NOBODY, cut_params, pad_batches, pad_params, padded, sizes
 
 BLOCKS = [16, 32, 128]
 

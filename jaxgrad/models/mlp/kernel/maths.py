@@ -18,7 +18,7 @@ Padding changes no number, because all that it adds is an exact zero:
 - *rows*: their one-hot columns are zero, and so is $a$. Three places are left where such a row would enter by itself,
   its distance from the mean, its $dl$ and the means' share of $da$; all three are masked, and n counts true rows.
 
-Source: `jaxgrad.models.mlp_backward.fused`; the masks are ours.
+Source: `jaxgrad.models.mlp.backward.fused`; the masks are ours.
 """
 
 from typing import NamedTuple
@@ -27,8 +27,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxgrad.kernels.padding import Sizes
-from jaxgrad.models.mlp import EPS
+from jaxgrad.models.mlp.forward import EPS
+from jaxgrad.models.mlp.kernel.padding import Sizes
 from jaxgrad.ops.precision import accumulation_dtype
 from jaxgrad.ops.tanh import tanh_bwd, tanh_fwd
 

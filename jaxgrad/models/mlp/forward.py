@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jaxgrad.jaxprs.taps import tap
+
 EPS = 1e-5
 
 
@@ -51,13 +53,6 @@ class Nodes(NamedTuple):
     probs: Any  # (batch, vocab)
     log_probs: Any  # (batch, vocab)
     loss: Any  # ()
-
-
-# The order in which a backward pass forms cotangents: those of a node come after those of all nodes that use it.
-BACKWARD_ORDER = (
-    "loss log_probs probs counts_sum_inv counts_sum counts norm_logits logit_maxes logits b2 W2 h h_norm bn_bias "
-    "bn_gain bn_raw bn_var_inv bn_var bn_diff_sq bn_diff bnmean h_prenorm W1 embcat emb C"
-).split()
 
 
 class Batch(NamedTuple):
@@ -114,7 +109,7 @@ def zero_taps(params: Params, batch: Batch) -> Nodes:
 
 
 def forward(params: Params, batch: Batch, taps: Nodes | None = None) -> Nodes:
-    """Every node of the seed's forward pass, in the seed's arithmetic.
+    """Every node of the seed's forward pass, in the seed's arithmetic, each marked by its name.
 
     `taps` are zero arrays that are added one to each node: the gradient of the loss with respect to a tap is
     that node's cotangent. The cotangent of `logit_maxes` goes to the first maximum of a row, as in PyTorch's
@@ -129,7 +124,7 @@ def forward(params: Params, batch: Batch, taps: Nodes | None = None) -> Nodes:
     C, W1, W2, b2, bn_gain, bn_bias = params
 
     def tapped(name: str, node: Float[Array, "..."]) -> Float[Array, "..."]:
-        return node if taps is None else node + getattr(taps, name)
+        return tap(name, node if taps is None else node + getattr(taps, name))
 
     emb = tapped("emb", C.at[batch.X].get(mode="fill"))
     embcat = tapped("embcat", emb.reshape(batch_size, -1))

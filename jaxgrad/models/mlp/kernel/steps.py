@@ -6,32 +6,32 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
-from jaxgrad.kernels import launch as kernels
-from jaxgrad.models.mlp import Batch, Params
+from jaxgrad.models.mlp.forward import Batch, Params
+from jaxgrad.models.mlp.kernel import launch as launches
 
 
 def kernel_steps(
     params: Params,
     opt_state: Any,
     batches: Batch,
-    optimizer: optax.GradientTransformation,
+    update: Callable[[Any, Any], tuple[Any, Any]],
     *,
     platform: str,
     dtype: str,
 ) -> tuple[Params, Any, Float[Array, " n_steps"]]:
     """Parameters, optimizer state and losses after the steps of `batches`, of shape `(n_steps, batch, ...)`.
 
-    `optimizer` is plain SGD on any schedule: what it makes of a gradient of 1 is minus the rate of that step.
-    `platform` is one of `kernels.launch.run_models`, whose errors this raises.
+    `update`, of gradients and the optimizer's state, is that of plain SGD on any schedule: what it makes of a gradient
+    of 1 is minus the rate of that step.
+    `platform` is one of `launch.run_models`, whose errors this raises.
     """
 
     def rate(opt_state: Any, _: None) -> tuple[Any, Float[Array, ""]]:
-        update, opt_state = optimizer.update(jnp.ones((), params.W1.dtype), opt_state)
-        return opt_state, -update
+        updated, opt_state = update(jnp.ones((), params.W1.dtype), opt_state)
+        return opt_state, -updated
 
     opt_state, rates = jax.lax.scan(rate, opt_state, None, length=len(batches.Y))
     params, losses = _launcher(platform, dtype)(params, batches, rates)
@@ -41,7 +41,7 @@ def kernel_steps(
 @functools.cache
 def _launcher(platform: str, dtype: str) -> Callable[[Params, Batch, Array], tuple[Params, Array]]:
     """The launch of one model, whose `vmap` is a launch with a program for each."""
-    run = functools.partial(kernels.run_models, platform=platform, dtype=dtype)
+    run = functools.partial(launches.run_models, platform=platform, dtype=dtype)
 
     @custom_vmap
     def launch(params: Params, batches: Batch, rates: Array) -> tuple[Params, Array]:

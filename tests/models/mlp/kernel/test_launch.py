@@ -10,11 +10,12 @@ from jax.experimental.pallas import tpu
 
 from jaxgrad import batches, corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.kernels import launch, padding
-from jaxgrad.kernels.launch import INTERPRET, gradients, require_support, run_models
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import Batch, Params, init
-from jaxgrad.training.config import Config, optimizer, schedule
+from jaxgrad.models.mlp.forward import Batch, Params, init
+from jaxgrad.models.mlp.fused import fused
+from jaxgrad.models.mlp.kernel import launch, padding
+from jaxgrad.models.mlp.kernel.launch import INTERPRET, gradients, require_support, run_models
+from jaxgrad.models.mlp.record import MODEL
+from jaxgrad.training.config import Config, config_of, optimizer, schedule
 from jaxgrad.training.step import run_steps, start
 
 KEY = jax.random.key(11)
@@ -58,7 +59,8 @@ def by_scan(config: Config, params: Params, examples: Batch):
     transformation = optimizer(config)
     state = start(jax.tree.map(lambda p: jnp.copy(p[0]), params), transformation)
     state, losses = run_steps(
-        state, KEY, examples, gradients="fused", optimizer=transformation, dtype=config.dtype,
+        state, KEY, examples,
+        model=MODEL, sizes=config.sizes, gradients="fused", optimizer=transformation, dtype=config.dtype,
         batch_size=BATCH, n_steps=config.steps,
     )  # fmt: skip
     return state.params, losses
@@ -74,7 +76,7 @@ def same(a, b) -> bool:
 
 
 def test_a_thousand_steps_in_one_launch_are_those_of_the_scan(examples):
-    config = Config(steps=1000, dtype="float64", batch_size=BATCH)
+    config = config_of(steps=1000, dtype="float64", batch_size=BATCH)
     with jax.enable_x64(True):
         params = one_model(jnp.float64)
         scanned, scan_losses = by_scan(config, params, examples)
@@ -87,7 +89,7 @@ def test_a_thousand_steps_in_one_launch_are_those_of_the_scan(examples):
 
 
 def test_a_hundred_steps_in_float32_are_those_of_the_scan(examples):
-    config = Config(steps=100, batch_size=BATCH)
+    config = config_of(steps=100, batch_size=BATCH)
     with jax.default_matmul_precision("highest"):
         scanned, scan_losses = by_scan(config, one_model(), examples)
     trained, losses = run(one_model(), drawn(examples, 100), rates(config))
@@ -100,7 +102,7 @@ def test_a_hundred_steps_in_float32_are_those_of_the_scan(examples):
 
 
 def test_bfloat16_computes_narrowly_and_applies_to_wide_parameters(examples):
-    config = Config(steps=100, batch_size=BATCH)
+    config = config_of(steps=100, batch_size=BATCH)
     batch, speeds = drawn(examples, 100), rates(config)
     trained, narrow = run(one_model(), batch, speeds, dtype="bfloat16")
     _, wide = run(one_model(), batch, speeds)
@@ -203,8 +205,8 @@ def test_nodes_are_those_that_the_fused_backward_forms(seeded_case):
     case = seeded_case(batch_size=5, h_size=40)
     params, batch = jax.tree.map(jnp.asarray, (case.params, case.batch))
     by_kernel = gradients(params, batch, platform=INTERPRET).nodes
-    fused = jax.eval_shape(mlp_backward.fused, params, batch).nodes
-    assert jax.tree.map(jnp.shape, by_kernel) == jax.tree.map(jnp.shape, fused)
+    by_closed_forms = jax.eval_shape(fused, params, batch).nodes
+    assert jax.tree.map(jnp.shape, by_kernel) == jax.tree.map(jnp.shape, by_closed_forms)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "rocm", "metal"])

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
-from jaxgrad.kernels import maths
-from jaxgrad.kernels.maths import Between, Block, Embedded, Kept
-from jaxgrad.kernels.padding import Sizes
-from jaxgrad.models.mlp import Params
+from jaxgrad.models.mlp.forward import Params
+from jaxgrad.models.mlp.kernel import maths
+from jaxgrad.models.mlp.kernel.maths import Between, Block, Embedded, Kept
+from jaxgrad.models.mlp.kernel.padding import Sizes
 from jaxgrad.ops.precision import accumulation_dtype
 
 Barrier = Callable[[], None]

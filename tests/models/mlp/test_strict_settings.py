@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgrad.models import mlp, mlp_backward
+from jaxgrad.models.mlp import backward, forward, fused
 
 
 def all_of_it(dtype: str) -> Any:
     """What every function of the model returns for one small batch."""
-    params = mlp.init(jax.random.key(0), 6, n=2, emb_size=3, h_size=7, dtype=dtype)
-    batch = mlp.Batch(jnp.arange(10).reshape(5, 2) % 6, jnp.arange(5))
-    nodes = mlp.forward(params, batch)
-    cotangents = jax.grad(lambda taps: mlp.forward(params, batch, taps).loss)(mlp.zero_taps(params, batch))
-    logits = mlp.predict(params, mlp.Statistics(params.bn_bias, params.bn_gain**2), batch.X)
-    return nodes, cotangents, logits, mlp_backward.by_node(params, batch, nodes), mlp_backward.fused(params, batch)
+    params = forward.init(jax.random.key(0), 6, n=2, emb_size=3, h_size=7, dtype=dtype)
+    batch = forward.Batch(jnp.arange(10).reshape(5, 2) % 6, jnp.arange(5))
+    nodes = forward.forward(params, batch)
+    cotangents = jax.grad(lambda taps: forward.forward(params, batch, taps).loss)(forward.zero_taps(params, batch))
+    logits = forward.predict(params, forward.Statistics(params.bn_bias, params.bn_gain**2), batch.X)
+    return nodes, cotangents, logits, backward.by_node(params, batch, nodes), fused.fused(params, batch)
 
 
 @pytest.mark.parametrize("x64", [False, True], ids=["x64 off", "x64 on"])

@@ -14,10 +14,10 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.kernels import body
-from jaxgrad.kernels.maths import Between, Kept
-from jaxgrad.kernels.padding import Sizes, cut_params, pad_batches, pad_params, padded, sizes
-from jaxgrad.models.mlp import Batch, Gradients, Nodes, Params
+from jaxgrad.models.mlp.forward import Batch, Gradients, Nodes, Params
+from jaxgrad.models.mlp.kernel import body
+from jaxgrad.models.mlp.kernel.maths import Between, Kept
+from jaxgrad.models.mlp.kernel.padding import Sizes, cut_params, pad_batches, pad_params, padded, sizes
 from jaxgrad.ops.precision import accumulation_dtype
 
 INTERPRET = "interpret"
@@ -79,7 +79,7 @@ def run_models(
 def gradients(params: Params, batch: Batch, *, platform: str, precision: jax.lax.Precision = HIGHEST) -> Gradients:
     """Loss and cotangents of one batch, from the code that `run_models` steps with.
 
-    Shapes and types as in `jaxgrad.models.mlp`; nodes inside an operation are None. `platform`, `precision` and
+    Shapes and types as in `jaxgrad.models.mlp.forward`; nodes inside an operation are None. `platform`, `precision` and
     what is raised are those of `run_models`; a symbol outside the vocabulary makes everything NaN.
     """
     size = _checked_sizes(params, len(batch.Y), params.C.dtype, platform)

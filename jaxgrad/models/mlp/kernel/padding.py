@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jaxgrad.models.mlp import Batch, Params
+from jaxgrad.models.mlp.forward import Batch, Params
 
 # The least side of a matrix product in Triton, and a whole number of a TPU's sublanes.
 LEAST = 16

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
-from jaxgrad.kernels.launch import gradients, run_models
-from jaxgrad.models.mlp import Batch, Params
+from jaxgrad.models.mlp.forward import Batch, Params
+from jaxgrad.models.mlp.kernel.launch import gradients, run_models
 
 # JAX exports only calls that it promises to keep; a kernel's is none of them, under any of its names.
 KERNEL_CALLS = [

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxgrad.kernels.padding import Sizes
+from jaxgrad.models.mlp.kernel.padding import Sizes
 
 
 class Counts(NamedTuple):

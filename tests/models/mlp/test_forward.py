@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgrad.models.mlp import Batch, Nodes, Params, Statistics, forward, init, predict, prenorm, zero_taps
+from jaxgrad.models.mlp.forward import Batch, Nodes, Params, Statistics, forward, init, predict, prenorm, zero_taps
 
 SEED_SHAPES = Params((27, 10), (30, 200), (200, 27), (27,), (1, 200), (1, 200))
 

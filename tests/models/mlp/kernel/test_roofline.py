@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxgrad.kernels.padding import Sizes
-from jaxgrad.kernels.roofline import counts
-from jaxgrad.models import mlp_backward
-from jaxgrad.models.mlp import Batch, Params, init
+from jaxgrad.models.mlp.forward import Batch, Params, init
+from jaxgrad.models.mlp.fused import fused
+from jaxgrad.models.mlp.kernel.padding import Sizes
+from jaxgrad.models.mlp.kernel.roofline import counts
 
 SIZES = [
     Sizes(32, 3, 27, 10, 200, 32),
@@ -18,7 +18,7 @@ SIZES = [
 
 
 def fused_step(params: Params, batch: Batch) -> tuple[Params, jax.Array]:
-    gradients = mlp_backward.fused(params, batch)
+    gradients = fused(params, batch)
     return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients.params), gradients.loss
 
 
