@@ -107,9 +107,12 @@ def forward(
 
 
 def gradients(
-    params: dict[str, Tensor], X: Tensor, Y: Tensor, heads: int, rope: bool = False
+    params: dict[str, Tensor], X: Tensor, Y: Tensor, heads: int, rope: bool = False, **others: object
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """The loss, and autograd's gradient of it for every parameter and for every node, by name."""
+    """The loss, and autograd's gradient of it for every parameter and for every node, by name.
+
+    Other sizes show in the parameters' shapes. Nothing is dropped.
+    """
     params = {name: p.detach().clone().requires_grad_() for name, p in params.items()}
     nodes, of_blocks = forward(params, X, Y, heads, rope)
     nodes["loss"].backward()

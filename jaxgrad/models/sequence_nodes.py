@@ -50,7 +50,7 @@ def affine(x: Float[Array, "*b n"], w: Float[Array, "n m"], bias: Float[Array, "
     return x @ w + broadcast_to_rank(bias, x.ndim)
 
 
-def affine_backward(
+def affine_bwd(
     x: Float[Array, "*b n"], w: Float[Array, "n m"], dy: Float[Array, "*b m"]
 ) -> tuple[Float[Array, "*b n"], Float[Array, "n m"], Float[Array, " m"]]:
     """Cotangents of `x`, `w` and `bias` in `x @ w + bias`, which spread `w` and `bias` over all places.
@@ -88,7 +88,7 @@ def target_weights(Y: Int[Array, "b t"], vocab_size: int, dtype: Any) -> Float[A
     return jnp.where(known[..., None], jax.nn.one_hot(Y, vocab_size, dtype=dtype) * share[..., None], jnp.nan)
 
 
-def cross_entropy_backward(Y: Int[Array, "b t"], nodes: Nodes) -> Nodes:
+def cross_entropy_bwd(Y: Int[Array, "b t"], nodes: Nodes) -> Nodes:
     """Cotangents from the loss to the logits."""
     dloss = jnp.ones_like(nodes["loss"])
 

@@ -19,6 +19,11 @@ class Batch(NamedTuple):
     Y: Int[Array, "b t"]
 
 
+def examples(words: Sequence[str] | str, vocabulary: Sequence[str], block: int) -> Batch:
+    """Those of words, or of a text that is one stream, as `of_words` and `of_text` have them."""
+    return of_text(words, vocabulary, block) if isinstance(words, str) else of_words(words, vocabulary, block)
+
+
 def of_words(words: Sequence[str], vocabulary: Sequence[str], block: int) -> Batch:
     """A row for each word: the boundary and its symbols, with what follows each, the boundary after the last.
 

@@ -14,7 +14,9 @@ from jaxgrad.checking.measure import Measured, excess, measure, shaken
 from jaxgrad.checking.oracles.torch import to_numpy
 from jaxgrad.models.gpt import by_node, fused
 from jaxgrad.models.gpt.forward import loss, zero_taps
-from jaxgrad.models.gpt.params import Params, Sizes, named, nowhere_zero
+from jaxgrad.models.gpt.params import Params, nowhere_zero
+from jaxgrad.models.gpt.sizes import Sizes
+from jaxgrad.models.model import named
 from jaxgrad.models.sequences import Batch
 from torchref import gpt as twin
 

@@ -6,7 +6,9 @@ import pytest
 
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.gpt.forward import forward, loss
-from jaxgrad.models.gpt.params import Sizes, init, named, nowhere_zero
+from jaxgrad.models.gpt.params import init, nowhere_zero
+from jaxgrad.models.gpt.sizes import Sizes
+from jaxgrad.models.model import named
 from jaxgrad.models.sequences import of_text, of_words, text_vocabulary
 
 ABC = (".", "a", "b", "c")

@@ -17,7 +17,9 @@ import pytest
 from jaxgrad.checking.compare import compare, exact
 from jaxgrad.models.gpt import by_node, fused
 from jaxgrad.models.gpt import forward as model
-from jaxgrad.models.gpt.params import Block, Params, Sizes, named, nowhere_zero
+from jaxgrad.models.gpt.params import Block, Params, nowhere_zero
+from jaxgrad.models.gpt.sizes import Sizes
+from jaxgrad.models.model import named
 from jaxgrad.models.sequence_nodes import Nodes, recorder
 from jaxgrad.models.sequences import Batch
 from jaxgrad.mutation.program import Place, Program, trace

@@ -7,8 +7,9 @@ import pytest
 
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.gpt.forward import forward
-from jaxgrad.models.gpt.params import Sizes, nowhere_zero
+from jaxgrad.models.gpt.params import nowhere_zero
 from jaxgrad.models.gpt.sample import empty_cache, extend, predict, sample
+from jaxgrad.models.gpt.sizes import Sizes
 from jaxgrad.models.sequence_sampling import draw
 from jaxgrad.models.sequences import Batch
 

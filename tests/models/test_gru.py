@@ -12,16 +12,18 @@ from jaxgrad.checking.compare import compare, exact, scaled
 from jaxgrad.checking.measure import excess, measure, shaken
 from jaxgrad.checking.oracles.torch import to_numpy
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.gpt.params import named
 from jaxgrad.models.gru import by_node, fused
 from jaxgrad.models.gru.forward import loss, step_forward, zero_taps
-from jaxgrad.models.gru.params import Params, Sizes, init, nowhere_zero
+from jaxgrad.models.gru.params import Params, init, nowhere_zero
 from jaxgrad.models.gru.sample import extend, predict, sample, start_state
+from jaxgrad.models.gru.sizes import Sizes
+from jaxgrad.models.model import named
 from jaxgrad.models.sequence_nodes import recorder
 from jaxgrad.models.sequences import Batch
 from jaxgrad.mutation.program import Program, trace, values
 from jaxgrad.mutation.score import mutants_of, survivors
 from torchref import gru as twin
+from torchref import gru_module as module
 
 # All sizes are the same, so that transposes can be left out and sums taken over another axis.
 SIZES = Sizes(embedding=4, hidden=4, block=4, dropout=0.0)
@@ -61,7 +63,7 @@ def in_torch(params: Params, batch: Batch, dtype: str) -> dict[str, dict[str, np
     given = {name: torch.from_numpy(np.array(p)).to(getattr(torch, dtype)) for name, p in named(params).items()}
     X, Y = map(torch.from_numpy, batch)
     value, grads, nodes = twin.gradients(given, X, Y)
-    of_module, module_grads = twin.module_gradients(given, X, Y)
+    of_module, module_grads = module.gradients(given, X, Y)
     found = {"torch": {"forward loss": value, **grads, **nodes}, "nn.GRU": {"forward loss": of_module, **module_grads}}
     return jax.tree.map(to_numpy, found)
 
@@ -186,7 +188,7 @@ def test_sizes_that_do_not_fit_are_refused_and_the_initialisation_is_pytorchs():
     with pytest.raises(JaxgradError, match="vocab_size is 0"):
         init(jax.random.key(0), SIZES, 0)
     arrays = named(jax.jit(init, static_argnums=(1, 2))(jax.random.key(0), Sizes(hidden=100), 50))
-    model = twin.GRU(50, 64, 100)
+    model = module.GRU(50, 64, 100)
     assert sum(p.numel() for p in model.parameters()) == sum(array.size for array in arrays.values())
     for name, array in arrays.items():
         bound = float(jnp.abs(array).max())

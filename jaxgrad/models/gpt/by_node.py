@@ -18,8 +18,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgrad.models.gpt import forward as model
 from jaxgrad.models.gpt.forward import PREFIX
-from jaxgrad.models.gpt.params import EPS, Block, Params, Sizes
-from jaxgrad.models.sequence_nodes import Nodes, affine_backward, cross_entropy_backward, dropped, rows
+from jaxgrad.models.gpt.params import EPS, Block, Params
+from jaxgrad.models.gpt.sizes import Sizes
+from jaxgrad.models.sequence_nodes import Nodes, affine_bwd, cross_entropy_bwd, dropped, rows
 from jaxgrad.models.sequences import Batch
 from jaxgrad.ops.gelu import CUBIC
 from jaxgrad.ops.precision import widen
@@ -49,7 +50,7 @@ def backward(
 ) -> tuple[Params, Nodes]:
     """Cotangents of the parameters and of the nodes, from the nodes that `forward` gave."""
     keys = model.dropout_keys(key, sizes)
-    dnodes = cross_entropy_backward(batch.Y, nodes)
+    dnodes = cross_entropy_bwd(batch.Y, nodes)
 
     # logits_v = sum_c ln_c head_cv: a row of ln is spread over the symbols, so its cotangent is summed over them.
     dln = dnodes["logits"] @ model.head_of(params).T
@@ -93,9 +94,9 @@ def block_backward(
 
     # y = mid + mask * out: this is the first use of mid, where the derivative is 1.
     dout = dropped(dy, mlp_key, sizes.dropout)
-    dact, dout_w, dout_b = affine_backward(nodes["act"], block.out_w, dout)
+    dact, dout_w, dout_b = affine_bwd(nodes["act"], block.out_w, dout)
     dfc = gelu_backward(nodes["fc"], dact)
-    dln2, dfc_w, dfc_b = affine_backward(nodes["ln2"], block.fc_w, dfc)
+    dln2, dfc_w, dfc_b = affine_bwd(nodes["ln2"], block.fc_w, dfc)
     dmid_by_norm, dln2_gain, dln2_bias, dnorm2 = norm_backward(nodes, block.ln2_gain, dln2, "ln2")
     # The second use of mid was in its norm: on the residual path cotangents add up.
     dmid = dy + dmid_by_norm
@@ -127,7 +128,7 @@ def attention_backward(
     scale = model.score_scale(sizes)
 
     # The heads' results are joined, side by side, before the projection: the same numbers in another shape.
-    djoined, dproj_w, dproj_b = affine_backward(nodes["mix"].reshape(b, t, d), block.proj_w, dproj)
+    djoined, dproj_w, dproj_b = affine_bwd(nodes["mix"].reshape(b, t, d), block.proj_w, dproj)
     dmix = djoined.reshape(nodes["mix"].shape)
 
     # mix_i = sum_j att_ij v_j, for each head: att_ij meets v_j in every number of the head, v_j every query i.
@@ -154,7 +155,7 @@ def attention_backward(
 
     # q, k and v are three parts of qkv: their cotangents lie beside each other.
     dqkv = jnp.stack((dq, dk, dv), 2).reshape(nodes["qkv"].shape)
-    dln1, dqkv_w, dqkv_b = affine_backward(nodes["ln1"], block.qkv_w, dqkv)
+    dln1, dqkv_w, dqkv_b = affine_bwd(nodes["ln1"], block.qkv_w, dqkv)
 
     dnodes = {
         "mix": dmix, "att": datt, "v": dv, "exps_sum": dexps_sum, "exps": dexps, "scores": dscores,

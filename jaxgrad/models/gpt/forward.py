@@ -10,7 +10,8 @@ from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxgrad import ops
-from jaxgrad.models.gpt.params import EPS, Block, Params, Sizes, rope_tables
+from jaxgrad.models.gpt.params import EPS, Block, Params, rope_tables
+from jaxgrad.models.gpt.sizes import Sizes
 from jaxgrad.models.sequence_nodes import Mark, Nodes, affine, check_length, cross_entropy, dropped, recorder
 from jaxgrad.models.sequences import Batch
 from jaxgrad.ops.precision import widen

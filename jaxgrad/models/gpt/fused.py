@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jaxgrad import ops
 from jaxgrad.models.gpt import forward as model
 from jaxgrad.models.gpt.forward import PREFIX
-from jaxgrad.models.gpt.params import EPS, Block, Params, Sizes
+from jaxgrad.models.gpt.params import EPS, Block, Params
+from jaxgrad.models.gpt.sizes import Sizes
 from jaxgrad.models.sequence_nodes import Nodes, check_length, dropped
 from jaxgrad.models.sequences import IGNORED, Batch
 from jaxgrad.ops.attention import BLOCK, Data, Options, Residuals, attention_bwd, attention_fwd

@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 
 from jaxgrad import port
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.gpt.params import Params, Sizes, shapes
+from jaxgrad.models.gpt.params import Params, shapes
+from jaxgrad.models.gpt.sizes import Sizes
 from jaxgrad.port.mapping import Entry, Mapping
 from jaxgrad.port.rules import ONE, STACK, Rule
 

@@ -4,7 +4,6 @@ In comments and types: `b` sequences of a batch, `t` places in each, `d` the wid
 `vocab` symbols, `l` layers.
 """
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgrad.errors import JaxgradError
+from jaxgrad.models.gpt.sizes import Sizes
 
 # Of every layer norm, as in GPT-2.
 EPS = 1e-5
@@ -21,39 +21,6 @@ EPS = 1e-5
 INIT_STD = 0.02
 # Wavelengths of rotary positions run from 2 pi to 2 pi times this.
 ROPE_BASE = 10_000.0
-
-
-def _option(default: Any, text: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": text})
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """What decides the arrays' shapes and the program. Raises `JaxgradError` for sizes that do not fit one another."""
-
-    layers: int = _option(4, "blocks, one after another")
-    heads: int = _option(4, "heads of attention; they divide the width")
-    width: int = _option(64, "numbers of the residual stream at each place")
-    block: int = _option(16, "the most symbols that a sequence has")
-    dropout: float = _option(0.2, "the share dropped of the embedding and of what each half of a block adds")
-    rope: bool = _option(False, "rotate queries and keys by their place, in place of learned position embeddings")
-    tied: bool = _option(True, "the head is the transposed table of embeddings")
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "heads", "width", "block"):
-            if getattr(self, name) < 1:
-                raise JaxgradError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.width % self.heads:
-            raise JaxgradError(f"a width of {self.width} cannot be split among {self.heads} heads; take a multiple")
-        if self.rope and self.width // self.heads % 2:
-            raise JaxgradError(f"rope turns pairs, and a head has {self.width // self.heads} numbers; take an even one")
-        if not 0 <= self.dropout < 1:
-            raise JaxgradError(f"dropout is {self.dropout}; it is a probability below 1")
-
-    @property
-    def head_size(self) -> int:
-        """Numbers of a head."""
-        return self.width // self.heads
 
 
 class Block(NamedTuple):
@@ -162,9 +129,3 @@ def rope_tables(sizes: Sizes, count: int) -> tuple[np.ndarray, np.ndarray]:
     frequencies = ROPE_BASE ** (-np.arange(0, sizes.head_size, 2) / sizes.head_size)
     angles = np.arange(count)[:, None] * frequencies
     return np.cos(angles), np.sin(angles)
-
-
-def named(params: Params) -> dict[str, Array]:
-    """The arrays by name, those of the blocks as `blocks.qkv_w`; without those that are None."""
-    paths = jax.tree.leaves_with_path(params)
-    return {".".join(entry.name for entry in path): leaf for path, leaf in paths}

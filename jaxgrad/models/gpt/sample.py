@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jaxgrad import ops
 from jaxgrad.models.gpt import forward as model
 from jaxgrad.models.gpt.fused import block_forward
-from jaxgrad.models.gpt.params import EPS, Block, Params, Sizes
+from jaxgrad.models.gpt.params import EPS, Block, Params
+from jaxgrad.models.gpt.sizes import Sizes
 from jaxgrad.models.sequence_nodes import check_length
 from jaxgrad.models.sequence_sampling import checked_draw, draw
 
@@ -95,7 +96,7 @@ def sample(
     prompts: Int[Array, "b n"],
     count: int,
     sizes: Sizes,
-    temperature: float = 1.0,
+    temperature: float | Float[Array, ""] = 1.0,
     top_k: int | None = None,
 ) -> Int[Array, "b count"]:
     """`count` symbols after each prompt, each drawn from the logits of all before it.
@@ -117,10 +118,11 @@ def sample(
 
     Examples:
         >>> import jax, jax.numpy as jnp
-        >>> from jaxgrad.models.gpt.params import Sizes, init
+        >>> from jaxgrad.models.gpt.params import init
         >>> sizes = Sizes(layers=1, heads=1, width=4, block=4)
         >>> params = init(jax.random.key(0), sizes, vocab_size=5)
-        >>> sample(params, jax.random.key(1), jnp.zeros((2, 1), jnp.int32), 6, sizes, temperature=0.8, top_k=3).shape
+        >>> prompts = jnp.zeros((2, 1), jnp.int32)
+        >>> sample(params, jax.random.key(1), prompts, 6, sizes, temperature=0.8, top_k=3).shape
         (2, 6)
     """
     checked_draw(prompts, count, temperature, top_k)
@@ -146,7 +148,7 @@ def _from_context(
     context: Int[Array, "b n"],
     steps: int,
     sizes: Sizes,
-    temperature: float,
+    temperature: float | Float[Array, ""],
     top_k: int | None,
 ) -> Int[Array, "b steps"]:
     """Symbols drawn until the block is full: the context in one go, and then one symbol at a time."""

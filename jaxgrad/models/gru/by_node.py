@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgrad.models.gru.forward import PREFIX, forward, start_of, thirds
-from jaxgrad.models.gru.params import Params, Sizes
-from jaxgrad.models.sequence_nodes import Nodes, affine_backward, cross_entropy_backward, dropped
+from jaxgrad.models.gru.params import Params
+from jaxgrad.models.gru.sizes import Sizes
+from jaxgrad.models.sequence_nodes import Nodes, affine_bwd, cross_entropy_bwd, dropped
 from jaxgrad.models.sequences import Batch
 from jaxgrad.ops import GruWeights
 
@@ -40,9 +41,9 @@ def backward(
     params: Params, batch: Batch, nodes: Nodes, sizes: Sizes, key: PRNGKeyArray | None = None
 ) -> tuple[Params, Nodes]:
     """Cotangents of the parameters and of the nodes, from the nodes that `forward` gave."""
-    dnodes = cross_entropy_backward(batch.Y, nodes)
+    dnodes = cross_entropy_bwd(batch.Y, nodes)
     read = dropped(nodes["states"], key, sizes.dropout)
-    dread, dhead, dhead_bias = affine_backward(read, params.head, dnodes["logits"])
+    dread, dhead, dhead_bias = affine_bwd(read, params.head, dnodes["logits"])
     dstates = dropped(dread, key, sizes.dropout)
 
     used = {name: nodes[PREFIX + name] for name in ("v", "r", "z", "c")}
@@ -60,7 +61,7 @@ def backward(
     (dstart, dof_h, dbias_h), (du, found) = jax.lax.scan(
         step, (jnp.zeros_like(start), *none), (dstates.swapaxes(0, 1), before, used), reverse=True
     )
-    demb, dof_x, dbias_x = affine_backward(nodes["emb"], params.gru.of_x, du)
+    demb, dof_x, dbias_x = affine_bwd(nodes["emb"], params.gru.of_x, du)
 
     # emb_ti = tokens[X_it]: a row is used once for every place that names it, and these cotangents add up.
     dtokens = jnp.zeros_like(params.tokens).at[batch.X.T].add(demb)
@@ -101,7 +102,7 @@ def step_backward(
     dv = jnp.concatenate((dr_sum, dz_sum, dv_c), -1)
 
     # v = h of_h + bias_h: the second use of the state before, the first was in the sum.
-    dh_by_v, dof_h, dbias_h = affine_backward(h, weights.of_h, dv)
+    dh_by_v, dof_h, dbias_h = affine_bwd(h, weights.of_h, dv)
     dh = dh_by_sum + dh_by_v
 
     dnodes = {

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from jaxgrad.models.gru.params import Params, Sizes
+from jaxgrad.models.gru.params import Params
+from jaxgrad.models.gru.sizes import Sizes
 from jaxgrad.models.sequence_nodes import Mark, Nodes, affine, check_length, cross_entropy, dropped, recorder
 from jaxgrad.models.sequences import Batch
 from jaxgrad.ops import GruWeights

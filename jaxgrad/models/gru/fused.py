@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgrad import ops
 from jaxgrad.models.gru.forward import embedded, start_of
-from jaxgrad.models.gru.params import Params, Sizes
+from jaxgrad.models.gru.params import Params
+from jaxgrad.models.gru.sizes import Sizes
 from jaxgrad.models.sequence_nodes import Nodes, check_length, dropped
 from jaxgrad.models.sequences import IGNORED, Batch
 

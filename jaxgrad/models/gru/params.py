@@ -4,7 +4,6 @@ In comments and types: `b` sequences of a batch, `t` time steps, `d` numbers of 
 symbols.
 """
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -13,28 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgrad.errors import JaxgradError
+from jaxgrad.models.gru.sizes import Sizes
 from jaxgrad.ops import GruWeights
-
-
-def _option(default: Any, text: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": text})
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """What decides the arrays' shapes and the program. Raises `JaxgradError` for a value out of its range."""
-
-    embedding: int = _option(64, "numbers of a symbol's embedding")
-    hidden: int = _option(128, "numbers of the state")
-    block: int = _option(16, "the most symbols that a sequence has")
-    dropout: float = _option(0.1, "the share dropped of the states that the head reads")
-
-    def __post_init__(self) -> None:
-        for name in ("embedding", "hidden", "block"):
-            if getattr(self, name) < 1:
-                raise JaxgradError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise JaxgradError(f"dropout is {self.dropout}; it is a probability below 1")
 
 
 class Params(NamedTuple):

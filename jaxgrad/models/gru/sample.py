@@ -33,7 +33,7 @@ def sample(
     key: PRNGKeyArray,
     prompts: Int[Array, "b n"],
     count: int,
-    temperature: float = 1.0,
+    temperature: float | Float[Array, ""] = 1.0,
     top_k: int | None = None,
 ) -> Int[Array, "b count"]:
     """`count` symbols after each prompt, each drawn from the logits of all before it.
