@@ -6,11 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
-from jaxgrad.checking.compare import compare, exact, scaled
-from jaxgrad.checking.measure import excess, measure, shaken
-from jaxgrad.checking.oracles.torch import to_numpy
+from jaxgrad.checking.compare import compare, exact
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.gru import by_node, fused
 from jaxgrad.models.gru.forward import loss, step_forward, zero_taps
@@ -22,13 +19,14 @@ from jaxgrad.models.sequence_nodes import recorder
 from jaxgrad.models.sequences import Batch
 from jaxgrad.mutation.program import Program, trace, values
 from jaxgrad.mutation.score import mutants_of, survivors
-from torchref import gru as twin
+from jaxgrad.parity import cases
+from jaxgrad.parity.engines import Target
+from jaxgrad.parity.verdict import judge
 from torchref import gru_module as module
 
 # All sizes are the same, so that transposes can be left out and sums taken over another axis.
 SIZES = Sizes(embedding=4, hidden=4, block=4, dropout=0.0)
 VOCAB = 4
-DTYPES = ("float64", "float32", "bfloat16")
 DRAWN = jax.jit(nowhere_zero, static_argnums=(1, 2, 3))
 
 
@@ -56,37 +54,17 @@ def by_hand(backward: Any) -> Any:
 
 
 ENGINES = {"by node": by_hand(by_node.nodes_by_node), "fused": by_hand(fused.nodes_fused), "jax.grad": by_jax}
-NOISY = shaken(by_jax)
 
 
-def in_torch(params: Params, batch: Batch, dtype: str) -> dict[str, dict[str, np.ndarray]]:
-    given = {name: torch.from_numpy(np.array(p)).to(getattr(torch, dtype)) for name, p in named(params).items()}
-    X, Y = map(torch.from_numpy, batch)
-    value, grads, nodes = twin.gradients(given, X, Y)
-    of_module, module_grads = module.gradients(given, X, Y)
-    found = {"torch": {"forward loss": value, **grads, **nodes}, "nn.GRU": {"forward loss": of_module, **module_grads}}
-    return jax.tree.map(to_numpy, found)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_all_engines_agree_within_the_measured_noise(dtype: str):
-    with jax.enable_x64(True):
-        params, batch = case(dtype=jnp.dtype(dtype))
-        right = measure(NOISY, dtype, params, batch)
-    found = in_torch(params, batch, dtype)
-    with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
-        narrow = jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
-        for name, run in ENGINES.items():
-            found[name] = jax.tree.map(np.asarray, jax.jit(run)(narrow, batch))
-    assert found["by node"].keys() == found["torch"].keys() == right.values.keys()
-    assert found["fused"].keys() - found["nn.GRU"].keys() == {"loss", "states", "emb"}
-    for engine, actual in found.items():
-        for name, x in actual.items():
-            own, noise = found["jax.grad"][name], right.noise[name]
-            share = 1.0 if dtype == "float64" else excess(own, right.values[name], noise)
-            difference = compare(right.values[name], x, scaled(noise, 2**0.5 * share), dtype)
-            assert difference.agrees and (difference.judged or dtype == "bfloat16"), (engine, name, difference)
-            assert difference.relative <= 1e-12 or dtype != "float64", (engine, name, difference)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_all_engines_agree_on_every_parameter_and_on_the_nodes_of_every_step(dtype: str):
+    case = cases.random_case(0, 3, 7, "gru", embedding=3, hidden=5, block=6)
+    verdict = judge(case, Target(dtype), ("by-node", "fused", "jax.grad", "torch", "torch.nn"))
+    assert verdict.agree, verdict.sentence
+    if dtype == "float64":
+        for tensor in verdict.tensors:
+            for pair, difference in tensor.pairs.items():
+                assert difference.judged and difference.relative <= 1e-12, (tensor.name, pair)
 
 
 def program_of(name: str, starts: Any) -> Program:

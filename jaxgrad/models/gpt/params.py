@@ -90,8 +90,8 @@ def init(key: PRNGKeyArray, sizes: Sizes, vocab_size: int, dtype: Any = jnp.floa
 def nowhere_zero(key: PRNGKeyArray, sizes: Sizes, vocab_size: int, dtype: Any = jnp.float32) -> Params:
     """Parameters for parity, none of them 0 or 1, so that no term of a backward vanishes unseen.
 
-    Matrices are standard normal draws over the root of their fan-in, so that attention is far from even; biases and
-    embeddings of positions 0.1 times such draws, gains 1 and the same. Raises as `init` does.
+    Matrices are standard normal draws over the root of their fan-in, so that attention is far from even and logits are
+    of size 1; biases and embeddings of positions 0.1 times such draws, gains 1 and the same. Raises as `init` does.
     """
 
     def value(name: str, draw: Array) -> Array:
@@ -99,7 +99,8 @@ def nowhere_zero(key: PRNGKeyArray, sizes: Sizes, vocab_size: int, dtype: Any = 
             return 1 + 0.1 * draw
         if name.endswith("_w") or name == "head":
             return draw / math.sqrt(draw.shape[-2])
-        return draw if name == "tokens" else 0.1 * draw
+        # A tied head reads the table along its rows.
+        return draw / math.sqrt(sizes.width) if name == "tokens" else 0.1 * draw
 
     return _drawn(key, sizes, vocab_size, dtype, value)
 
