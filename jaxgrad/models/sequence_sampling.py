@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgrad.errors import JaxgradError
+from jaxgrad.ops.precision import widen
 
 
 def checked_draw(
@@ -32,7 +33,8 @@ def draw(
         logits = jnp.where(logits >= least, logits, -jnp.inf)
     if isinstance(temperature, int | float) and temperature == 0:
         return logits.argmax(-1).astype(jnp.int32)
-    return jax.random.categorical(key, logits / temperature).astype(jnp.int32)
+    wide = widen(logits)
+    return jax.random.categorical(key, wide / jnp.asarray(temperature, wide.dtype)).astype(jnp.int32)
 
 
 def from_prompt(
