@@ -310,7 +310,7 @@ def test_what_a_model_has_not_is_said_in_a_sentence(tmp_path: Path):
     command("train", "--model", "stack", "--corpus", words, "--steps", 2, "--out", tmp_path / "run")
     for args, message in (
         (("plot", "saturation", tmp_path / "run"), "has no hidden layer that saturates"),
-        (("train", "--model", "nobody"), "there is no model 'nobody'; choose from mlp, stack"),
+        (("train", "--model", "nobody"), "there is no model 'nobody'; choose from mlp, .*stack"),
         (
             ("train", "--model", "stack", "--gradients", "kernel"),
             "gradients is 'kernel'; choose from by-node",

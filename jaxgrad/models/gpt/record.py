@@ -86,9 +86,10 @@ MODEL = Model(
     predict=lambda params, extra, X, sizes: sample.predict(params, X, sizes),
     sample=words,
     numbers=numbers,
-    # Found on names.txt: 4 x 64 reaches 1.986 nats a character on the dev split.
+    # On names.txt the dev loss was 1.986 nats a character after 20,000 steps of such a schedule (seed 0), and 1.978 after
+    # 25,000 of 30,000 (seed 1).
     recipe={
-        "steps": 20_000,
+        "steps": 25_000,
         "batch_size": 32,
         "learning_rate": 3e-3,
         "optimizer": "adamw",
