@@ -1,7 +1,5 @@
 """Inputs at the edge of what is allowed, through every engine; those beyond it are refused before anything runs."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,6 +191,6 @@ def test_the_largest_numbers_of_a_type_pass_through_the_cross_entropy(dtype):
     "name", ["steps", "context", "embedding", "hidden", "log_every", "chunk", "save_every", "keep"]
 )
 def test_sizes_may_be_one_and_not_zero(name):
-    assert checked(dataclasses.replace(config_of(), **{name: 1}))
+    assert checked(config_of(**{name: 1}))
     with pytest.raises(JaxgradError, match=f"{name} is 0; it must be a whole number of at least 1"):
-        checked(dataclasses.replace(config_of(), **{name: 0}))
+        checked(config_of(**{name: 0}))

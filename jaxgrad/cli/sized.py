@@ -52,7 +52,7 @@ def sized(after: str, option: Option = one) -> type[TyperCommand]:
             return [*_by_recipe(params[:at], name), *_options(name, option), *_by_recipe(params[at:], name)]
 
         def invoke(self, ctx: Any) -> Any:
-            own = {param.name for param in _options(ctx.meta[_NAME], option)}
+            own = [param.name for param in _options(ctx.meta[_NAME], option)]
             ctx.meta[_GIVEN] = {name: ctx.params.pop(name) for name in own}
             return super().invoke(ctx)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.extend import source_info_util
 from jax.extend.core import Literal
 
+from jaxgrad import jax_seam
 from jaxgrad.checking.question import parameter_names
 from jaxgrad.jaxprs.taps import marked
 
@@ -88,14 +89,17 @@ class Traced(NamedTuple):
     results: Any
 
 
-def trace(fn: Callable[..., Any], *args: Any, starts: Callable[[Place], bool] | None = None) -> Traced:
+def trace(
+    fn: Callable[..., Any], *args: Any, starts: Callable[[Place], bool] | None = None, turns: bool = False
+) -> Traced:
     """A backward pass, a function of trees of arrays; the program's inputs are the leaves of `args`.
 
     All its steps may be mutated, or, for a function that holds its forward pass too, those whose place `starts`
-    says and all that depend on them. Raises what `fn` raises.
+    says and all that depend on them. With `turns` each turn of a scan is written out, so that the steps inside can be
+    mutated, in one turn at a time; without it a scan is one step. Raises what `fn` raises.
     """
     closed, results = jax.make_jaxpr(fn, return_shape=True)(*args)
-    tape = Tape()
+    tape = Tape(turns)
     inputs = dict(zip(map(tape.slot, closed.in_avals), _leaf_names(fn, args), strict=True))
     made = tape.record(closed, list(inputs), backward=True)
     program = tape.program(inputs, dict(zip(_paths(results), made, strict=True)))
@@ -125,9 +129,10 @@ def trace_pullback(fn: Callable[..., Any], *args: Any, static_argnums: Sequence[
 
 
 class Tape:
-    """What a program is recorded on."""
+    """What a program is recorded on; with `turns`, scans turn by turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: bool = False) -> None:
+        self.turns = turns
         self.steps: list[Step] = []
         self.shapes: list[Any] = []
         self.constants: dict[int, Any] = {}
@@ -161,6 +166,8 @@ class Tape:
             if marked(eqn):
                 # A tap names a value and computes nothing, so that no mistake can be made in it.
                 made = list(used)
+            elif self.turns and (scan := jax_seam.scan(eqn)) is not None:
+                made = self.written_out(scan, used, backward, place)
             elif called is None:
                 made = [self.slot(var.aval) for var in eqn.outvars]
                 run = bound(eqn.primitive, eqn.params)
@@ -169,6 +176,30 @@ class Tape:
                 made = self.record(called, used, backward, (eqn.params.get("name", ""), place))
             known.update(zip(eqn.outvars, made, strict=True))
         return [read(atom) for atom in inner.outvars]
+
+    def written_out(self, scan: jax_seam.Scan, operands: Sequence[int], backward: bool, place: Place) -> list[int]:
+        """Append the steps of every turn of a scan, in the order in which they are taken; the slots of its results."""
+        constants, rest = operands[: scan.constants], operands[scan.constants :]
+        carried, scanned = list(rest[: scan.carried]), rest[scan.carried :]
+        found: list[list[int]] = []
+        for turn in sorted(range(scan.length), reverse=scan.reverse):
+            slices = [self.helper(lambda x, turn=turn: x[turn], (slot,), backward, place) for slot in scanned]
+            made = self.record(scan.body, [*constants, *carried, *slices], backward)
+            carried = made[: scan.carried]
+            found.append(made[scan.carried :])
+        in_order = found[::-1] if scan.reverse else found
+        return [
+            *carried,
+            *(self.helper(lambda *x: jnp.stack(x), slots, backward, place) for slots in zip(*in_order, strict=True)),
+        ]
+
+    def helper(self, fn: Callable[..., Any], operands: Sequence[int], backward: bool, place: Place) -> int:
+        """Append the steps of a function of ours, which stand in the program at `place`; the slot of its result."""
+        closed = jax.make_jaxpr(fn)(
+            *(jax.ShapeDtypeStruct(self.shapes[k].shape, self.shapes[k].dtype) for k in operands)
+        )
+        (made,) = self.record(closed, operands, backward, ("", place))
+        return made
 
 
 def _called(eqn: Any) -> Any:

@@ -57,12 +57,12 @@ def rows(chosen: Sequence[Case], draws: int = DRAWS) -> Iterator[Row]:
         for subject in _subjects(chosen[0]):
             drawn = (subject.inputs(_like(chosen[0], 100 + k)) for k in range(draws))
             score = score_on(subject.program, *_judged(subject, chosen), drawn)
-            usual = [hidden_by(case) for case in chosen if case.model.hiding is not None]
+            usual = [zeros_and_ones(case) for case in chosen if case.model.hiding is not None]
             hidden = survivors(subject.program, score.killed, *_judged(subject, usual)) if usual else ()
             yield Row(subject.name, score, hidden)
 
 
-def hidden_by(case: Case) -> Case:
+def zeros_and_ones(case: Case) -> Case:
     """The case with a usual initialisation, whose zeros and ones hide mistakes, instead of the one that shows them."""
     hiding = case.model.hiding
     return case if hiding is None else case._replace(name=f"{case.name}, zeros and ones", params=hiding(case.params))
@@ -92,7 +92,8 @@ def _judged(subject: _Subject, chosen: Sequence[Case]) -> tuple[list[list[Any]],
 def _subjects(like: Case) -> Iterator[_Subject]:
     params, batch = _arrays(like)
     for name in like.model.nodes:
-        program = trace(whole(like.model, like.sizes, name), params, batch, starts=starts(like.model, name)).program
+        way = whole(like.model, like.sizes, name)
+        program = trace(way, params, batch, starts=starts(like.model, name), turns=True).program
         yield _Subject(shown(name), program, lambda case: jax.tree.leaves(_arrays(case)), _jax_grad)
     for name, operation in like.model.operations.items():
         args = operation.arguments(params, batch)

@@ -9,7 +9,8 @@ from jaxgrad import batches, corpus
 from jaxgrad.bench.task import SIZES, Size, examples, flops, rows, task
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp.forward import Batch
-from jaxgrad.training.step import jax_grad
+from jaxgrad.models.mlp.record import MODEL
+from jaxgrad.models.model import jax_grad
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,8 @@ def products(jaxpr) -> int:
 def test_operations_are_those_of_the_products_in_the_program_of_jax_grad(data):
     own = task(Size("own", 8, 16), data)
     batch = jax.tree.map(lambda symbols: symbols[:8], examples(own))
-    program = jax.make_jaxpr(jax_grad)(jax.tree.map(jnp.asarray, own.params), Batch(*batch))
+    program = jax.make_jaxpr(lambda p, b: jax_grad(MODEL)(p, b, MODEL.sizes()))(
+        jax.tree.map(jnp.asarray, own.params), Batch(*batch)
+    )
     additions = 8 * 3 * 10
     assert flops(own) == products(program.jaxpr) + additions

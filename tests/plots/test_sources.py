@@ -76,7 +76,7 @@ def test_metrics_that_are_none_are_refused(folder: Path, tmp_path: Path, text: s
 
 
 def test_rows_of_the_logits_gradient_sum_to_zero():
-    case = cases.random_case(0, batch_size=8, h_size=5)
+    case = cases.random_case(0, batch_size=8, hidden=5)
     dlogits = of_case.dlogits(case)
     assert dlogits.shape == (8, 27) and dlogits.dtype == np.float64
     assert (dlogits[np.arange(8), case.batch.Y] < 0).all(), "a target is pushed up, against the gradient"
@@ -86,7 +86,7 @@ def test_rows_of_the_logits_gradient_sum_to_zero():
 
 def test_errors_are_within_their_tolerances_and_grow_with_roundoff():
     told: list[int] = []
-    names, found = of_case.errors(cases.random_case(0, batch_size=8, h_size=5), told.append)
+    names, found = of_case.errors(cases.random_case(0, batch_size=8, hidden=5), told.append)
     assert told == [1, 2, 3] and [errors.dtype for errors in found] == ["float64", "float32", "bfloat16"]
     assert names[:2] == ("forward loss", "loss") and names[-1] == "C" and len(names) == 27
     for errors in found:

@@ -86,8 +86,8 @@ MODEL = Model(
     predict=lambda params, extra, X, sizes: sample.predict(params, X, sizes),
     sample=words,
     numbers=numbers,
-    # On names.txt the dev loss was 1.986 nats a character after 20,000 steps of such a schedule (seed 0), and 1.978 after
-    # 25,000 of 30,000 (seed 1).
+    # On names.txt the dev loss was 1.986 nats a character after 20,000 steps of such a schedule (seed 0), and 1.978
+    # after 25,000 of 30,000 (seed 1).
     recipe={
         "steps": 25_000,
         "batch_size": 32,
