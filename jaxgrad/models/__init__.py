@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MODELS = {
     "mlp": "jaxgrad.models.mlp",
+    "gpt": "jaxgrad.models.gpt",
+    "gru": "jaxgrad.models.gru",
 }
 
 # The model of runs that were begun when there was no other, and of commands that are told of none.

@@ -1,0 +1,101 @@
+"""What the recurrent model tells the rest: the row that the list of models names."""
+
+import functools
+
+import jax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jaxgrad.models import sequences
+from jaxgrad.models.gru import by_node, fused, params, sample
+from jaxgrad.models.gru.forward import loss
+from jaxgrad.models.gru.params import Params
+from jaxgrad.models.gru.sizes import Sizes
+from jaxgrad.models.model import Model
+from jaxgrad.models.sequence_sampling import from_prompt
+from jaxgrad.models.sequences import IGNORED, Batch
+
+
+@functools.partial(jax.jit, static_argnames=("sizes", "n_words", "longest", "top_k", "prompt"))
+def words(
+    params: Params,
+    extra: tuple[()],
+    sizes: Sizes,
+    key: PRNGKeyArray,
+    n_words: int,
+    longest: int,
+    temperature: Float[Array, ""],
+    top_k: int | None = None,
+    prompt: tuple[int, ...] = (),
+) -> Int[Array, "n_words longest"]:
+    """Symbols of words that begin with `prompt`, drawn from the model, 0 after the end of each.
+
+    Args:
+        params: the model's.
+        extra: nothing, here.
+        sizes: the model's.
+        key: draws; the same key gives the same words.
+        n_words: how many.
+        longest: symbols of a word at most, its prompt's counted too.
+        temperature: logits are divided by it.
+        top_k: draw from so many of the likeliest symbols only.
+        prompt: symbols that every word begins with.
+    """
+
+    def draw_more(prompts: Int[Array, "b n"], count: int) -> Int[Array, "b count"]:
+        return sample.sample(params, key, prompts, count, temperature, top_k)
+
+    return from_prompt(draw_more, n_words, longest, prompt)
+
+
+def numbers(sizes: Sizes, vocab_size: int, batch_size: int) -> int:
+    """How many numbers a step holds at least: three times the parameters, and embeddings, gates and states."""
+    d, n = sizes.embedding, sizes.hidden
+    of_params = vocab_size * (d + n + 1) + n + 3 * n * (d + n + 2)
+    return 3 * of_params + batch_size * sizes.block * (d + 4 * n)
+
+
+def zero_biases(params: Params) -> Params:
+    """A usual initialisation, with zeros for biases and the first state, which hides mistakes."""
+    gru = params.gru._replace(bias_x=0 * params.gru.bias_x, bias_h=0 * params.gru.bias_h)
+    return params._replace(start=0 * params.start, gru=gru, head_bias=0 * params.head_bias)
+
+
+MODEL = Model(
+    name="gru",
+    sizes=Sizes,
+    batch=Batch,
+    init=params.init,
+    examples=lambda words, vocabulary, sizes: sequences.examples(words, vocabulary, sizes.block),
+    shapes=lambda sizes: ((sizes.block,), (sizes.block,)),
+    loss=loss,
+    gradients={"fused": fused.fused, "by-node": by_node.by_node},
+    nodes={"by-node": by_node.nodes_by_node, "fused": fused.nodes_fused},
+    predict=lambda params, extra, X, sizes: sample.predict(params, X),
+    sample=words,
+    numbers=numbers,
+    recipe={
+        "steps": 20_000,
+        "batch_size": 32,
+        "learning_rate": 3e-3,
+        "optimizer": "adamw",
+        "optimizer_args": (("b2", 0.99), ("weight_decay", 0.1)),
+        # As the GPT's.
+        "schedule": "cosine_onecycle",
+        "schedule_args": (("pct_start", 0.025), ("div_factor", 100.0), ("final_div_factor", 1.0)),
+        "clip": 1.0,
+    },
+    # The head reads states, and its rows are theirs.
+    axes={"head": ("model",)},
+    split=lambda sizes: {"hidden layer": sizes.hidden},
+    twins={"torch": "gru", "torch.nn": "gru_module"},
+    # PyTorch's own kernel cannot be followed inside, and computes the closed forms.
+    formulas={"torch.nn": "fused"},
+    hand=(by_node.__file__,),
+    ignored=IGNORED,
+    telling=params.nowhere_zero,
+    hiding=zero_biases,
+    tiny=Sizes(embedding=4, hidden=4, block=4, dropout=0.0),
+    swept="hidden",
+    embedding="tokens",
+    logits="logits",
+)
