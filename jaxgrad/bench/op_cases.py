@@ -287,5 +287,6 @@ def chosen(names: list[str]) -> list[Case]:
 
 
 def growing() -> list[Case]:
-    """The cases of the picture."""
-    return [OPS[op].at(*size) for op, _, sizes in GROWTH for size in sizes]
+    """The cases of the picture, ours beside plain JAX and PyTorch."""
+    cases = [OPS[op].at(*size) for op, _, sizes in GROWTH for size in sizes]
+    return [case._replace(forms={name: case.forms[name] for name in (OURS, PLAIN, TORCH)}) for case in cases]

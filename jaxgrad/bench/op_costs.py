@@ -2,6 +2,7 @@
 
 import gc
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -74,12 +75,18 @@ def measure(case: Case, rounds: int, seconds: float, most_bytes: int = MOST_BYTE
     reasons: dict[str, str] = {}
     expected: list[np.ndarray] | None = None
     differences: dict[str, float] = {}
+    estimates: dict[str, float] = {}
     for name in case.forms:
         try:
             ready = running[name] = _ready(case, name, arrays)
             if ready.temp_bytes is not None and ready.temp_bytes > most_bytes:
                 raise JaxgradError(f"needs {ready.temp_bytes / 2**30:.1f} GiB: compiled, not run")
+            began = time.perf_counter()
             actual = _on_host(ready.call())
+            estimates[name] = time.perf_counter() - began
+            if estimates[name] < LONG_SECONDS:
+                # The first call of all allocates.
+                estimates[name] = _seconds(ready.call)
             expected = actual if expected is None else expected
             differences[name] = _difference(expected, actual)
             if not differences[name] <= TOLERANCE:
@@ -87,7 +94,8 @@ def measure(case: Case, rounds: int, seconds: float, most_bytes: int = MOST_BYTE
         except JaxgradError as error:
             reasons[name] = str(error)
     calls = {name: ready.call for name, ready in running.items() if name not in reasons}
-    number, estimate = _calls_per_round(calls, seconds)
+    estimate = min((estimates[name] for name in calls), default=math.inf)
+    number = max(1, round(seconds / estimate))
     taken = rounds_of(
         {name: _several(call, number) for name, call in calls.items()},
         min(rounds, LONG_ROUNDS) if estimate > LONG_SECONDS else rounds,
@@ -119,13 +127,13 @@ def drawn(case: Case) -> Arrays:
     return Arrays(args, others, np.asarray(dy))
 
 
-def kept_bytes(fn: Callable[..., Any], args: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> int:
-    """Bytes of what `jax.vjp` keeps for the backward, but for arguments and output."""
+def kept_bytes(fn: Callable[..., Any], args: Sequence[Any], others: Sequence[Any]) -> int:
+    """Bytes of what `jax.vjp` keeps for the backward, but for arguments and output; shapes and types are enough."""
 
-    def forward(*args: Any) -> Any:
+    def forward(args: Any, others: Any) -> Any:
         return jax.vjp(lambda *args: fn(*args, *others), *args)
 
-    jaxpr = jax.make_jaxpr(forward)(*args).jaxpr
+    jaxpr = jax.make_jaxpr(forward)(tuple(args), tuple(others)).jaxpr
     known = {jaxpr.outvars[0], *jaxpr.invars}
     # A literal is a number in the program itself.
     kept = {var for var in jaxpr.outvars[1:] if type(var) is type(jaxpr.outvars[0]) and var not in known}
@@ -189,7 +197,7 @@ def _several(call: Callable[[], Any], number: int) -> Callable[[], Any]:
     return calls
 
 
-def _calls_per_round(calls: dict[str, Callable[[], Any]], seconds: float) -> tuple[int, float]:
-    """How many of the fastest form's calls take so long, and what one call of it takes."""
-    estimate = min(min(rounds_of({name: call}, 3)[name]) for name, call in calls.items()) if calls else math.inf
-    return max(1, round(seconds / estimate)), estimate
+def _seconds(call: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began
