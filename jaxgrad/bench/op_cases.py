@@ -86,7 +86,13 @@ def _flax(layer: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> Cal
 
 
 def _tokamax(function: str, **options: Any) -> Callable[[], Callable[..., Any]]:
-    return lambda: functools.partial(getattr(_library("tokamax", "third-party"), function), **options)
+    def form() -> Callable[..., Any]:
+        library = _library("tokamax", "third-party")
+        # It would read our command line, and refuse its options, unless told that somebody has.
+        _library("absl.flags", "third-party").FLAGS.mark_as_parsed()
+        return functools.partial(getattr(library, function), **options)
+
+    return form
 
 
 def _elementwise(op: str, arrays: int = 1, **others: Callable[[], Callable[..., Any]]) -> Op:

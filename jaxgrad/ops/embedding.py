@@ -1,18 +1,18 @@
 """Rows of a table, picked by integer ids."""
 
 import functools
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxgrad.ops._shards import together
 from jaxgrad.ops.precision import accumulation_dtype
 
 Residuals: TypeAlias = tuple[Float[Array, "rows 0"], Int[Array, "*batch"]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def embedding(
     table: Float[Array, "rows d"], ids: Int[Array, "*batch"], padding_index: int | None = None
 ) -> Float[Array, "*batch d"]:
@@ -26,6 +26,14 @@ def embedding(
     Residuals: the ids, and of the table its height and type.
     Source: the seed notebook's `C[X]`; derivation ours.
     """
+    arrays: Any = together(table, ids)
+    return _embedding(*arrays, padding_index)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _embedding(
+    table: Float[Array, "rows d"], ids: Int[Array, "*batch"], padding_index: int | None
+) -> Float[Array, "*batch d"]:
     return embedding_fwd(table, ids, padding_index)[0]
 
 
@@ -54,4 +62,4 @@ def scatter_rows(ids: Int[Array, " n"], dy: Float[Array, "n d"], rows: int) -> F
     return zeros.at[ids].add(dy.astype(zeros.dtype))
 
 
-embedding.defvjp(embedding_fwd, embedding_bwd)
+_embedding.defvjp(embedding_fwd, embedding_bwd)

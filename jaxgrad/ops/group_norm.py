@@ -1,7 +1,7 @@
 """Group normalisation: statistics of each example over its places and over groups of channels."""
 
 import functools
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,12 @@ from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float
 
 from jaxgrad.errors import JaxgradError
+from jaxgrad.ops._shards import together
 from jaxgrad.ops.precision import widen
 
 Residuals: TypeAlias = tuple[Float[Array, "b *places c"], Array, Array, Float[Array, " c"]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def group_norm(
     x: Float[Array, "b *places c"], gain: Float[Array, " c"], bias: Float[Array, " c"], groups: int, eps: float = 1e-5
 ) -> Float[Array, "b *places c"]:
@@ -32,6 +32,14 @@ def group_norm(
     Raises `JaxgradError` where groups do not divide the channels.
     Source: Wu & He 2018, arXiv:1803.08494; derivation ours.
     """
+    arrays: Any = together(x, gain, bias)
+    return _group_norm(*arrays, groups, eps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _group_norm(
+    x: Float[Array, "b *places c"], gain: Float[Array, " c"], bias: Float[Array, " c"], groups: int, eps: float
+) -> Float[Array, "b *places c"]:
     return group_norm_fwd(x, gain, bias, groups, eps)[0]
 
 
@@ -69,4 +77,4 @@ def _of_groups(sums: Float[Array, "b c"], rows: Float[Array, "b p c"], groups: i
     return jnp.repeat(means, c // groups, 2).reshape(b, 1, c)
 
 
-group_norm.defvjp(group_norm_fwd, group_norm_bwd)
+_group_norm.defvjp(group_norm_fwd, group_norm_bwd)

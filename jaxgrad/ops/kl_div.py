@@ -1,10 +1,11 @@
 """Kullback-Leibler divergence of two rows of logits."""
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from jaxtyping import Array, Float
 
+from jaxgrad.ops._shards import together
 from jaxgrad.ops.log_softmax import Statistics, distribution, statistics
 from jaxgrad.ops.precision import widen
 
@@ -21,7 +22,6 @@ class Residuals(NamedTuple):
     kl: Float[Array, "*batch"]
 
 
-@jax.custom_vjp
 def kl_div(logits_p: Float[Array, "*batch v"], logits_q: Float[Array, "*batch v"]) -> Float[Array, "*batch"]:
     r"""`sum(p * log(p / q))` of each row, in nats, with p and q the softmaxes of logits.
 
@@ -34,6 +34,12 @@ def kl_div(logits_p: Float[Array, "*batch v"], logits_q: Float[Array, "*batch v"
     numbers a row; the backward sums nothing.
     Source: Kullback & Leibler 1951; derivation ours.
     """
+    arrays: Any = together(logits_p, logits_q)
+    return _kl_div(*arrays)
+
+
+@jax.custom_vjp
+def _kl_div(logits_p: Float[Array, "*batch v"], logits_q: Float[Array, "*batch v"]) -> Float[Array, "*batch"]:
     return kl_div_fwd(logits_p, logits_q)[0]
 
 
@@ -56,4 +62,4 @@ def kl_div_bwd(residuals: Residuals, dkl: Float[Array, "*batch"]) -> Pair:
     return dp.astype(logits_p.dtype), (wide * (q - p)).astype(logits_q.dtype)
 
 
-kl_div.defvjp(kl_div_fwd, kl_div_bwd)
+_kl_div.defvjp(kl_div_fwd, kl_div_bwd)

@@ -1,12 +1,13 @@
 """Layer normalisation over the last axis."""
 
 import functools
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float
 
+from jaxgrad.ops._shards import together
 from jaxgrad.ops.precision import row_sums, widen
 
 Residuals: TypeAlias = tuple[
@@ -14,7 +15,6 @@ Residuals: TypeAlias = tuple[
 ]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(
     x: Float[Array, "*batch d"], gain: Float[Array, " d"], bias: Float[Array, " d"], eps: float = 1e-5
 ) -> Float[Array, "*batch d"]:
@@ -33,6 +33,14 @@ def layer_norm(
     Residuals: `x`, which the branch beside a norm keeps too, `gain`, and two numbers a row.
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 4; derivation ours.
     """
+    arrays: Any = together(x, gain, bias)
+    return _layer_norm(*arrays, eps)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(
+    x: Float[Array, "*batch d"], gain: Float[Array, " d"], bias: Float[Array, " d"], eps: float
+) -> Float[Array, "*batch d"]:
     return layer_norm_fwd(x, gain, bias, eps)[0]
 
 
@@ -63,4 +71,4 @@ def layer_norm_bwd(
     return dx.astype(x.dtype), dgain.astype(gain.dtype), dbias.astype(gain.dtype)
 
 
-layer_norm.defvjp(layer_norm_fwd, layer_norm_bwd)
+_layer_norm.defvjp(layer_norm_fwd, layer_norm_bwd)

@@ -1,17 +1,17 @@
 """Affine map of the last axis."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgrad.ops._shards import together
 from jaxgrad.ops.precision import accumulation_dtype
 
 Residuals: TypeAlias = tuple[Float[Array, "*batch d_in"], Float[Array, "d_in d_out"], Float[Array, " d_out"] | None]
 
 
-@jax.custom_vjp
 def linear(
     x: Float[Array, "*batch d_in"], w: Float[Array, "d_in d_out"], b: Float[Array, " d_out"] | None = None
 ) -> Float[Array, "*batch d_out"]:
@@ -24,6 +24,14 @@ def linear(
     Residuals: `x`, `w`, and of `b` its presence and type.
     Source: the seed notebook's two layers; derivation ours.
     """
+    arrays: Any = together(x, w, b)
+    return _linear(*arrays)
+
+
+@jax.custom_vjp
+def _linear(
+    x: Float[Array, "*batch d_in"], w: Float[Array, "d_in d_out"], b: Float[Array, " d_out"] | None
+) -> Float[Array, "*batch d_out"]:
     return linear_fwd(x, w, b)[0]
 
 
@@ -56,4 +64,4 @@ def _product(a: Float[Array, "*batch k"], b: Float[Array, "k n"]) -> Float[Array
     return out.astype(jnp.result_type(a, b))
 
 
-linear.defvjp(linear_fwd, linear_bwd)
+_linear.defvjp(linear_fwd, linear_bwd)
