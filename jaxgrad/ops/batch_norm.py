@@ -2,18 +2,19 @@
 
 import functools
 import math
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float
 
-from jaxgrad.ops._shards import together
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import widen
 
 Residuals: TypeAlias = tuple[Float[Array, "*batch d"], Float[Array, " d"], Float[Array, "... d"]]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def batch_norm(
     x: Float[Array, "*batch d"], gain: Float[Array, "... d"], bias: Float[Array, "... d"], eps: float = 1e-5
 ) -> Float[Array, "*batch d"]:
@@ -32,14 +33,6 @@ def batch_norm(
     Raises `ValueError` for a batch of one row, whose variance divides by zero.
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, with n - 1 for n as in the seed notebook; derivation ours.
     """
-    arrays: Any = together(x, gain, bias)
-    return _batch_norm(*arrays, eps)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _batch_norm(
-    x: Float[Array, "*batch d"], gain: Float[Array, "... d"], bias: Float[Array, "... d"], eps: float
-) -> Float[Array, "*batch d"]:
     return batch_norm_fwd(x, gain, bias, eps)[0]
 
 
@@ -74,9 +67,9 @@ def batch_norm_bwd(
     dx = scale * (wide - by_mean - wide_x_hat * by_var)
     return (
         dx.astype(x_hat.dtype),
-        dgain.reshape(gain.shape).astype(gain.dtype),
-        dbias.reshape(gain.shape).astype(gain.dtype),
+        summed(dgain.reshape(gain.shape), gain),
+        summed(dbias.reshape(gain.shape), gain),
     )
 
 
-_batch_norm.defvjp(batch_norm_fwd, batch_norm_bwd)
+batch_norm.defvjp(batch_norm_fwd, batch_norm_bwd)

@@ -2,20 +2,21 @@
 
 import functools
 import math
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.ops._shards import together
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import widen
 
 Outputs: TypeAlias = tuple[Float[Array, "*batch d"], Float[Array, " d"], Float[Array, " d"]]
 Residuals: TypeAlias = tuple[Array, Array, Array, Array, Array, Array]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def batch_norm_running(
     x: Float[Array, "*batch d"],
     gain: Float[Array, " d"],
@@ -41,20 +42,6 @@ def batch_norm_running(
     Sums are in float32 at least; `momentum` and `eps` are static. Residuals: `x`, the gain and statistics.
     Raises `JaxgradError` for a batch of one row. Source: Ioffe & Szegedy 2015, arXiv:1502.03167; derivation ours.
     """
-    arrays: Any = together(x, gain, bias, running_mean, running_var)
-    return _batch_norm_running(*arrays, momentum, eps)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _batch_norm_running(
-    x: Float[Array, "*batch d"],
-    gain: Float[Array, " d"],
-    bias: Float[Array, " d"],
-    running_mean: Float[Array, " d"],
-    running_var: Float[Array, " d"],
-    momentum: float,
-    eps: float,
-) -> Outputs:
     return batch_norm_running_fwd(x, gain, bias, running_mean, running_var, momentum, eps)[0]
 
 
@@ -98,12 +85,12 @@ def batch_norm_running_bwd(
     scale, by_mean, by_var, of_mean, of_var = (broadcast_to_rank(v, x.ndim) for v in by_feature)
     dx = scale * (dy - by_mean - x_hat * by_var) + of_mean + diff * of_var
     return (
-        dx.astype(x.dtype),
-        dgain.astype(gain.dtype),
-        dbias.astype(gain.dtype),
+        summed(dx, x),
+        summed(dgain, gain),
+        summed(dbias, gain),
         ((1 - momentum) * dmean).astype(like_mean.dtype),
         ((1 - momentum) * dvar).astype(like_var.dtype),
     )
 
 
-_batch_norm_running.defvjp(batch_norm_running_fwd, batch_norm_running_bwd)
+batch_norm_running.defvjp(batch_norm_running_fwd, batch_norm_running_bwd)

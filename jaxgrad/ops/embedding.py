@@ -1,18 +1,19 @@
 """Rows of a table, picked by integer ids."""
 
 import functools
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxgrad.ops._shards import together
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import accumulation_dtype
 
 Residuals: TypeAlias = tuple[Float[Array, "rows 0"], Int[Array, "*batch"]]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def embedding(
     table: Float[Array, "rows d"], ids: Int[Array, "*batch"], padding_index: int | None = None
 ) -> Float[Array, "*batch d"]:
@@ -26,14 +27,6 @@ def embedding(
     Residuals: the ids, and of the table its height and type.
     Source: the seed notebook's `C[X]`; derivation ours.
     """
-    arrays: Any = together(table, ids)
-    return _embedding(*arrays, padding_index)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _embedding(
-    table: Float[Array, "rows d"], ids: Int[Array, "*batch"], padding_index: int | None
-) -> Float[Array, "*batch d"]:
     return embedding_fwd(table, ids, padding_index)[0]
 
 
@@ -53,7 +46,7 @@ def embedding_bwd(
     dtable = scatter_rows(ids.reshape(-1), dy.reshape(-1, dy.shape[-1]), table.shape[0])
     if padding_index is not None:
         dtable = dtable.at[padding_index].set(0)
-    return dtable.astype(table.dtype), None
+    return summed(dtable, table), None
 
 
 def scatter_rows(ids: Int[Array, " n"], dy: Float[Array, "n d"], rows: int) -> Float[Array, "rows d"]:
@@ -62,4 +55,4 @@ def scatter_rows(ids: Int[Array, " n"], dy: Float[Array, "n d"], rows: int) -> F
     return zeros.at[ids].add(dy.astype(zeros.dtype))
 
 
-_embedding.defvjp(embedding_fwd, embedding_bwd)
+embedding.defvjp(embedding_fwd, embedding_bwd)

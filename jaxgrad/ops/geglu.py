@@ -1,18 +1,19 @@
 """Gated linear unit with GELU."""
 
 import functools
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 from jaxtyping import Array, Float
 
-from jaxgrad.ops._shards import together
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.gelu import normal
 from jaxgrad.ops.precision import widen
 
 Pair: TypeAlias = tuple[Float[Array, "*shape"], Float[Array, "*shape"]]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def geglu(
     gate: Float[Array, "*shape"], up: Float[Array, "*shape"], approximate: bool = False
 ) -> Float[Array, "*shape"]:
@@ -25,12 +26,6 @@ def geglu(
     `approximate` is static. Computed in float32 at least. Residuals: `gate` and `up`.
     Source: Shazeer 2020, arXiv:2002.05202, eq. 6; derivation ours.
     """
-    arrays: Any = together(gate, up)
-    return _geglu(*arrays, approximate)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _geglu(gate: Float[Array, "*shape"], up: Float[Array, "*shape"], approximate: bool) -> Float[Array, "*shape"]:
     return geglu_fwd(gate, up, approximate)[0]
 
 
@@ -49,7 +44,7 @@ def geglu_bwd(approximate: bool, residuals: Pair, dy: Float[Array, "*shape"]) ->
     wide, dwide = widen(gate), widen(dy)
     cdf, pdf = normal(wide, approximate)
     dgate = dwide * widen(up) * (cdf + wide * pdf)
-    return dgate.astype(gate.dtype), (dwide * wide * cdf).astype(up.dtype)
+    return summed(dgate, residuals[0]), summed(dwide * wide * cdf, residuals[1])
 
 
-_geglu.defvjp(geglu_fwd, geglu_bwd)
+geglu.defvjp(geglu_fwd, geglu_bwd)

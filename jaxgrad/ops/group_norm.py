@@ -1,7 +1,7 @@
 """Group normalisation: statistics of each example over its places and over groups of channels."""
 
 import functools
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,13 @@ from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.ops._shards import together
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import widen
 
 Residuals: TypeAlias = tuple[Float[Array, "b *places c"], Array, Array, Float[Array, " c"]]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def group_norm(
     x: Float[Array, "b *places c"], gain: Float[Array, " c"], bias: Float[Array, " c"], groups: int, eps: float = 1e-5
 ) -> Float[Array, "b *places c"]:
@@ -32,14 +33,6 @@ def group_norm(
     Raises `JaxgradError` where groups do not divide the channels.
     Source: Wu & He 2018, arXiv:1803.08494; derivation ours.
     """
-    arrays: Any = together(x, gain, bias)
-    return _group_norm(*arrays, groups, eps)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _group_norm(
-    x: Float[Array, "b *places c"], gain: Float[Array, " c"], bias: Float[Array, " c"], groups: int, eps: float
-) -> Float[Array, "b *places c"]:
     return group_norm_fwd(x, gain, bias, groups, eps)[0]
 
 
@@ -67,7 +60,7 @@ def group_norm_bwd(
     dgains, dbiases = (wide * x_hat).sum(1), wide.sum(1)
     along_x_hat, along_ones = (_of_groups(sums * factor[None], rows, groups) for sums in (dgains, dbiases))
     dx = std_inv * (wide * broadcast_to_rank(factor, 3) - along_ones - x_hat * along_x_hat)
-    return dx.reshape(x.shape).astype(x.dtype), dgains.sum(0).astype(gain.dtype), dbiases.sum(0).astype(gain.dtype)
+    return summed(dx.reshape(x.shape), x), summed(dgains.sum(0), gain), summed(dbiases.sum(0), gain)
 
 
 def _of_groups(sums: Float[Array, "b c"], rows: Float[Array, "b p c"], groups: int) -> Float[Array, "b 1 c"]:
@@ -77,4 +70,4 @@ def _of_groups(sums: Float[Array, "b c"], rows: Float[Array, "b p c"], groups: i
     return jnp.repeat(means, c // groups, 2).reshape(b, 1, c)
 
 
-_group_norm.defvjp(group_norm_fwd, group_norm_bwd)
+group_norm.defvjp(group_norm_fwd, group_norm_bwd)

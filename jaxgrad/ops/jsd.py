@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgrad.errors import JaxgradError
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.log_softmax import Statistics, distribution, statistics
 from jaxgrad.ops.precision import widen
 
@@ -65,7 +66,7 @@ def jsd_bwd(beta: float, residuals: Residuals, djsd: Float[Array, "*batch"]) -> 
     p, to_p, q, to_q = _to_mixture(logits_p, logits_q, statistics_p, statistics_q, beta)
     wide = widen(djsd)[..., None]
     dp, dq = wide * beta * p * (to_p - of_p), wide * (1 - beta) * q * (to_q - of_q)
-    return dp.astype(logits_p.dtype), dq.astype(logits_q.dtype)
+    return summed(dp, logits_p), summed(dq, logits_q)
 
 
 def _to_mixture(

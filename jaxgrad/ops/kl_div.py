@@ -1,11 +1,11 @@
 """Kullback-Leibler divergence of two rows of logits."""
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 from jaxtyping import Array, Float
 
-from jaxgrad.ops._shards import together
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.log_softmax import Statistics, distribution, statistics
 from jaxgrad.ops.precision import widen
 
@@ -22,6 +22,7 @@ class Residuals(NamedTuple):
     kl: Float[Array, "*batch"]
 
 
+@jax.custom_vjp
 def kl_div(logits_p: Float[Array, "*batch v"], logits_q: Float[Array, "*batch v"]) -> Float[Array, "*batch"]:
     r"""`sum(p * log(p / q))` of each row, in nats, with p and q the softmaxes of logits.
 
@@ -34,12 +35,6 @@ def kl_div(logits_p: Float[Array, "*batch v"], logits_q: Float[Array, "*batch v"
     numbers a row; the backward sums nothing.
     Source: Kullback & Leibler 1951; derivation ours.
     """
-    arrays: Any = together(logits_p, logits_q)
-    return _kl_div(*arrays)
-
-
-@jax.custom_vjp
-def _kl_div(logits_p: Float[Array, "*batch v"], logits_q: Float[Array, "*batch v"]) -> Float[Array, "*batch"]:
     return kl_div_fwd(logits_p, logits_q)[0]
 
 
@@ -59,7 +54,7 @@ def kl_div_bwd(residuals: Residuals, dkl: Float[Array, "*batch"]) -> Pair:
     (p, log_p), (q, log_q) = distribution(logits_p, of_p), distribution(logits_q, of_q)
     wide = widen(dkl)[..., None]
     dp = wide * p * (log_p - log_q - kl[..., None])
-    return dp.astype(logits_p.dtype), (wide * (q - p)).astype(logits_q.dtype)
+    return summed(dp, logits_p), summed(wide * (q - p), logits_q)
 
 
-_kl_div.defvjp(kl_div_fwd, kl_div_bwd)
+kl_div.defvjp(kl_div_fwd, kl_div_bwd)

@@ -1,13 +1,13 @@
 """Layer normalisation over the last axis."""
 
 import functools
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float
 
-from jaxgrad.ops._shards import together
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import row_sums, widen
 
 Residuals: TypeAlias = tuple[
@@ -15,6 +15,7 @@ Residuals: TypeAlias = tuple[
 ]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(
     x: Float[Array, "*batch d"], gain: Float[Array, " d"], bias: Float[Array, " d"], eps: float = 1e-5
 ) -> Float[Array, "*batch d"]:
@@ -33,14 +34,6 @@ def layer_norm(
     Residuals: `x`, which the branch beside a norm keeps too, `gain`, and two numbers a row.
     Source: Ba, Kiros & Hinton 2016, arXiv:1607.06450, eq. 4; derivation ours.
     """
-    arrays: Any = together(x, gain, bias)
-    return _layer_norm(*arrays, eps)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _layer_norm(
-    x: Float[Array, "*batch d"], gain: Float[Array, " d"], bias: Float[Array, " d"], eps: float
-) -> Float[Array, "*batch d"]:
     return layer_norm_fwd(x, gain, bias, eps)[0]
 
 
@@ -68,7 +61,7 @@ def layer_norm_bwd(
     dgain, dbias = by_x_hat.sum(batch), wide.sum(batch)
     along_ones, along_x_hat = row_sums(wide, wide_gain) / d, row_sums(by_x_hat, wide_gain) / d
     dx = std_inv * (wide * broadcast_to_rank(wide_gain, dy.ndim) - along_ones - x_hat * along_x_hat)
-    return dx.astype(x.dtype), dgain.astype(gain.dtype), dbias.astype(gain.dtype)
+    return summed(dx, x), summed(dgain, gain), summed(dbias, gain)
 
 
-_layer_norm.defvjp(layer_norm_fwd, layer_norm_bwd)
+layer_norm.defvjp(layer_norm_fwd, layer_norm_bwd)

@@ -1,17 +1,18 @@
 """Affine map of the last axis."""
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgrad.ops._shards import together
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import accumulation_dtype
 
 Residuals: TypeAlias = tuple[Float[Array, "*batch d_in"], Float[Array, "d_in d_out"], Float[Array, " d_out"] | None]
 
 
+@jax.custom_vjp
 def linear(
     x: Float[Array, "*batch d_in"], w: Float[Array, "d_in d_out"], b: Float[Array, " d_out"] | None = None
 ) -> Float[Array, "*batch d_out"]:
@@ -24,14 +25,6 @@ def linear(
     Residuals: `x`, `w`, and of `b` its presence and type.
     Source: the seed notebook's two layers; derivation ours.
     """
-    arrays: Any = together(x, w, b)
-    return _linear(*arrays)
-
-
-@jax.custom_vjp
-def _linear(
-    x: Float[Array, "*batch d_in"], w: Float[Array, "d_in d_out"], b: Float[Array, " d_out"] | None
-) -> Float[Array, "*batch d_out"]:
     return linear_fwd(x, w, b)[0]
 
 
@@ -52,10 +45,10 @@ def linear_bwd(
 ) -> tuple[Float[Array, "*batch d_in"], Float[Array, "d_in d_out"], Float[Array, " d_out"] | None]:
     """Cotangents of `x`, `w` and `b` (None without a bias)."""
     x, w, b = residuals
-    dx = _product(dy, w.T).astype(x.dtype)
+    dx = summed(_product(dy, w.T), x)
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    dw = _product(rows.T, drows).astype(w.dtype)
-    db = None if b is None else drows.sum(0, dtype=accumulation_dtype(drows)).astype(b.dtype)
+    dw = summed(_product(rows.T, drows), w)
+    db = None if b is None else summed(drows.sum(0, dtype=accumulation_dtype(drows)), b)
     return dx, dw, db
 
 
@@ -64,4 +57,4 @@ def _product(a: Float[Array, "*batch k"], b: Float[Array, "k n"]) -> Float[Array
     return out.astype(jnp.result_type(a, b))
 
 
-_linear.defvjp(linear_fwd, linear_bwd)
+linear.defvjp(linear_fwd, linear_bwd)

@@ -1,18 +1,19 @@
 """Root-mean-square normalisation over the last axis."""
 
 import functools
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float
 
-from jaxgrad.ops._shards import together
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import row_sums, widen
 
 Residuals: TypeAlias = tuple[Float[Array, "*batch d"], Float[Array, "*batch 1"], Float[Array, " d"]]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def rms_norm(
     x: Float[Array, "*batch d"], gain: Float[Array, " d"], eps: float = 1e-6, offset: float = 0.0
 ) -> Float[Array, "*batch d"]:
@@ -27,14 +28,6 @@ def rms_norm(
     Residuals: `x`, `gain` and one number a row, `r`.
     Source: Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4; derivation ours.
     """
-    arrays: Any = together(x, gain)
-    return _rms_norm(*arrays, eps, offset)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _rms_norm(
-    x: Float[Array, "*batch d"], gain: Float[Array, " d"], eps: float, offset: float
-) -> Float[Array, "*batch d"]:
     return rms_norm_fwd(x, gain, eps, offset)[0]
 
 
@@ -58,7 +51,7 @@ def rms_norm_bwd(
     dgain = by_x_hat.sum(tuple(range(dy.ndim - 1)))
     along_x_hat = row_sums(by_x_hat, factor) / x.shape[-1]
     dx = rms_inv * (wide * broadcast_to_rank(factor, dy.ndim) - x_hat * along_x_hat)
-    return dx.astype(x.dtype), dgain.astype(gain.dtype)
+    return summed(dx, x), summed(dgain, gain)
 
 
-_rms_norm.defvjp(rms_norm_fwd, rms_norm_bwd)
+rms_norm.defvjp(rms_norm_fwd, rms_norm_bwd)

@@ -1,16 +1,17 @@
 """Gated linear unit with SiLU."""
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 from jaxtyping import Array, Float
 
-from jaxgrad.ops._shards import together
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import widen
 
 Pair: TypeAlias = tuple[Float[Array, "*shape"], Float[Array, "*shape"]]
 
 
+@jax.custom_vjp
 def swiglu(gate: Float[Array, "*shape"], up: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     r"""`silu(gate) * up`, elementwise.
 
@@ -20,12 +21,6 @@ def swiglu(gate: Float[Array, "*shape"], up: Float[Array, "*shape"]) -> Float[Ar
     Computed in float32 at least. Residuals: `gate` and `up`; the sigmoid is made again, where autodiff keeps it and
     the product besides. Source: Shazeer 2020, arXiv:2002.05202, eq. 6; derivation ours.
     """
-    arrays: Any = together(gate, up)
-    return _swiglu(*arrays)
-
-
-@jax.custom_vjp
-def _swiglu(gate: Float[Array, "*shape"], up: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return swiglu_fwd(gate, up)[0]
 
 
@@ -41,7 +36,7 @@ def swiglu_bwd(residuals: Pair, dy: Float[Array, "*shape"]) -> Pair:
     wide, dwide = widen(gate), widen(dy)
     s = jax.lax.logistic(wide)
     dgate = dwide * widen(up) * (s + wide * s * (1 - s))
-    return dgate.astype(gate.dtype), (dwide * wide * s).astype(up.dtype)
+    return summed(dgate, gate), summed(dwide * wide * s, up)
 
 
-_swiglu.defvjp(swiglu_fwd, swiglu_bwd)
+swiglu.defvjp(swiglu_fwd, swiglu_bwd)

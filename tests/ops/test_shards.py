@@ -1,4 +1,4 @@
-"""Weights that all shards of a batch share: sharded by `shard_map`, an op and its cotangents are what they are whole."""
+"""Weights that all shards of a batch share: an op and its cotangents are what they are without shards."""
 
 import functools
 
