@@ -27,7 +27,22 @@ SCHEMA = "jaxgrad.bench.ops/1"
 PAGE = 4096
 
 # Why a row is above its limit, by what the compiled programs showed.
-REASONS: dict[str, str] = {}
+_SAME = "the compiled program has the loops of autodiff's, of the same operations: what is measured is the machine"
+_PRODUCTS = (
+    "gates are made again from the states, eight products a step where autodiff has six: its memory is kept at the"
+    " price of time"
+)
+_LOOPS = "linear softmax log_softmax rope relu relu_squared tanh silu dropout embedding conv kl_div cross_entropy"
+REASONS = {
+    **dict.fromkeys(_LOOPS.split(), _SAME),
+    "logsumexp": "one number a row more than autodiff's: the sum is a product, whose result is an array of its own",
+    "gru": _PRODUCTS,
+    "lstm": _PRODUCTS,
+    "attention": (
+        "a scan walks one pair of blocks after another, and threads share its products; PyTorch's kernel gives each"
+        " thread blocks of its own"
+    ),
+}
 
 
 def to_json(table: list[Costs], growth: list[Costs], peaks: list[Peak]) -> dict[str, Any]:

@@ -326,7 +326,8 @@ def bench_ops(
     cases = op_cases.chosen(op or [])
     growing = [case for case in op_cases.growing() if growth and (not op or case.op in op)]
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    table, larger = [], []
+    table: list[op_costs.Costs] = []
+    larger: list[op_costs.Costs] = []
     with bar(console, len(cases) + len(growing), "operations") as update:
         peaks = measure.peaks(Place())
         for done, case in enumerate(cases):
@@ -334,10 +335,10 @@ def bench_ops(
             table.append(op_costs.measure(case, rounds, seconds))
         for done, case in enumerate(growing, len(cases)):
             update(done, case.name)
-            larger.append(op_costs.measure(case, op_costs.LONG_ROUNDS, seconds))
             if json is not None:
                 # The largest take minutes: what is known is kept if they are stopped.
                 files.write_json(json, op_report.to_json(table, larger, peaks))
+            larger.append(op_costs.measure(case, op_costs.LONG_ROUNDS, seconds))
     run = op_report.to_json(table, larger, peaks)
     if json is not None:
         files.write_json(json, run)

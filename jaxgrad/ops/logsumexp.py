@@ -32,7 +32,10 @@ def logsumexp_fwd(x: Float[Array, "*shape"], axis: int = -1) -> tuple[Float[Arra
     maximum = jax.lax.stop_gradient(wide.max(axis, keepdims=True))
     # Infinity less infinity would be NaN: a slice whose maximum is infinite is left as it is.
     shift = jnp.where(jnp.isfinite(maximum), maximum, 0)
-    total = jnp.exp(wide - shift).sum(axis, keepdims=True)
+    # As a product, for the reasons of `precision.row_sums`.
+    ones = jnp.ones(x.shape[axis], wide.dtype)
+    exps = jnp.exp(wide - shift)
+    total = jnp.expand_dims(jnp.tensordot(exps, ones, ((axis,), (0,)), precision=jax.lax.Precision.HIGHEST), axis)
     y = jnp.log(total) + shift
     return y.squeeze(axis).astype(x.dtype), (x, shift, total)
 
