@@ -29,16 +29,16 @@ PAGE = 4096
 # Why a row is above its limit, by what the compiled programs showed.
 _SAME = "the compiled program has as many loops as autodiff's and no more operations: what is measured is the machine"
 _PRODUCTS = (
-    "gates are made again from the states, eight products a step where autodiff has six: its memory is kept at the"
-    " price of time"
+    "gates are made again from the states, eight products a step where autodiff has six; that is not all of it, for a"
+    " trial that kept the gates took as long, and the rest is not found"
 )
 _LOOPS = "linear softmax log_softmax rope relu relu_squared tanh silu dropout embedding conv kl_div cross_entropy"
 REASONS = {
     **dict.fromkeys(_LOOPS.split(), _SAME),
     "logsumexp": "one number a row more than autodiff's: the sum is a product, whose result is an array of its own",
     "linear_cross_entropy": (
-        "a loop over blocks, each with its products, exponentials and sums, where autodiff has three large products; on"
-        " cores that other work takes in turns it waits at every block (three other runs had 0.79 to 0.91)"
+        "a loop over blocks, each with its products, exponentials and sums, where autodiff has three large products;"
+        " three other runs on the same shared cores had 0.79 to 0.91"
     ),
     "gru": _PRODUCTS,
     "lstm": _PRODUCTS,
