@@ -57,7 +57,7 @@ def environment(place: Place) -> dict[str, Any]:
     device = jax.devices(place.jax_device)[0]
     return {
         **parity_report.environment(),
-        **{name: _version(name) for name in ("optax", "flax", "equinox")},
+        **{name: version(name) for name in ("optax", "flax", "equinox")},
         "matmul_precision": jax_precision(),
         "cpu": _cpu_name(),
         "cores": _cores(),
@@ -136,7 +136,7 @@ def _kind(device: str) -> str:
     return "gpu" if name in ("cuda", "rocm") else name
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -173,7 +173,7 @@ def _torch_environment(place: Place) -> dict[str, Any]:
 def _table(size: dict[str, Any]) -> Table:
     title = (
         f"{size['name']}: batch {size['batch']:,}, hidden {size['hidden']:,}, vocabulary {size['vocab']};"
-        f" {_figures(size['flops_per_step'] / 1e6)} MFLOP a step"
+        f" {figures(size['flops_per_step'] / 1e6)} MFLOP a step"
     )
     caption = (
         f"{size['rounds']} rounds of {size['steps_per_round']:,} steps;"
@@ -195,17 +195,17 @@ def _cells(peer: dict[str, Any]) -> Iterable[str]:
     seconds = peer["seconds_per_step"]
     compile_seconds, temp, peak = (peer[name] for name in ("compile_seconds", "temp_bytes", "peak_fraction"))
     yield peer["name"]
-    yield _figures(1e6 * seconds["median"]) + _spread(seconds["median"], seconds)
-    yield _figures(peer["examples_per_second"])
+    yield figures(1e6 * seconds["median"]) + _spread(seconds["median"], seconds)
+    yield figures(peer["examples_per_second"])
     for ratio in (peer["to_jax_grad"], peer["to_torch"]):
         yield "-" if ratio is None else _ratio_cell(ratio)
     yield "-" if compile_seconds is None else f"{compile_seconds:.1f}"
-    yield "-" if temp is None else _figures(temp / 2**20)
+    yield "-" if temp is None else figures(temp / 2**20)
     yield "-" if peak is None else f"{100 * peak:.2g}%"
 
 
 def _ratio_cell(ratio: dict[str, float]) -> str:
-    return _figures(ratio["ratio"]) + _spread(ratio["ratio"], ratio)
+    return figures(ratio["ratio"]) + _spread(ratio["ratio"], ratio)
 
 
 def _spread(middle: float, quartiles: dict[str, float]) -> str:
@@ -214,7 +214,7 @@ def _spread(middle: float, quartiles: dict[str, float]) -> str:
     return f" ±{100 * farther / middle:.0f}%"
 
 
-def _figures(value: float) -> str:
+def figures(value: float) -> str:
     """Two figures at least."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 1 else f"{value:.2g}"
 

@@ -1,5 +1,6 @@
 """Times of several functions, taken in turns so that a busy moment of the machine hits them all."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,10 +34,11 @@ def rounds_of(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for at in range(rounds + 1):
         tell(at)
-        for name, call in calls.items():
+        # In another order each round, because what ran before a call, and the state it left, are part of its time.
+        for name in random.Random(at).sample(list(calls), len(calls)):
             time.sleep(pause)
             began = time.perf_counter()
-            jax.block_until_ready(call())
+            jax.block_until_ready(calls[name]())
             if at:
                 seconds[name].append(time.perf_counter() - began)
     return seconds

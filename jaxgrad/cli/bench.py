@@ -297,3 +297,49 @@ def bench_check(
             console.print(f"{row['title']}, {row['who']}: {row['why']}", highlight=False)
     if any(row["why"] for row in rows):
         raise typer.Exit(1)
+
+
+@app.command("ops")
+def bench_ops(
+    op: Annotated[list[str] | None, typer.Option(help="An operation by its name; may be repeated.")] = None,
+    growth: Annotated[bool, typer.Option(help="Larger sizes too, for the picture; minutes.")] = True,
+    rounds: Annotated[int, typer.Option(min=3, help="Interleaved rounds; their median and quartiles are shown.")] = 9,
+    seconds: Annotated[float, typer.Option(min=0.001, help="How long a round of one form lasts at least.")] = 0.05,
+    json: Annotated[Path | None, typer.Option(help="Write everything as JSON, schema jaxgrad.bench.ops/1.")] = None,
+) -> None:
+    """What each operation with its gradient costs, beside jax.grad, jax.nn, optax, Flax, tokamax and PyTorch.
+
+    Values are compared first; time, temporary memory and compilation are shown, with the limit that is set for each.
+
+    Example: jaxgrad bench ops --op attention --op gelu --no-growth
+    """
+    # Compile times are shown, so none may come from a cache. PyTorch's threads would spin through the next form's turn.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    from rich.console import Console
+
+    from jaxgrad import files
+    from jaxgrad.bench import measure, op_cases, op_costs, op_report
+    from jaxgrad.bench.peers import Place
+
+    cases = op_cases.chosen(op or [])
+    growing = [case for case in op_cases.growing() if growth and (not op or case.op in op)]
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    table: list[op_costs.Costs] = []
+    larger: list[op_costs.Costs] = []
+    with bar(console, len(cases) + len(growing), "operations") as update:
+        peaks = measure.peaks(Place())
+        for done, case in enumerate(cases):
+            update(done, case.name)
+            table.append(op_costs.measure(case, rounds, seconds))
+        for done, case in enumerate(growing, len(cases)):
+            update(done, case.name)
+            if json is not None:
+                # The largest take minutes: what is known is kept if they are stopped.
+                files.write_json(json, op_report.to_json(table, larger, peaks))
+            larger.append(op_costs.measure(case, op_costs.LONG_ROUNDS, seconds))
+    run = op_report.to_json(table, larger, peaks)
+    if json is not None:
+        files.write_json(json, run)
+    console.print(op_report.tables(run))

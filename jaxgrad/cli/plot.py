@@ -206,6 +206,22 @@ def bench(
     _save(plot.figure(compare.load(file), _theme(dark)), path)
 
 
+@app.command()
+def ops(
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="What jaxgrad bench ops --json wrote.")],
+    out: OutOption = None,
+    dark: DarkOption = False,
+) -> None:
+    """Time and memory of operations as rows, vocabulary and sequence grow.
+
+    Example: jaxgrad plot ops a.json --out a.svg
+    """
+    from jaxgrad.bench import op_plot, op_report
+
+    path = _place(out, file.with_suffix(""), dark)
+    _save(op_plot.figure(op_report.load(file), _theme(dark)), path)
+
+
 def _theme(dark: bool) -> "Theme":
     from jaxgrad.plots import DARK, LIGHT
 

@@ -169,7 +169,7 @@ def miscounted(program: Program, index: int) -> Iterator[Mistake]:
                 value = math.copysign(wrong, constant)
                 run = _with_operand(step, place, functools.partial(jnp.full_like, fill_value=value))
                 words = f"{name}, that is {value:.6g} for {constant:.6g} (n is {n})"
-                yield _changed(program, step, run, f"{ordinal}: {name}", words)
+                yield Mistake(f"{ordinal}: {name}", words, step._replace(run=run))
 
 
 def _forms(n: int) -> Iterator[tuple[int, str, float, float]]:
@@ -193,7 +193,8 @@ def missing_transpose(program: Program, index: int) -> Iterator[Mistake]:
         rows, columns = program.shapes[slot].shape
         if rows == columns and tuple(contracted[place]) == (1 - usual[place],):
             run = _with_operand(step, place, lambda a: a.T)
-            yield _changed(program, step, run, ordinal, f"the transpose of {_name(program, slot)} is left out")
+            words = f"the transpose of {_name(program, slot)} is left out"
+            yield Mistake(ordinal, words, step._replace(run=run))
 
 
 def other_side(program: Program, index: int) -> Iterator[Mistake]:
@@ -245,8 +246,8 @@ def stopped_path(program: Program, index: int) -> Iterator[Mistake]:
     for place, (ordinal, slot) in enumerate(_ordinals(step)):
         uses = sum(slot in other.operands for other in used) + list(program.outputs.values()).count(slot)
         if uses > 1 and slot not in forward and slot not in program.constants and holds_floats(program, slot):
-            run = _with_operand(step, place, jnp.zeros_like)
-            yield _changed(program, step, run, ordinal, f"stop_gradient on this use of {_name(program, slot)}")
+            words = f"stop_gradient on this use of {_name(program, slot)}"
+            yield Mistake(ordinal, words, step._replace(run=_with_operand(step, place, jnp.zeros_like)))
 
 
 def wrong_power(program: Program, index: int) -> Iterator[Mistake]:
@@ -312,9 +313,9 @@ def _changed(program: Program, step: Step, run: Callable[..., Any], variant: str
     return Mistake(variant, words, step._replace(run=in_shape))
 
 
-def _with_operand(step: Step, place: int, change: Callable[[Any], Any]) -> Callable[..., Any]:
-    """What the step does, with `change` done to one of its operands first."""
-    return lambda *operands: step.run(*(change(a) if k == place else a for k, a in enumerate(operands)))[0]
+def _with_operand(step: Step, place: int, change: Callable[[Any], Any]) -> Callable[..., Sequence[Any]]:
+    """What the step does, a loop's every result too, with `change` done to one of its operands first."""
+    return lambda *operands: step.run(*(change(a) if k == place else a for k, a in enumerate(operands)))
 
 
 def _swapped(step: Step, place: int, other: int, variant: str, words: str) -> Mistake:

@@ -18,6 +18,13 @@ def together(*arrays: Array | None) -> tuple[Array | None, ...]:
     return tuple(array if array is None else _varying(array, axes) for array in arrays)
 
 
+def summed(cotangent: Float[Array, "*shape"], like: Array) -> Float[Array, "*shape"]:
+    """A cotangent added up over the shards that share the argument `like`, in that one's type."""
+    axes = varying_axes(cotangent) - varying_axes(like)
+    total = jax.lax.psum(cotangent, tuple(sorted(axes))) if axes else cotangent
+    return total.astype(like.dtype)
+
+
 def zeros(shape: tuple[int, ...], dtype: jnp.dtype, like: Array) -> Float[Array, "..."]:
     """Zeros that a loop may add to what varies as `like` does."""
     return _varying(jnp.zeros(shape, dtype), varying_axes(like))

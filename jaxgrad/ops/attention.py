@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +11,31 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgrad.errors import JaxgradError
+from jaxgrad.ops import _attention_kernels
 from jaxgrad.ops._shards import together, zeros
 from jaxgrad.ops.precision import accumulation_dtype, widen
 
 # The scores of 256 queries and 256 keys are 256 KiB a head in float32: they stay in a core's cache, and products of
 # that size run near their peak. Blocks of 512 were no faster.
 BLOCK = 256
+# Of the kernels, the width of a TPU's register.
+KERNEL_BLOCK = 128
+
+Implementation: TypeAlias = Literal["xla", "pallas", "interpret"]
 
 
 class Options(NamedTuple):
-    """What is static. A query at i sees keys from i - left to i + right, where these are given."""
+    """What is static. A query at i sees keys from i - left to i + right, where these are given.
+
+    `kernel` is the platform of the Pallas form, None for XLA's.
+    """
 
     left: int | None
     right: int | None
     scale: float
     soft_cap: float | None
     block: int
+    kernel: str | None = None
 
 
 class Data(NamedTuple):
@@ -46,7 +55,7 @@ class Residuals(NamedTuple):
     v: Float[Array, "b t g e"]
     data: Data
     out: Float[Array, "b s h e"]
-    log_sums: Float[Array, "b g r s"]
+    log_sums: Float[Array, "b g r s"] | Float[Array, "b h s"]
 
 
 class Blocked(NamedTuple):
@@ -71,6 +80,7 @@ def attention(
     scale: float | None = None,
     soft_cap: float | None = None,
     block: int = BLOCK,
+    implementation: Implementation = "xla",
 ) -> Float[Array, "b s h e"]:
     r"""`softmax(scale * q @ k.T + bias) @ v` for each head, over the keys that a query may see.
 
@@ -106,6 +116,8 @@ def attention(
         scale: of the products; by default `d ** -0.5`.
         soft_cap: bounds the scaled products by `soft_cap * tanh(z / soft_cap)`.
         block: at most so many queries and keys in a block.
+        implementation: "xla" everywhere; "pallas" for kernels on a GPU or a TPU, which have no bias and no second
+            derivatives; or "interpret" for those kernels as slow programs of any platform, to check them.
 
     Raises:
         JaxgradError: shapes that do not fit, or an option that is out of its range.
@@ -117,11 +129,12 @@ def attention(
         True
     """
     _check(q, k, v, bias, soft_cap, block)
+    kernel = _kernel(implementation, bias)
     keys = segment_ids if key_segment_ids is None else key_segment_ids
     left, right = (window, window) if window is None or isinstance(window, int) else window
     if causal:
         right = 0 if right is None else min(right, 0)
-    options = Options(left, right, q.shape[-1] ** -0.5 if scale is None else scale, soft_cap, block)
+    options = Options(left, right, q.shape[-1] ** -0.5 if scale is None else scale, soft_cap, block, kernel)
     arrays: Any = together(q, k, v, bias, segment_ids, keys, key_mask)
     return _attention(*arrays[:3], Data(*arrays[3:]), options)
 
@@ -137,6 +150,9 @@ def attention_fwd(
     q: Float[Array, "b s h d"], k: Float[Array, "b t g d"], v: Float[Array, "b t g e"], data: Data, options: Options
 ) -> tuple[Float[Array, "b s h e"], Residuals]:
     """The output and the residuals."""
+    if options.kernel is not None:
+        y, log_sums = _attention_kernels.forward(q, k, v, *_ids(q, k, data), _static(q, k, options))
+        return y, Residuals(q, k, v, data, y, log_sums)
     queries, keys = _blocked(q.shape[1], options), _blocked(k.shape[1], options)
     arrays = _by_heads(q, queries, k.shape[2]), _by_heads(k, keys), _by_heads(v, keys)
     acc, blocks = accumulation_dtype(q, k, v), _data_blocks(data, queries, keys, k.shape[2])
@@ -176,6 +192,9 @@ def attention_bwd(
 ) -> tuple[Float[Array, "b s h d"], Float[Array, "b t g d"], Float[Array, "b t g e"], Data]:
     """Cotangents of `q`, `k`, `v` and `bias`; integers and masks have none."""
     q, k, v, data, out, log_sums = residuals
+    if options.kernel is not None:
+        of_arrays = _attention_kernels.backward(q, k, v, *_ids(q, k, data), out, log_sums, dout, _static(q, k, options))
+        return *of_arrays, Data(None, None, None, None)
     queries, keys = _blocked(q.shape[1], options), _blocked(k.shape[1], options)
     acc, groups = accumulation_dtype(q, k, v), k.shape[2]
     arrays = _by_heads(q, queries, groups), _by_heads(k, keys), _by_heads(v, keys)
@@ -380,6 +399,40 @@ def _is_whole(size: int, blocked: Blocked) -> bool:
 def _bias_whole(dbias: Float[Array, "#b #g #r #s #t"], bias: Float[Array, "#b #h #s #t"]) -> Float[Array, "..."]:
     b, h, s, t = bias.shape
     return dbias[..., :s, :t].reshape(b, h, s, t).astype(bias.dtype)
+
+
+def _kernel(implementation: Implementation, bias: Array | None) -> str | None:
+    """The platform of the kernels, None for XLA's form."""
+    if implementation == "xla":
+        return None
+    if implementation not in ("pallas", "interpret"):
+        raise JaxgradError(f"implementation is {implementation!r}; choose 'xla', 'pallas' or 'interpret'")
+    if bias is not None:
+        raise JaxgradError("the kernels of attention have no bias; use implementation='xla' with one")
+    if implementation == "interpret":
+        return implementation
+    platform = jax.default_backend()
+    if platform not in ("gpu", "tpu"):
+        raise JaxgradError(
+            f"the kernels of attention compile for gpu and tpu, and this is {platform}; use implementation='xla'"
+            " ('interpret' runs them anywhere, slowly, to check them)"
+        )
+    return platform
+
+
+def _static(q: Array, k: Array, options: Options) -> _attention_kernels.Static:
+    """Blocks of the kernels are powers of two."""
+    block = max(_attention_kernels.LEAST, 1 << (min(options.block, KERNEL_BLOCK).bit_length() - 1))
+    left, right, scale, soft_cap, _, platform = options
+    return _attention_kernels.Static(left, right, scale, soft_cap, q.shape[2] // k.shape[2], block, str(platform))
+
+
+def _ids(q: Array, k: Array, data: Data) -> tuple[Int[Array, "b s"], Int[Array, "b t"]]:
+    """Segments of queries and keys, one that no query has for keys that are masked."""
+    own, theirs = data.query_segments, data.key_segments
+    own = jnp.zeros(q.shape[:2], jnp.int32) if own is None else own.astype(jnp.int32)
+    theirs = jnp.zeros(k.shape[:2], jnp.int32) if theirs is None else theirs.astype(jnp.int32)
+    return own, theirs if data.key_mask is None else jnp.where(data.key_mask, theirs, _attention_kernels.NONE)
 
 
 def _check(q: Array, k: Array, v: Array, bias: Array | None, soft_cap: float | None, block: int) -> None:

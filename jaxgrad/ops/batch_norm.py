@@ -8,6 +8,7 @@ import jax
 from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float
 
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import widen
 
 Residuals: TypeAlias = tuple[Float[Array, "*batch d"], Float[Array, " d"], Float[Array, "... d"]]
@@ -66,8 +67,8 @@ def batch_norm_bwd(
     dx = scale * (wide - by_mean - wide_x_hat * by_var)
     return (
         dx.astype(x_hat.dtype),
-        dgain.reshape(gain.shape).astype(gain.dtype),
-        dbias.reshape(gain.shape).astype(gain.dtype),
+        summed(dgain.reshape(gain.shape), gain),
+        summed(dbias.reshape(gain.shape), gain),
     )
 
 

@@ -9,6 +9,7 @@ from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float
 
 from jaxgrad.errors import JaxgradError
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import widen
 
 Outputs: TypeAlias = tuple[Float[Array, "*batch d"], Float[Array, " d"], Float[Array, " d"]]
@@ -84,9 +85,9 @@ def batch_norm_running_bwd(
     scale, by_mean, by_var, of_mean, of_var = (broadcast_to_rank(v, x.ndim) for v in by_feature)
     dx = scale * (dy - by_mean - x_hat * by_var) + of_mean + diff * of_var
     return (
-        dx.astype(x.dtype),
-        dgain.astype(gain.dtype),
-        dbias.astype(gain.dtype),
+        summed(dx, x),
+        summed(dgain, gain),
+        summed(dbias, gain),
         ((1 - momentum) * dmean).astype(like_mean.dtype),
         ((1 - momentum) * dvar).astype(like_var.dtype),
     )

@@ -114,7 +114,8 @@ def cross_entropy_fwd(
     shifted = wide - maximum
     log_sum = jnp.log(jnp.exp(shifted).sum(-1))
     counted, row_targets = rows_of(targets, weights, options, wide.dtype)
-    picked = jnp.take_along_axis(shifted, row_targets[..., None], axis=-1, mode="fill")[..., 0]
+    # From the logits themselves: what a gather reads is stored.
+    picked = jnp.take_along_axis(wide, row_targets[..., None], axis=-1, mode="fill")[..., 0] - maximum[..., 0]
     smooth = shifted.sum(-1) / logits.shape[-1] if options.label_smoothing else None
     statistics = Statistics(maximum[..., 0], log_sum)
     losses = row_losses(statistics, picked, smooth, options)
@@ -208,8 +209,8 @@ def logits_cotangent(
     options: Options,
 ) -> Float[Array, "*batch c"]:
     """Cotangent of the logits before the cap, from those after it: all columns of a row, or some of `classes`."""
-    # First the maximum, then the logarithm: their sum would lose the digits of the latter beside large logits.
-    probs = jnp.exp((logits - statistics.maximum[..., None]) - statistics.log_sum[..., None])
+    # The exponentials are those of the forward, which a compiler that sees both passes makes once.
+    probs = jnp.exp(logits - statistics.maximum[..., None]) * jnp.exp(-statistics.log_sum)[..., None]
     if options.z_loss:
         probs = probs * (1 + 2 * options.z_loss * (statistics.maximum + statistics.log_sum)[..., None])
     one_hot = hit.astype(logits.dtype)

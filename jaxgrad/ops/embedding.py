@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import accumulation_dtype
 
 Residuals: TypeAlias = tuple[Float[Array, "rows 0"], Int[Array, "*batch"]]
@@ -45,7 +46,7 @@ def embedding_bwd(
     dtable = scatter_rows(ids.reshape(-1), dy.reshape(-1, dy.shape[-1]), table.shape[0])
     if padding_index is not None:
         dtable = dtable.at[padding_index].set(0)
-    return dtable.astype(table.dtype), None
+    return summed(dtable, table), None
 
 
 def scatter_rows(ids: Int[Array, " n"], dy: Float[Array, "n d"], rows: int) -> Float[Array, "rows d"]:

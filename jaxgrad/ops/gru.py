@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgrad.ops._shards import together
+from jaxgrad.ops._sequences import in_chunks, whole
+from jaxgrad.ops._shards import together, zeros
 from jaxgrad.ops.precision import accumulation_dtype, widen
 
 
@@ -32,9 +33,9 @@ def gru(x: Float[Array, "t b d"], h: Float[Array, "b n"], weights: GruWeights) -
     $$du_z = dv_z = dh'\,(h - c)\,z\,(1-z), \qquad dh = dh'\,z + dv\,W'^\top,$$
     and $dW = \sum_t x_t^\top du$, $dW' = \sum_t h^\top dv$, $dx_t = du\,W^\top$, biases summing $du$ and $dv$.
 
-    All states are known in the backward, so the gates of all steps come from two products, outside of the loop, as do
-    the cotangents of weights and inputs; only $dh$ goes through time. Autodiff keeps every gate and product of each
-    step and adds to the weights' cotangents in each. Products accumulate in float32 at least.
+    All states are known in the backward, so the gates of many steps come from two products, outside of the loop over
+    them, as do the cotangents of weights and inputs; only $dh$ goes through time. Autodiff keeps every gate and product
+    of each step and adds to the weights' cotangents in each. Products accumulate in float32 at least.
     Residuals: the arguments and the output. Source: Cho et al. 2014, arXiv:1406.1078, in PyTorch's and cuDNN's form;
     derivation ours.
     """
@@ -57,7 +58,10 @@ def gru_fwd(
         new = ((1 - z) * c + z * widen(h)).astype(h.dtype)
         return new, new
 
-    _, states = jax.lax.scan(step, h, _affine(x, weights.of_x, weights.bias_x))
+    def of_chunk(h: Array, x: Array) -> tuple[Array, Array]:
+        return jax.lax.scan(step, h, _affine(x, weights.of_x, weights.bias_x))
+
+    states = whole(jax.lax.scan(of_chunk, h, in_chunks(x))[1])
     return states, (x, h, weights, states)
 
 
@@ -67,7 +71,6 @@ def gru_bwd(
     """Cotangents of `x`, `h` and the weights."""
     x, h, weights, states = residuals
     before = jnp.concatenate((h[None], states[:-1]))
-    r, z, c, v_c = _gates(_affine(x, weights.of_x, weights.bias_x), _affine(before, weights.of_h, weights.bias_h))
 
     def step(dh: Array, at: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
         dstate, r, z, c, v_c, h = at
@@ -78,11 +81,18 @@ def gru_bwd(
         dv = jnp.concatenate((du_r, du_z, du_c * r), -1)
         return dnew * z + dv @ widen(weights.of_h).T, (jnp.concatenate((du_r, du_z, du_c), -1), dv)
 
-    along = (dstates, r, z, c, v_c, before)
-    dh, (du, dv) = jax.lax.scan(step, jnp.zeros_like(r[0]), along, reverse=True)
-    dx = (du @ widen(weights.of_x).T).astype(x.dtype)
-    dweights = GruWeights(_product(x, du), _product(before, dv), du.sum((0, 1)), dv.sum((0, 1)))
-    return dx, dh.astype(h.dtype), jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
+    def of_chunk(carried: tuple[Array, GruWeights], at: tuple[Array, ...]) -> tuple[tuple[Array, GruWeights], Array]:
+        (dh, sums), (x, before, dstates) = carried, at
+        gates = _gates(_affine(x, weights.of_x, weights.bias_x), _affine(before, weights.of_h, weights.bias_h))
+        dh, (du, dv) = jax.lax.scan(step, dh, (dstates, *gates, before), reverse=True)
+        parts = GruWeights(_product(x, du), _product(before, dv), du.sum((0, 1)), dv.sum((0, 1)))
+        return (dh, jax.tree.map(jnp.add, sums, parts)), (du @ widen(weights.of_x).T).astype(x.dtype)
+
+    acc = accumulation_dtype(x, h, *weights)
+    start = jax.tree.map(lambda array: zeros(array.shape, acc, x), (h, weights))
+    along = tuple(map(in_chunks, (x, before, dstates)))
+    (dh, dweights), dx = jax.lax.scan(of_chunk, start, along, reverse=True)
+    return whole(dx), dh.astype(h.dtype), jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
 
 
 def _affine(x: Float[Array, "*b d"], w: Float[Array, "d n"], bias: Float[Array, " n"]) -> Float[Array, "*b n"]:

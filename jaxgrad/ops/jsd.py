@@ -1,18 +1,29 @@
 """Jensen-Shannon divergence of two rows of logits."""
 
 import functools
-import math
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgrad.errors import JaxgradError
-from jaxgrad.ops.log_softmax import log_softmax_fwd
+from jaxgrad.ops._shards import summed
+from jaxgrad.ops.log_softmax import Statistics, distribution, statistics
 from jaxgrad.ops.precision import widen
 
 Pair: TypeAlias = tuple[Float[Array, "*batch v"], Float[Array, "*batch v"]]
+
+
+class Residuals(NamedTuple):
+    """`of_p` and `statistics_p` are of each row: KL(p, m), and what makes p from its logits; likewise for q."""
+
+    logits_p: Float[Array, "*batch v"]
+    logits_q: Float[Array, "*batch v"]
+    statistics_p: Statistics
+    statistics_q: Statistics
+    of_p: Float[Array, "*batch 1"]
+    of_q: Float[Array, "*batch 1"]
 
 
 def jsd(
@@ -24,8 +35,9 @@ def jsd(
     by $-\sum_k m_k \log m_k$ alone, so $\partial J/\partial p_k = \beta\,\ell_k$ up to a constant, which a softmax's
     derivative sends to 0. For the logits $a$ of $p$, and likewise for those of $q$ with $1-\beta$,
     $$da_j = dJ\,\beta\,p_j\,\Bigl(\ell_j - \sum_k p_k\,\ell_k\Bigr) .$$
+    The sum is the divergence of $p$ from $m$, which the forward has: the backward sums nothing.
 
-    `beta` is static. The result is float32 at least. Residuals: both logits.
+    `beta` is static. The result is float32 at least. Residuals: both logits and six numbers a row.
     Raises `JaxgradError` for a share outside of (0, 1). Source: Lin 1991, generalised by its weights; derivation ours.
     """
     if not 0 < beta < 1:
@@ -40,26 +52,32 @@ def _jsd(logits_p: Float[Array, "*batch v"], logits_q: Float[Array, "*batch v"],
 
 def jsd_fwd(
     logits_p: Float[Array, "*batch v"], logits_q: Float[Array, "*batch v"], beta: float
-) -> tuple[Float[Array, "*batch"], Pair]:
-    """The divergences and the residuals, both logits."""
-    p, of_p, q, of_q = _to_mixture(logits_p, logits_q, beta)
-    return (beta * p * of_p + (1 - beta) * q * of_q).sum(-1), (logits_p, logits_q)
+) -> tuple[Float[Array, "*batch"], Residuals]:
+    """The divergences and the residuals."""
+    of_rows = statistics(logits_p), statistics(logits_q)
+    p, to_p, q, to_q = _to_mixture(logits_p, logits_q, *of_rows, beta)
+    of_p, of_q = (p * to_p).sum(-1, keepdims=True), (q * to_q).sum(-1, keepdims=True)
+    return (beta * of_p + (1 - beta) * of_q)[..., 0], Residuals(logits_p, logits_q, *of_rows, of_p, of_q)
 
 
-def jsd_bwd(beta: float, residuals: Pair, djsd: Float[Array, "*batch"]) -> Pair:
+def jsd_bwd(beta: float, residuals: Residuals, djsd: Float[Array, "*batch"]) -> Pair:
     """Cotangents of both logits."""
-    p, of_p, q, of_q = _to_mixture(*residuals, beta)
+    logits_p, logits_q, statistics_p, statistics_q, of_p, of_q = residuals
+    p, to_p, q, to_q = _to_mixture(logits_p, logits_q, statistics_p, statistics_q, beta)
     wide = widen(djsd)[..., None]
-    dp = wide * beta * p * (of_p - (p * of_p).sum(-1, keepdims=True))
-    dq = wide * (1 - beta) * q * (of_q - (q * of_q).sum(-1, keepdims=True))
-    return dp.astype(residuals[0].dtype), dq.astype(residuals[1].dtype)
+    dp, dq = wide * beta * p * (to_p - of_p), wide * (1 - beta) * q * (to_q - of_q)
+    return summed(dp, logits_p), summed(dq, logits_q)
 
 
-def _to_mixture(logits_p: Array, logits_q: Array, beta: float) -> tuple[Array, Array, Array, Array]:
+def _to_mixture(
+    logits_p: Array, logits_q: Array, of_p: Statistics, of_q: Statistics, beta: float
+) -> tuple[Array, Array, Array, Array]:
     """Each distribution with the logarithm of its ratio to the mixture."""
-    log_p, log_q = log_softmax_fwd(widen(logits_p))[0], log_softmax_fwd(widen(logits_q))[0]
-    log_m = jnp.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
-    return jnp.exp(log_p), log_p - log_m, jnp.exp(log_q), log_q - log_m
+    (p, log_p), (q, log_q) = distribution(logits_p, of_p), distribution(logits_q, of_q)
+    mixture = beta * p + (1 - beta) * q
+    # Where both are 0 in their type, so is what the logarithm is multiplied with; it need only be finite.
+    log_m = jnp.log(jnp.maximum(mixture, jnp.finfo(mixture.dtype).tiny))
+    return p, log_p - log_m, q, log_q - log_m
 
 
 _jsd.defvjp(jsd_fwd, jsd_bwd)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import accumulation_dtype
 
 Residuals: TypeAlias = tuple[Float[Array, "*batch d_in"], Float[Array, "d_in d_out"], Float[Array, " d_out"] | None]
@@ -44,10 +45,10 @@ def linear_bwd(
 ) -> tuple[Float[Array, "*batch d_in"], Float[Array, "d_in d_out"], Float[Array, " d_out"] | None]:
     """Cotangents of `x`, `w` and `b` (None without a bias)."""
     x, w, b = residuals
-    dx = _product(dy, w.T).astype(x.dtype)
+    dx = summed(_product(dy, w.T), x)
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    dw = _product(rows.T, drows).astype(w.dtype)
-    db = None if b is None else drows.sum(0, dtype=accumulation_dtype(drows)).astype(b.dtype)
+    dw = summed(_product(rows.T, drows), w)
+    db = None if b is None else summed(drows.sum(0, dtype=accumulation_dtype(drows)), b)
     return dx, dw, db
 
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgrad.ops._shards import together
+from jaxgrad.ops._sequences import in_chunks, whole
+from jaxgrad.ops._shards import together, zeros
 from jaxgrad.ops.precision import accumulation_dtype, widen
 
 
@@ -36,9 +37,9 @@ def lstm(x: Float[Array, "t b d"], h: Float[Array, "b n"], c: Float[Array, "b n"
     $$du_g = \gamma\,i\,(1-g^2), \qquad dc = \gamma f, \qquad dh = du\,W'^\top,$$
     and $dW = \sum_t x_t^\top du$, $dW' = \sum_t h^\top du$, $dx_t = du\,W^\top$, $db = \sum_t du$.
 
-    States and cells are known in the backward, so the gates of all steps come from two products, outside of the loop,
-    as do the cotangents of weights and inputs; only $dh$ and $dc$ go through time. Products accumulate in float32 at
-    least. Residuals: the arguments, the states and the cells; autodiff keeps every gate besides.
+    States and cells are known in the backward, so the gates of many steps come from two products, outside of the loop
+    over them, as do the cotangents of weights and inputs; only $dh$ and $dc$ go through time. Products accumulate in
+    float32 at least. Residuals: the arguments, the states and the cells; autodiff keeps every gate besides.
     Source: Hochreiter & Schmidhuber 1997 with Gers et al. 2000, as in PyTorch; derivation ours.
     """
     arrays = together(x, h, c, *weights)
@@ -62,9 +63,13 @@ def lstm_fwd(
         state = (o * jnp.tanh(new)).astype(h.dtype)
         return (state, new), (state, new)
 
-    of_x = _product(x, weights.of_x) + jax.lax.broadcast_to_rank(widen(weights.bias), x.ndim)
+    def of_chunk(carried: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        bias = jax.lax.broadcast_to_rank(widen(weights.bias), x.ndim)
+        return jax.lax.scan(step, carried, _product(x, weights.of_x) + bias)
+
     # Cells are kept in the wide type: they are sums over time.
-    (_, last), (states, cells) = jax.lax.scan(step, (h, widen(c)), of_x)
+    (_, last), kept = jax.lax.scan(of_chunk, (h, widen(c)), in_chunks(x))
+    states, cells = map(whole, kept)
     return (states, last.astype(c.dtype)), (x, h, c, weights, states, cells)
 
 
@@ -75,8 +80,6 @@ def lstm_bwd(
     x, h, c, weights, states, cells = residuals
     dstates, dlast = cotangents
     before, cells_before = jnp.concatenate((h[None], states[:-1])), jnp.concatenate((widen(c)[None], cells[:-1]))
-    bias = jax.lax.broadcast_to_rank(widen(weights.bias), x.ndim)
-    gates = _gates(_product(x, weights.of_x) + _product(before, weights.of_h) + bias)
 
     def step(carried: tuple[Array, Array], at: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
         (dh, dc), (dstate, i, f, g, o, cell, cell_before) = carried, at
@@ -87,12 +90,23 @@ def lstm_bwd(
         du = jnp.concatenate((du_i, du_f, du_g, du_o), -1)
         return (du @ widen(weights.of_h).T, dcell * f), du
 
-    start = jnp.zeros_like(cells[0]), widen(dlast)
-    (dh, dc), du = jax.lax.scan(step, start, (dstates, *gates, cells, cells_before), reverse=True)
-    rows = du.reshape(-1, du.shape[-1])
-    of_x, of_h = (widen(a).reshape(-1, a.shape[-1]).T @ rows for a in (x, before))
-    dweights = LstmWeights(of_x, of_h, rows.sum(0))
-    dx = (du @ widen(weights.of_x).T).astype(x.dtype)
+    def of_chunk(
+        carried: tuple[tuple[Array, Array], LstmWeights], at: tuple[Array, ...]
+    ) -> tuple[tuple[tuple[Array, Array], LstmWeights], Array]:
+        (backward, sums), (x, before, dstates, cells, cells_before) = carried, at
+        bias = jax.lax.broadcast_to_rank(widen(weights.bias), x.ndim)
+        gates = _gates(_product(x, weights.of_x) + _product(before, weights.of_h) + bias)
+        backward, du = jax.lax.scan(step, backward, (dstates, *gates, cells, cells_before), reverse=True)
+        rows = du.reshape(-1, du.shape[-1])
+        of_x, of_h = (widen(a).reshape(-1, a.shape[-1]).T @ rows for a in (x, before))
+        parts = LstmWeights(of_x, of_h, rows.sum(0))
+        return (backward, jax.tree.map(jnp.add, sums, parts)), (du @ widen(weights.of_x).T).astype(x.dtype)
+
+    acc = accumulation_dtype(x, h, c, *weights)
+    start = jax.tree.map(lambda array: zeros(array.shape, acc, x), (h, weights))
+    along = tuple(map(in_chunks, (x, before, dstates, cells, cells_before)))
+    ((dh, dc), dweights), dx = jax.lax.scan(of_chunk, ((start[0], widen(dlast)), start[1]), along, reverse=True)
+    dx = whole(dx)
     narrow = jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
     return dx, dh.astype(h.dtype), dc.astype(c.dtype), narrow
 

@@ -7,7 +7,8 @@ import jax
 from jax.lax import broadcast_to_rank
 from jaxtyping import Array, Float
 
-from jaxgrad.ops.precision import widen
+from jaxgrad.ops._shards import summed
+from jaxgrad.ops.precision import row_sums, widen
 
 Residuals: TypeAlias = tuple[Float[Array, "*batch d"], Float[Array, "*batch 1"], Float[Array, " d"]]
 
@@ -35,7 +36,7 @@ def rms_norm_fwd(
 ) -> tuple[Float[Array, "*batch d"], Residuals]:
     """The output and the residuals `(x, r, gain)`."""
     wide = widen(x)
-    rms_inv = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + eps)
+    rms_inv = jax.lax.rsqrt(row_sums(wide * wide) / x.shape[-1] + eps)
     factor = broadcast_to_rank(widen(gain) + offset, x.ndim)
     return (factor * (wide * rms_inv)).astype(x.dtype), (x, rms_inv, gain)
 
@@ -45,11 +46,12 @@ def rms_norm_bwd(
 ) -> tuple[Float[Array, "*batch d"], Float[Array, " d"]]:
     """Cotangents of `x` and `gain`; `eps` is already inside the residual `r`."""
     x, rms_inv, gain = residuals
-    wide, x_hat = widen(dy), widen(x) * rms_inv
-    dgain = (wide * x_hat).sum(tuple(range(dy.ndim - 1)))
-    dx_hat = wide * broadcast_to_rank(widen(gain) + offset, dy.ndim)
-    along_x_hat = (dx_hat * x_hat).mean(-1, keepdims=True)
-    return (rms_inv * (dx_hat - x_hat * along_x_hat)).astype(x.dtype), dgain.astype(gain.dtype)
+    wide, factor, x_hat = widen(dy), widen(gain) + offset, widen(x) * rms_inv
+    by_x_hat = wide * x_hat
+    dgain = by_x_hat.sum(tuple(range(dy.ndim - 1)))
+    along_x_hat = row_sums(by_x_hat, factor) / x.shape[-1]
+    dx = rms_inv * (wide * broadcast_to_rank(factor, dy.ndim) - x_hat * along_x_hat)
+    return summed(dx, x), summed(dgain, gain)
 
 
 rms_norm.defvjp(rms_norm_fwd, rms_norm_bwd)

@@ -5,6 +5,7 @@ from typing import TypeAlias
 import jax
 from jaxtyping import Array, Float
 
+from jaxgrad.ops._shards import summed
 from jaxgrad.ops.precision import widen
 
 Pair: TypeAlias = tuple[Float[Array, "*shape"], Float[Array, "*shape"]]
@@ -35,7 +36,7 @@ def swiglu_bwd(residuals: Pair, dy: Float[Array, "*shape"]) -> Pair:
     wide, dwide = widen(gate), widen(dy)
     s = jax.lax.logistic(wide)
     dgate = dwide * widen(up) * (s + wide * s * (1 - s))
-    return dgate.astype(gate.dtype), (dwide * wide * s).astype(up.dtype)
+    return summed(dgate, gate), summed(dwide * wide * s, up)
 
 
 swiglu.defvjp(swiglu_fwd, swiglu_bwd)

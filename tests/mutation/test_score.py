@@ -429,6 +429,22 @@ def test_mistakes_in_the_body_of_a_loop_are_made_and_shown_there():
     assert not mutate.mutation_score(running, check, X).survived
 
 
+def test_a_stopped_path_into_a_loop_leaves_all_its_results():
+    def bwd(x):
+        def chunk(d, x):
+            return jax.lax.scan(lambda d, x: (d + x, d * x), d, x)
+
+        return jax.lax.scan(chunk, x[0, 0], x)
+
+    x = jnp.arange(12.0).reshape(2, 2, 3)
+    program = programs.trace(bwd, x).program
+    stopped = [m for m in mutate.mutants_of(program) if m.operator == "a path stopped"]
+    assert any(m.step.name == "scan" for m in stopped)
+    for mutant in stopped:
+        shapes = jax.eval_shape(mutate.as_backward(bwd, mutant), x)
+        assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, jax.eval_shape(bwd, x))
+
+
 SUBJECT = """
 import jax.numpy as jnp
 

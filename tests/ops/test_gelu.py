@@ -66,4 +66,4 @@ def test_every_mistake_in_the_backward_pass_is_more_than_parity_forgives(approxi
     assert len(score.killed) > 10
     assert score.survived == ()
     # To take Phi or tanh from the forward pass, which has made it too, is no mistake.
-    assert {mutant.operator for mutant in score.equivalent} == {"a stale operand"}
+    assert {mutant.operator for mutant in score.equivalent} <= {"a stale operand"}
