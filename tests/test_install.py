@@ -98,18 +98,41 @@ def test_the_wheel_carries_its_data_and_its_types(wheel: Path):
     assert not [name for name in names if name.startswith(("tests/", "data/"))]
 
 
-def test_the_wheel_trains_and_samples_where_there_is_no_torch(wheel: Path, tmp_path: Path):
+CHECKED = """
+import jax, jax.numpy as jnp
+from jaxgrad import check
+fn = jax.custom_vjp(jnp.sin)
+fn.defvjp(lambda x: (jnp.sin(x), x), lambda x, dy: (dy * jnp.cos(x),))
+print(check(fn, jax.ShapeDtypeStruct((3,), jnp.float32), reference=jnp.sin, dtypes=("float64",)).passed)
+"""
+
+
+def test_the_wheel_checks_alone_and_trains_with_its_extra_where_there_is_no_torch(wheel: Path, tmp_path: Path):
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
-    _pip([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)])
+
+    def install(what: str) -> None:
+        _pip([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", what])
+
+    install(str(wheel))
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "JAXGRAD_CORPUS")}
 
     def jaxgrad(*args: str) -> subprocess.CompletedProcess:
         command = [str(python), "-m", "jaxgrad", *args]
         return subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
 
-    missing = subprocess.run([str(python), "-c", "import torch"], capture_output=True, text=True, check=False)
-    assert "No module named 'torch'" in missing.stderr
+    def run(code: str) -> subprocess.CompletedProcess:
+        command = [str(python), "-c", code]
+        return subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+
+    for module in ("torch", "optax", "matplotlib"):
+        assert f"No module named {module!r}" in run(f"import {module}").stderr
+    assert run(CHECKED).stdout == "True\n"
+    lacking = jaxgrad("train")
+    assert lacking.returncode == 2 and "pip install 'jaxgrad[train]'" in lacking.stderr, lacking.stderr
+    alone = jaxgrad("parity", "--batches", "1", "--engines", "by-node,fused,jax.grad")
+    assert alone.returncode == 0, alone.stderr
+    install(f"{wheel}[train]")
     trained = jaxgrad("train", "--steps", "500", "--out", "run")
     assert trained.returncode == 0, trained.stderr
     sampled = jaxgrad("sample", "run", "-n", "5")
@@ -117,5 +140,3 @@ def test_the_wheel_trains_and_samples_where_there_is_no_torch(wheel: Path, tmp_p
     assert sampled.returncode == 0 and sampled.stdout.count("\n") == 5, sampled.stderr
     without = jaxgrad("parity")
     assert without.returncode == 2 and "torch is not installed: pip install 'jaxgrad[parity]'" in without.stderr
-    alone = jaxgrad("parity", "--batches", "1", "--engines", "by-node,fused,jax.grad")
-    assert alone.returncode == 0, alone.stderr

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxgrad import ops
 from jaxgrad.bench import op_plain
-from jaxgrad.errors import JaxgradError
+from jaxgrad.errors import JaxgradError, not_installed
 
 Shape: TypeAlias = tuple[int, ...]
 # The names of forms that every report speaks of.
@@ -64,16 +64,16 @@ def _forms(
         OURS: lambda: own or getattr(ops, op),
         PLAIN: lambda: getattr(op_plain, op),
         **{name.replace("_", "."): form for name, form in others.items()},
-        TORCH: lambda: getattr(_library("jaxgrad.bench.op_torch", "parity"), op),
+        TORCH: lambda: getattr(_library("jaxgrad.bench.op_torch"), op),
     }
 
 
-def _library(module: str, extra: str) -> Any:
+def _library(module: str) -> Any:
     """A module; raises `JaxgradError` that says what to install where it is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise JaxgradError(f"{error.name} is not installed: pip install 'jaxgrad[{extra}]'") from None
+        raise (not_installed(error) or error) from None
 
 
 def _flax(layer: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> Callable[[], Callable[..., Any]]:
@@ -82,14 +82,14 @@ def _flax(layer: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> Cal
     def applied(module: Any, x: Any, **params: Any) -> Any:
         return module.apply({"params": params}, x)
 
-    return lambda: layer(_library("flax.linen", "bench"), applied)
+    return lambda: layer(_library("flax.linen"), applied)
 
 
 def _tokamax(function: str, **options: Any) -> Callable[[], Callable[..., Any]]:
     def form() -> Callable[..., Any]:
-        library = _library("tokamax", "third-party")
+        library = _library("tokamax")
         # It would read our command line, and refuse its options, unless told that somebody has.
-        _library("absl.flags", "third-party").FLAGS.mark_as_parsed()
+        _library("absl.flags").FLAGS.mark_as_parsed()
         return functools.partial(getattr(library, function), **options)
 
     return form

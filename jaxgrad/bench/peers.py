@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from jaxgrad.bench.task import Task
-from jaxgrad.errors import JaxgradError
+from jaxgrad.errors import JaxgradError, not_installed
 
 
 class Place(NamedTuple):
@@ -40,7 +40,7 @@ class Peer(NamedTuple):
     prepare: Prepare
 
 
-def _lazy(module: str, extra: str, function: str, *args: Any) -> Prepare:
+def _lazy(module: str, function: str, *args: Any) -> Prepare:
     """`module.function(*args, task, place, n_steps)`, its library imported only when it is called."""
 
     def prepare(task: Task, place: Place, n_steps: int) -> Ready:
@@ -48,7 +48,7 @@ def _lazy(module: str, extra: str, function: str, *args: Any) -> Prepare:
             build = getattr(importlib.import_module(f"jaxgrad.bench.{module}"), function)
             return build(*args, task, place, n_steps)
         except ModuleNotFoundError as error:
-            raise JaxgradError(f"{error.name} is not installed: pip install 'jaxgrad[{extra}]'") from None
+            raise (not_installed(error) or error) from None
 
     return prepare
 
@@ -59,16 +59,16 @@ PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
         *(
-            Peer(f"{shown}/{way}", "jax", _lazy("jax_peers", "bench", "training", gradients, way == "scan"))
+            Peer(f"{shown}/{way}", "jax", _lazy("jax_peers", "training", gradients, way == "scan"))
             for gradients, shown in (("by-node", "by-node"), ("fused", "fused"), ("jax-grad", "jax.grad"))
             for way in ("scan", "step")
         ),
-        Peer("kernel", "jax", _lazy("jax_peers", "bench", "kernel")),
-        Peer("flax", "jax", _lazy("flax_peer", "bench", "training")),
-        Peer("equinox", "jax", _lazy("equinox_peer", "bench", "training")),
-        Peer("torch", "torch", _lazy("torch_peers", "parity", "training", "autograd")),
-        Peer("torch-by-hand", "torch", _lazy("torch_peers", "parity", "training", "by_hand")),
-        Peer("torch.compile", "torch", _lazy("torch_peers", "parity", "training", "compiled")),
+        Peer("kernel", "jax", _lazy("jax_peers", "kernel")),
+        Peer("flax", "jax", _lazy("flax_peer", "training")),
+        Peer("equinox", "jax", _lazy("equinox_peer", "training")),
+        Peer("torch", "torch", _lazy("torch_peers", "training", "autograd")),
+        Peer("torch-by-hand", "torch", _lazy("torch_peers", "training", "by_hand")),
+        Peer("torch.compile", "torch", _lazy("torch_peers", "training", "compiled")),
     )
 }
 

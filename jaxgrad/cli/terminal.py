@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from jaxgrad.errors import JaxgradError
+from jaxgrad.errors import JaxgradError, not_installed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +43,8 @@ def complain(text: object) -> None:
 def guarded(command: Callable[[], object]) -> int:
     """The exit code of a command. Errors that a person can mend are one sentence on stderr, and 2.
 
-    Those are our own; a platform that JAX does not find; memory that is used up; a stdout that takes no more.
+    Those are our own; a library that an extra brings; a platform that JAX does not find; memory that is used up; a
+    stdout that takes no more.
     """
     _prepare_streams()
     try:
@@ -53,6 +54,10 @@ def guarded(command: Callable[[], object]) -> int:
         return code
     except JaxgradError as error:
         complain(error)
+    except ModuleNotFoundError as error:
+        if (lacking := not_installed(error)) is None:
+            raise
+        complain(lacking)
     except (RuntimeError, MemoryError) as error:
         if (sentence := _of_the_system(error)) is None:
             raise

@@ -150,3 +150,13 @@ def test_a_module_that_cannot_give_a_subject_is_named_with_its_line(tmp_path: Pa
     (tmp_path / "m.py").write_text(text)
     with pytest.raises(JaxgradError, match=message):
         score.load(f"{tmp_path}/m.py:subject")
+
+
+def test_a_library_that_an_extra_brings_is_one_sentence_and_any_other_is_not(capsys):
+    def lacking(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    assert terminal.guarded(lambda: lacking("orbax.checkpoint")) == 2
+    assert "orbax is not installed: pip install 'jaxgrad[train]'" in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError):
+        terminal.guarded(lambda: lacking("somebody_elses"))
