@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxgrad.cli import app
+from jaxgrad.cli import app, terminal
 from jaxgrad.cli.sweep import _seeds
 from jaxgrad.cli.terminal import visible
 from jaxgrad.errors import JaxgradError
