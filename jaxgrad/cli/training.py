@@ -52,6 +52,7 @@ def train(
     schedule_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for it; may be repeated.")] = None,
     gradients: Annotated[str, typer.Option(help="fused, by-node, jax-grad, kernel.")] = "fused",
     clip: Annotated[float | None, typer.Option(help="Largest norm of all gradients.")] = None,
+    accumulate: Annotated[int, typer.Option(min=1, help="Parts that a batch is taken in.")] = 1,
     dtype: Annotated[DType, typer.Option(metavar="TYPE", help="float32, float64 or bfloat16.")] = DType.float32,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of parameters and batches.")] = 0,
     log_every: Annotated[int, typer.Option(min=1, help="Steps per metrics line.")] = 100,
@@ -90,7 +91,7 @@ def train(
         told: dict[str, Any] = {
             "steps": steps, "batch_size": batch_size, "lr": lr, "optimizer": optimizer,
             "optimizer_arg": optimizer_arg, "schedule": schedule, "schedule_arg": schedule_arg,
-            "gradients": gradients, "clip": clip,
+            "gradients": gradients, "clip": clip, "accumulate": accumulate,
         }  # fmt: skip
         chosen = {_IN_CONFIG.get(name, name): value for name, value in told.items() if name in given}
         for name in ("optimizer_args", "schedule_args"):

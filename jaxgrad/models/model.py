@@ -95,6 +95,8 @@ class Model:
         ignored: the target that counts in no loss, if there is one.
         least_rows: the fewest rows of a batch; `few_rows` says why.
         few_rows: why a batch needs so many rows.
+        apart: whether the loss of a row depends on no other row, so that a batch can be taken in parts; `together`
+            says why not.
         telling: parameters for parity, none 0 or 1, so that no term of a backward vanishes unseen; `init` if not given.
         hiding: parameters -> those of a usual initialisation, which hide mistakes.
         tiny: sizes that make all axes small and, where that can be, of one length; what mutants are tried on.
@@ -131,6 +133,8 @@ class Model:
     ignored: int | None = None
     least_rows: int = 1
     few_rows: str = ""
+    apart: bool = True
+    together: str = ""
     telling: Callable[..., Any] | None = None
     hiding: Callable[[Any], Any] | None = None
     tiny: Any = None

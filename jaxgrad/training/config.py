@@ -26,7 +26,8 @@ class Config:
     """A run, decided. The defaults are the seed notebook's recipe; `corpus` None is the corpus that ships.
 
     `model` is a name of `jaxgrad.models.MODELS`, and `sizes` are that model's. `clip` is the largest norm that all
-    gradients together are left with, before the optimizer has them.
+    gradients together are left with, before the optimizer has them. A batch is taken in `accumulate` parts, one after
+    another, whose gradients are added up.
     `dtype` bfloat16 computes forward and backward in bfloat16 with float32 sums, and keeps float32 parameters.
     `log_every`, `chunk` and `save_every` are in steps: one metrics line, one jitted call, one checkpoint; without
     `save_every` the run picks it. Of the checkpoints the last `keep` stay, and the best. The schedule is laid out over
@@ -55,10 +56,11 @@ class Config:
     schedule_steps: int | None = None
     model: str = models.DEFAULT
     clip: float | None = None
+    accumulate: int = 1
 
 
 # What runs were written without that were begun before there was such a choice.
-SINCE = {"model": models.DEFAULT, "clip": None}
+SINCE = {"model": models.DEFAULT, "clip": None, "accumulate": 1}
 
 
 def config_of(model: str = models.DEFAULT, **values: Any) -> Config:
@@ -125,6 +127,7 @@ def checked(config: Config) -> Config:
         "log_every": 1,
         "chunk": 1,
         "keep": 1,
+        "accumulate": 1,
         **{name: 1 for name in ("save_every", "schedule_steps") if getattr(config, name) is not None},
         **{field.name: at_least(field) for field in dataclasses.fields(config.sizes) if type(field.default) is int},
     }
@@ -152,9 +155,24 @@ def checked(config: Config) -> Config:
         )
     if config.gradients in model.kernels and config.clip is not None:
         raise JaxgradError(f"gradients is {config.gradients!r}, whose kernel does not clip; leave --clip out")
+    _check_parts(config, model)
     _check_vocabulary(config.vocabulary)
     _tried(config)
     return config
+
+
+def _check_parts(config: Config, model: Model) -> None:
+    if config.accumulate == 1:
+        return
+    if config.batch_size % config.accumulate:
+        raise JaxgradError(
+            f"accumulate is {config.accumulate}, and a batch of {config.batch_size} cannot be cut into so many equal"
+            " parts; choose a divisor"
+        )
+    if not model.apart:
+        raise JaxgradError(f"accumulate is {config.accumulate}, and {model.together}; leave --accumulate out")
+    if config.gradients in model.kernels:
+        raise JaxgradError(f"gradients is {config.gradients!r}, whose kernel takes batches whole; use fused")
 
 
 def _check_kind(name: str, value: Any, kind: type) -> None:

@@ -48,6 +48,7 @@ def find(
         state, losses = run_steps(
             state, key, examples, model=record(config), sizes=config.sizes, gradients=config.gradients,
             optimizer=optimizer, dtype=config.dtype, batch_size=config.batch_size, n_steps=1,
+            accumulate=config.accumulate,
         )  # fmt: skip
         if not all_finite((state, losses)):
             batch = batch_of(config, key, step, examples)

@@ -261,7 +261,7 @@ def _check_split(name: str, split: Any, least: int, config: Config) -> None:
 
 def check_memory(config: Config) -> None:
     """Raise `JaxgradError` where a step takes more than the memory there is, counted before anything is made."""
-    numbers = record(config).numbers(config.sizes, len(config.vocabulary), config.batch_size)
+    numbers = record(config).numbers(config.sizes, len(config.vocabulary), config.batch_size // config.accumulate)
     sizes = ", ".join(f"{name} {value}" for name, value in flat_sizes(config).items())
     memory.check(
         numbers * (8 if config.dtype == "float64" else 4),
@@ -285,7 +285,7 @@ def state_before(config: Config, folder: Path, examples: Any, step: int) -> tupl
         state, _ = run_steps(
             state, key, examples, model=record(config), sizes=config.sizes, gradients=config.gradients,
             optimizer=transformation, dtype=config.dtype, batch_size=config.batch_size,
-            n_steps=min(longest, step - done),
+            n_steps=min(longest, step - done), accumulate=config.accumulate,
         )  # fmt: skip
     return state, key
 
@@ -472,7 +472,7 @@ def _chunk(
     state, losses = run_steps(
         standing.state, standing.key, run.examples, model=record(config), sizes=config.sizes,
         gradients=config.gradients, optimizer=run.optimizer, dtype=config.dtype, batch_size=config.batch_size,
-        n_steps=n_steps, mesh=run.mesh,
+        n_steps=n_steps, mesh=run.mesh, accumulate=config.accumulate,
     )  # fmt: skip
     sound = not_finite.all_finite((state, losses))
     # Python hears of signals between its own instructions only: not inside of XLA, where a chunk may take long.

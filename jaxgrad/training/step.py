@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxgrad.batches import indices
 from jaxgrad.models.model import Model, gradients_of
+from jaxgrad.training.accumulate import accumulated
 from jaxgrad.training.mesh import split_rows
 from jaxgrad.training.state import State
 
@@ -41,12 +42,14 @@ def steps(
     batch_size: int,
     n_steps: int,
     mesh: Mesh | None = None,
+    accumulate: int = 1,
 ) -> tuple[State, Float[Array, " n_steps"]]:
     """`n_steps` steps and the loss of each, before its update, as one program without a host in its loop.
 
     The batch of a step is `indices(key, step, ...)` of `examples`, whatever chunk the step falls in. Losses and
     gradients are computed in `dtype` and applied in the parameters' own type. Over a `mesh`, of `training.mesh`, a
-    step's batch is split over its axis `data`; how the parameters are split is how `state` lies there.
+    step's batch is split over its axis `data`; how the parameters are split is how `state` lies there. The batch is
+    taken in `accumulate` parts, one after another.
     `gradients` is one of the model's `ways`; those of its kernels are for plain SGD on one device, and chunks of one
     step may then differ from longer ones by rounding. Raises `KeyError` for another, and what `check_support` raises.
     """
@@ -61,7 +64,7 @@ def steps(
             state.params, state.opt_state, batches, optimizer.update, dtype
         )
         return State(params, opt_state, state.step + n_steps), losses
-    loss_and_gradients = gradients_of(model, gradients)
+    loss_and_gradients = accumulated(model, gradients_of(model, gradients), accumulate)
     dropout = jax.random.fold_in(key, _DROPOUT)
 
     def step(state: State, batch: Any) -> tuple[State, Float[Array, ""]]:
@@ -78,6 +81,16 @@ def steps(
 # A state is donated to its next one: their buffers are the same, and a run holds one copy of its parameters.
 run_steps = jax.jit(
     steps,
-    static_argnames=("model", "sizes", "gradients", "optimizer", "dtype", "batch_size", "n_steps", "mesh"),
+    static_argnames=(
+        "model",
+        "sizes",
+        "gradients",
+        "optimizer",
+        "dtype",
+        "batch_size",
+        "n_steps",
+        "mesh",
+        "accumulate",
+    ),
     donate_argnames=("state",),
 )

@@ -164,6 +164,8 @@ MODEL = Model(
     hand=(backward.__file__,),
     least_rows=2,
     few_rows="Bessel's correction divides by n - 1",
+    apart=False,
+    together="batch norm's statistics are those of the whole batch",
     hiding=zeros_and_ones,
     # With every size the same, each transpose can be left out and each sum taken over the other axis.
     tiny=Sizes(hidden=6, context=2, embedding=3),
