@@ -4,9 +4,8 @@ shard_map.
 A visitor says what one primitive gives; the walk does the rest, and can itself be traced, jitted and scanned.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +17,13 @@ from jaxgrad.jax_seam import ClosedJaxpr
 Visitor: TypeAlias = Callable[[Any, list[Any], jax.Array], list[Any]]
 
 
-def evaluate(program: ClosedJaxpr, values: Sequence[Any], visit: Visitor, place: jax.Array) -> list[Any]:
+def evaluate(
+    program: ClosedJaxpr, values: Sequence[Any], visit: Visitor, place: jax.Array, turns: int | None = None
+) -> list[Any]:
     """The results of `program` for `values`, with `visit` in the place of each primitive that holds no program.
 
     `place` is a uint32; every equation, and every turn of a loop, hands the visitor another one made from it.
+    With `turns`, what a while loop computes that has not ended after so many is NaN.
     Equations without results, such as `jax.debug.print`, are left out. Raises what the primitives raise.
     """
     jaxpr = program.jaxpr
@@ -31,7 +33,7 @@ def evaluate(program: ClosedJaxpr, values: Sequence[Any], visit: Visitor, place:
         if not eqn.outvars:
             continue
         operands = [atom.val if jax_seam.literal(atom) else known[atom] for atom in eqn.invars]
-        known.update(zip(eqn.outvars, _results(eqn, operands, visit, another(place, number)), strict=True))
+        known.update(zip(eqn.outvars, _results(eqn, operands, visit, another(place, number), turns), strict=True))
     return [atom.val if jax_seam.literal(atom) else known[atom] for atom in jaxpr.outvars]
 
 
@@ -40,17 +42,12 @@ def bounded(program: ClosedJaxpr, values: Sequence[Any], turns: int) -> list[Any
 
     An iteration that converges where its author meant it to may never end elsewhere.
     """
-    return evaluate(program, values, _Bounded(turns), jnp.uint32(0))
+    return evaluate(program, values, _plain, jnp.uint32(0), turns)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Bounded:
-    """The visitor that changes nothing, and a limit for the turns of every while loop."""
-
-    turns: int
-
-    def __call__(self, eqn: Any, operands: list[Any], place: jax.Array) -> list[Any]:
-        return jax_seam.bind(eqn, operands)
+def _plain(eqn: Any, operands: list[Any], place: jax.Array) -> list[Any]:
+    """The visitor that changes nothing."""
+    return jax_seam.bind(eqn, operands)
 
 
 def another(place: jax.Array, number: Any) -> jax.Array:
@@ -60,76 +57,94 @@ def another(place: jax.Array, number: Any) -> jax.Array:
     return mixed ^ (mixed >> 15) ^ jnp.uint32(0x27D4EB2F)
 
 
-def _results(eqn: Any, operands: list[Any], visit: Visitor, place: jax.Array) -> list[Any]:
+def _results(eqn: Any, operands: list[Any], visit: Visitor, place: jax.Array, turns: int | None) -> list[Any]:
     if (body := jax_seam.called(eqn)) is not None:
-        return evaluate(body, operands, visit, place)
+        return evaluate(body, operands, visit, place, turns)
     if (scan := jax_seam.scan(eqn)) is not None:
-        return _scan(scan, operands, visit, place)
+        return _scan(scan, operands, visit, place, turns)
     if (loop := jax_seam.while_loop(eqn)) is not None:
-        return _while(loop, operands, visit, place)
+        return _bounded_while(loop, operands, visit, place, turns) if turns else _while(loop, operands, visit, place)
     if (branches := jax_seam.branches(eqn)) is not None:
         index, *rest = operands
-        ways = [lambda *given, one=one: evaluate(one, given, visit, place) for one in branches]
+        ways = [lambda *given, one=one: evaluate(one, given, visit, place, turns) for one in branches]
         return list(jax.lax.switch(jnp.asarray(index).astype(jnp.int32), ways, *rest))
     if (mapped := jax_seam.shard_map(eqn)) is not None:
         body = mapped.body
-        run = mapped.rebuild(lambda place, *given: tuple(evaluate(body, given, visit, place)), 1)
+        run = mapped.rebuild(lambda place, *given: tuple(evaluate(body, given, visit, place, turns)), 1)
         return list(run(place, *operands))
     return visit(eqn, operands, place)
 
 
-def _scan(scan: jax_seam.Scan, operands: list[Any], visit: Visitor, place: jax.Array) -> list[Any]:
+def _scan(scan: jax_seam.Scan, operands: list[Any], visit: Visitor, place: jax.Array, turns: int | None) -> list[Any]:
     constants, rest = operands[: scan.constants], operands[scan.constants :]
     carried, scanned = rest[: scan.carried], rest[scan.carried :]
 
     def step(carry: tuple[Any, list[Any]], slices: list[Any]) -> tuple[tuple[Any, list[Any]], list[Any]]:
         turn, values = carry
-        made = evaluate(scan.body, [*constants, *values, *slices], visit, another(place, turn))
+        made = evaluate(scan.body, [*constants, *values, *slices], visit, another(place, turn), turns)
         return (turn + 1, made[: scan.carried]), made[scan.carried :]
 
     (_, last), stacked = jax.lax.scan(step, (jnp.uint32(0), carried), scanned, length=scan.length, reverse=scan.reverse)
     return [*last, *stacked]
 
 
-def _while(loop: jax_seam.While, operands: list[Any], visit: Visitor, place: jax.Array) -> list[Any]:
-    """As many turns as the loop takes without a visitor: one that changes values might never meet its condition."""
+class _Loop(NamedTuple):
+    """A while loop with its operands: where it starts, whether it goes on, and one more turn under a visitor.
+
+    Under vmap the condition has the batch's axes, and an example that is done keeps its values.
+    """
+
+    start: list[Any]
+    wanted: Callable[[list[Any]], Any]
+    turned: Callable[[Any, Any, list[Any], Visitor], list[Any]]
+
+
+def _loop(loop: jax_seam.While, operands: list[Any], place: jax.Array, turns: int | None) -> _Loop:
     of_condition = operands[: loop.condition_constants]
     of_body = operands[loop.condition_constants :][: loop.body_constants]
-    start = operands[loop.condition_constants + loop.body_constants :]
-
-    def plain(eqn: Any, values: list[Any], place: jax.Array) -> list[Any]:
-        return jax_seam.bind(eqn, values)
 
     def wanted(values: list[Any]) -> Any:
-        return evaluate(loop.condition, [*of_condition, *values], plain, place)[0]
+        return evaluate(loop.condition, [*of_condition, *values], _plain, place, turns)[0]
 
     def turned(goes_on: Any, number: Any, values: list[Any], visit: Visitor) -> list[Any]:
-        made = evaluate(loop.body, [*of_body, *values], visit, another(place, number))
-        # Under vmap the condition has the batch's axes, and an example that is done keeps its values.
+        made = evaluate(loop.body, [*of_body, *values], visit, another(place, number), turns)
         return [_where(goes_on, new, old) if goes_on.ndim else new for new, old in zip(made, values, strict=True)]
+
+    return _Loop(operands[loop.condition_constants + loop.body_constants :], wanted, turned)
+
+
+def _while(held: jax_seam.While, operands: list[Any], visit: Visitor, place: jax.Array) -> list[Any]:
+    """As many turns as the loop takes without a visitor: one that changes values might never meet its condition."""
+    start, wanted, turned = _loop(held, operands, place, None)
 
     def counted(state: tuple[Any, Any, list[Any]]) -> tuple[Any, Any, list[Any]]:
         number, turns, values = state
         goes_on = wanted(values)
-        return number + 1, turns + goes_on.astype(jnp.uint32), turned(goes_on, number, values, plain)
+        return number + 1, turns + goes_on.astype(jnp.uint32), turned(goes_on, number, values, _plain)
 
     def noted(state: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
         number, values = state
         return number + 1, turned(number < turns, number, values, visit)
 
     none = jnp.uint32(0)
-    if isinstance(visit, _Bounded):
-        _, last = jax.lax.while_loop(
-            lambda state: jnp.any(wanted(state[1])) & (state[0] < visit.turns),
-            lambda state: (state[0] + 1, turned(wanted(state[1]), state[0], state[1], visit)),
-            (none, start),
-        )
-        ended = ~jnp.asarray(wanted(last))
-        return [_where(ended, x, jnp.full_like(x, jnp.nan)) if _is_float(x) else x for x in last]
     turns = jnp.zeros(jax.eval_shape(wanted, start).shape, jnp.uint32)
     _, turns, _ = jax.lax.while_loop(lambda state: jnp.any(wanted(state[2])), counted, (none, turns, start))
     _, last = jax.lax.while_loop(lambda state: jnp.any(state[0] < turns), noted, (none, start))
     return last
+
+
+def _bounded_while(
+    held: jax_seam.While, operands: list[Any], visit: Visitor, place: jax.Array, turns: int
+) -> list[Any]:
+    """At most so many turns, and NaN where the loop has not ended then."""
+    start, wanted, turned = _loop(held, operands, place, turns)
+    _, last = jax.lax.while_loop(
+        lambda state: jnp.any(wanted(state[1])) & (state[0] < turns),
+        lambda state: (state[0] + 1, turned(wanted(state[1]), state[0], state[1], visit)),
+        (jnp.uint32(0), start),
+    )
+    ended = ~jnp.asarray(wanted(last))
+    return [_where(ended, x, jnp.full_like(x, jnp.nan)) if _is_float(x) else x for x in last]
 
 
 def _is_float(x: Any) -> bool:
