@@ -3,6 +3,7 @@
 `expected` does the same for the answers of oracles; a function without a question is measured here.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,8 +13,9 @@ import numpy as np
 
 from jaxgrad.checking.compare import Noise, is_number
 from jaxgrad.checking.expected import expect
+from jaxgrad.checking.programs import run_quickly
 from jaxgrad.checking.pullback import Pulled
-from jaxgrad.jaxprs.noise import Rounding, noisy
+from jaxgrad.jaxprs.noise import EXACT, Rounding, noisy
 
 # (seed, rounding, arguments) -> results, each rounding drawn at random.
 Shaken: TypeAlias = Callable[..., Any]
@@ -33,7 +35,7 @@ def shaken(fn: Callable[..., Any]) -> Shaken:
         closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
         return jax.tree.unflatten(jax.tree.structure(shapes), noisy(closed)(seed, rounding, *jax.tree.leaves(args)))
 
-    return jax.jit(run)
+    return functools.partial(run_quickly, run, ())
 
 
 def measure(run: Shaken, dtype: str, *args: Any) -> Measured:
@@ -44,7 +46,7 @@ def measure(run: Shaken, dtype: str, *args: Any) -> Measured:
     """
     with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(jax.devices("cpu")[0]):
         wide = jax.tree.map(_wide, args)
-        structure = jax.tree.structure(jax.eval_shape(run, np.uint32(0), Rounding(0.0, 0.0, 0.0, 0.0), *wide))
+        structure = jax.tree.structure(run(np.uint32(0), EXACT, *wide))
 
         def sample(rounding: Rounding, seed: int) -> Pulled:
             return Pulled(list(map(np.asarray, jax.tree.leaves(run(np.uint32(seed), rounding, *wide)))), [], [])
