@@ -17,6 +17,8 @@ from jaxgrad import files, memory
 from jaxgrad.errors import JaxgradError
 
 BOUNDARY = "."
+# What a stream of text begins with, as symbol 0; no text has it.
+START = "\0"
 
 # Format characters such as the zero-width joiner are letters of some scripts; control characters are of none.
 _NOT_IN_A_WORD = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
@@ -72,14 +74,7 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
     accepted. Raises `CorpusError` for a file that is missing, unreadable or empty, for invalid UTF-8, and for a
     word that contains the boundary `.`, white space or a control character.
     """
-    data = _bytes(Path(path))
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise CorpusError(
-            f"{path}, line {line}: not valid UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8"
-        ) from None
+    text = _decoded(path)
     lines = [line.strip() for line in text.split("\n")]
     words = [line for line in lines if line]
     joined = "".join(words)
@@ -88,6 +83,30 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
     if not words:
         raise CorpusError(f"{path}: contains no words; give a text file of one word a line")
     return words
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A UTF-8 file as one stream of characters, each line ended by a line feed, without a byte-order mark.
+
+    Raises `CorpusError` for a file that is missing, unreadable or empty, for invalid UTF-8, and for a NUL character.
+    """
+    text = _decoded(path).replace("\r\n", "\n")
+    if not text:
+        raise CorpusError(f"{path}: is empty; give a text file")
+    if START in text:
+        raise CorpusError(f"{path}: has a NUL character, so it is no text; give a text file")
+    return text
+
+
+def _decoded(path: str | os.PathLike[str]) -> str:
+    data = _bytes(Path(path))
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise CorpusError(
+            f"{path}, line {line}: not valid UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8"
+        ) from None
 
 
 def _bytes(path: Path) -> bytes:
@@ -199,6 +218,20 @@ def load_as(
     except ValueError as error:
         raise CorpusError(f"{path}: too small to split: {error}") from None
     return Corpus(vocabulary, *(examples(part, vocabulary) for part in parts))
+
+
+def load_text(examples: Callable[[str, tuple[str, ...]], Any], path: str | os.PathLike[str]) -> Corpus:
+    """A text as one stream: its first 80 % to train on, then 10 % each for dev and test; symbol 0 is `START`.
+
+    `examples(text, vocabulary)` are those of a split. Raises `CorpusError` as `read_text` does and for a text of fewer
+    than 20 characters, of which a part would have nothing to predict, and what `examples` raises.
+    """
+    text = read_text(path)
+    if len(text) < 20:
+        raise CorpusError(f"{path}: a text of {len(text)} characters is too small to split; give at least 20")
+    vocabulary = (START, *sorted(set(text)))
+    dev, test = int(len(text) * 0.8), int(len(text) * 0.9)
+    return Corpus(vocabulary, *(examples(part, vocabulary) for part in (text[:dev], text[dev:test], text[test:])))
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

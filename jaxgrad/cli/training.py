@@ -63,6 +63,7 @@ def train(
     ] = None,
     keep: Annotated[int, typer.Option(min=1, help="Last checkpoints that stay.")] = 3,
     corpus: CorpusOption = None,
+    text: Annotated[Path | None, typer.Option(help="UTF-8 text as one stream, not words; gpt, gru.")] = None,
     mesh: Annotated[str | None, typer.Option(help="Devices: data=8, or data=4,model=2.")] = None,
     distributed: Annotated[bool, typer.Option("--distributed", help="Be one process of several.")] = False,
     coordinator: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Process 0's; clusters know it.")] = None,
@@ -86,7 +87,10 @@ def train(
     from jaxgrad.training.folder import load_config
 
     def new() -> "tuple[Config, Corpus, Mesh | None]":
-        path = corpora.shipped("names.txt") if corpus is None else corpus
+        if text is not None and "corpus" in given:
+            raise JaxgradError("--text and --corpus are two corpora; give one of them")
+        read = corpus if text is None else text
+        path = corpora.shipped("names.txt") if read is None else read
         # What the command line did not give is the model's own.
         told: dict[str, Any] = {
             "steps": steps, "batch_size": batch_size, "lr": lr, "optimizer": optimizer,
@@ -99,11 +103,12 @@ def train(
                 chosen[name] = parse_arguments(chosen[name])
         config = config_of(
             model, **chosen, **sizes_given(context_of_call), dtype=dtype.value, seed=seed, log_every=log_every,
-            chunk=chunk, save_every=save_every, keep=keep, corpus=None if corpus is None else str(corpus.absolute()),
-            corpus_sha256=corpora.sha256(path),
+            chunk=chunk, save_every=save_every, keep=keep, corpus=None if read is None else str(read.absolute()),
+            text=text is not None,
         )  # fmt: skip
-        data = load_corpus(record(config), config.sizes, path)
-        config = checked(changed(config, vocabulary=data.vocabulary))
+        checked(config)
+        data = load_corpus(record(config), config.sizes, path, config.text)
+        config = checked(changed(config, vocabulary=data.vocabulary, corpus_sha256=corpora.sha256(path)))
         return config, data, _mesh(mesh, distributed, config)
 
     def old(folder: Path) -> "tuple[Config, Corpus, Mesh | None]":
@@ -162,9 +167,10 @@ def sample(
     temperature: Annotated[float, typer.Option(help="Above 0: likelier words below 1, wilder above.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(min=1, help="Draw from so many of the likeliest characters.")] = None,
     prompt: Annotated[str, typer.Option(help="What every word begins with.")] = "",
+    longest: Annotated[int | None, typer.Option(min=1, help="Characters at most: 64 of a word, 500 of a text.")] = None,
     best: BestOption = False,
 ) -> None:
-    """New words from a trained model, one a line.
+    """New words from a trained model, one a line; or of a stream of text, samples with a line between.
 
     Example: jaxgrad sample runs/demo -n 20 --seed 42 --temperature 0.8
     """
@@ -179,9 +185,13 @@ def sample(
     with runs.precision(config):
         key = jax.random.key(seed)
         words = sampling.sample(
-            record(config), config.sizes, params, statistics, config.vocabulary, key, n, temperature, top_k, prompt
-        )
-    print("\n".join(map(visible, words)))
+            record(config), config.sizes, params, statistics, config.vocabulary, key, n, temperature, top_k, prompt,
+            longest or (500 if config.text else sampling.LONGEST),
+        )  # fmt: skip
+    if config.text:
+        print("\n---\n".join("\n".join(map(visible, sample.split("\n"))) for sample in words))
+    else:
+        print("\n".join(map(visible, words)))
 
 
 def _mesh(text: str | None, distributed: bool, config: "Config") -> "Mesh | None":
@@ -286,7 +296,7 @@ def corpus_of(config: "Config", given: Path | None) -> "Corpus":
     from jaxgrad.training.config import record
 
     path = given or (corpora.shipped("names.txt") if config.corpus is None else Path(config.corpus))
-    data = load_corpus(record(config), config.sizes, path)
+    data = load_corpus(record(config), config.sizes, path, config.text)
     if corpora.sha256(path) != config.corpus_sha256:
         raise JaxgradError(
             f"{path}: is not the corpus of this run (sha256 {config.corpus_sha256}); give that one with --corpus"

@@ -95,6 +95,7 @@ class Model:
         ignored: the target that counts in no loss, if there is one.
         least_rows: the fewest rows of a batch; `few_rows` says why.
         few_rows: why a batch needs so many rows.
+        streams: whether `examples` take a text that is one stream.
         apart: whether the loss of a row depends on no other row, so that a batch can be taken in parts; `together`
             says why not.
         telling: parameters for parity, none 0 or 1, so that no term of a backward vanishes unseen; `init` if not given.
@@ -133,6 +134,7 @@ class Model:
     ignored: int | None = None
     least_rows: int = 1
     few_rows: str = ""
+    streams: bool = False
     apart: bool = True
     together: str = ""
     telling: Callable[..., Any] | None = None
@@ -194,8 +196,10 @@ def renamed(like: Any, leaves: Mapping[str, Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in named(like)])
 
 
-def load_corpus(model: Model, sizes: Any, path: Any = None) -> Corpus:
-    """A corpus with the model's examples, as `corpus.load` reads it, whose errors this raises."""
+def load_corpus(model: Model, sizes: Any, path: Any = None, text: bool = False) -> Corpus:
+    """A corpus with the model's examples, of words or of one text; raises as `corpus.load` and `load_text` do."""
+    if text:
+        return corpus.load_text(lambda stream, vocabulary: model.examples(stream, vocabulary, sizes), path)
     return corpus.load_as(lambda words, vocabulary: model.examples(words, vocabulary, sizes), path)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxgrad import models
-from jaxgrad.corpus import BOUNDARY
+from jaxgrad.corpus import BOUNDARY, START
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.model import Model, at_least, ways
 
@@ -27,7 +27,7 @@ class Config:
 
     `model` is a name of `jaxgrad.models.MODELS`, and `sizes` are that model's. `clip` is the largest norm that all
     gradients together are left with, before the optimizer has them. A batch is taken in `accumulate` parts, one after
-    another, whose gradients are added up.
+    another, whose gradients are added up. A corpus that is `text` is one stream of characters, not words.
     `dtype` bfloat16 computes forward and backward in bfloat16 with float32 sums, and keeps float32 parameters.
     `log_every`, `chunk` and `save_every` are in steps: one metrics line, one jitted call, one checkpoint; without
     `save_every` the run picks it. Of the checkpoints the last `keep` stay, and the best. The schedule is laid out over
@@ -57,10 +57,11 @@ class Config:
     model: str = models.DEFAULT
     clip: float | None = None
     accumulate: int = 1
+    text: bool = False
 
 
 # What runs were written without that were begun before there was such a choice.
-SINCE = {"model": models.DEFAULT, "clip": None, "accumulate": 1}
+SINCE = {"model": models.DEFAULT, "clip": None, "accumulate": 1, "text": False}
 
 
 def config_of(model: str = models.DEFAULT, **values: Any) -> Config:
@@ -156,7 +157,9 @@ def checked(config: Config) -> Config:
     if config.gradients in model.kernels and config.clip is not None:
         raise JaxgradError(f"gradients is {config.gradients!r}, whose kernel does not clip; leave --clip out")
     _check_parts(config, model)
-    _check_vocabulary(config.vocabulary)
+    if config.text and not model.streams:
+        raise JaxgradError(f"the model {config.model} reads words, not a stream of text; choose --model gpt or gru")
+    _check_vocabulary(config.vocabulary, START if config.text else BOUNDARY)
     _tried(config)
     return config
 
@@ -182,11 +185,11 @@ def _check_kind(name: str, value: Any, kind: type) -> None:
         raise JaxgradError(f"{name} is {value!r}; it must be {wanted[kind]}")
 
 
-def _check_vocabulary(vocabulary: tuple[str, ...]) -> None:
+def _check_vocabulary(vocabulary: tuple[str, ...], first: str) -> None:
     symbols = all(isinstance(symbol, str) and len(symbol) == 1 for symbol in vocabulary)
-    if not symbols or len(set(vocabulary)) < len(vocabulary) or vocabulary[:1] not in ((), (BOUNDARY,)):
+    if not symbols or len(set(vocabulary)) < len(vocabulary) or vocabulary[:1] not in ((), (first,)):
         raise JaxgradError(
-            f"vocabulary is {str(vocabulary)[:80]}; it must be single characters, each once, {BOUNDARY!r} the first"
+            f"vocabulary is {str(vocabulary)[:80]}; it must be single characters, each once, {first!r} the first"
         )
 
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from jaxgrad import memory
-from jaxgrad.corpus import BOUNDARY
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.model import Model
 
@@ -25,8 +24,9 @@ def sample(
     temperature: float = 1.0,
     top_k: int | None = None,
     prompt: str = "",
+    longest: int = LONGEST,
 ) -> list[str]:
-    """`n_words` words drawn from a model, each until its boundary or `LONGEST` characters.
+    """`n_words` words drawn from a model, each until its boundary or `longest` characters, its prompt's counted too.
 
     The same key gives the same words. Raises `JaxgradError` for a temperature that is not above 0, for fewer than one
     word, and for a prompt that is too long or has a character that the vocabulary has not.
@@ -42,6 +42,7 @@ def sample(
         temperature: logits are divided by it: below 1 likelier words, above 1 wilder ones.
         top_k: draw from so many of the likeliest characters only.
         prompt: what every word begins with.
+        longest: characters of a word at most.
 
     Example:
         ```python
@@ -63,18 +64,20 @@ def sample(
         raise JaxgradError(f"asked for {n_words} words; ask for at least 1")
     if top_k is not None and not 1 <= top_k <= len(vocabulary):
         raise JaxgradError(f"top-k is {top_k}; it must be from 1 to {len(vocabulary)}, the vocabulary")
-    memory.check(4 * LONGEST * n_words, f"{n_words} words of up to {LONGEST} characters")
+    if longest < 1:
+        raise JaxgradError(f"asked for words of {longest} characters; ask for at least 1")
+    memory.check(4 * longest * n_words, f"{n_words} words of up to {longest} characters")
     drawn = model.sample(
-        params, statistics, sizes, key, n_words, LONGEST, jnp.asarray(temperature, jax.tree.leaves(params)[0].dtype),
-        top_k, _symbols(prompt, vocabulary),
+        params, statistics, sizes, key, n_words, longest, jnp.asarray(temperature, jax.tree.leaves(params)[0].dtype),
+        top_k, _symbols(prompt, vocabulary, longest),
     )  # fmt: skip
     return ["".join(vocabulary[symbol] for symbol in row if symbol) for row in drawn.tolist()]
 
 
-def _symbols(prompt: str, vocabulary: tuple[str, ...]) -> tuple[int, ...]:
-    if len(prompt) >= LONGEST:
-        raise JaxgradError(f"the prompt has {len(prompt)} characters; a word has at most {LONGEST}")
+def _symbols(prompt: str, vocabulary: tuple[str, ...], longest: int) -> tuple[int, ...]:
+    if len(prompt) >= longest:
+        raise JaxgradError(f"the prompt has {len(prompt)} characters; a word has at most {longest}")
     for character in prompt:
-        if character == BOUNDARY or character not in vocabulary:
+        if character not in vocabulary[1:]:
             raise JaxgradError(f"the prompt has {character!r}, which is no character of the run's corpus")
     return tuple(map(vocabulary.index, prompt))

@@ -110,6 +110,7 @@ MODEL = Model(
     twins={"torch": "gpt"},
     hand=(by_node.__file__,),
     ignored=IGNORED,
+    streams=True,
     telling=params.nowhere_zero,
     hiding=zeros_and_ones,
     tiny=Sizes(layers=2, heads=2, width=4, block=4, dropout=0.0),

@@ -92,6 +92,7 @@ MODEL = Model(
     formulas={"torch.nn": "fused"},
     hand=(by_node.__file__,),
     ignored=IGNORED,
+    streams=True,
     telling=params.nowhere_zero,
     hiding=zero_biases,
     tiny=Sizes(embedding=4, hidden=4, block=4, dropout=0.0),
