@@ -1,1 +1,1 @@
-"""The PyTorch twin of the seed notebook: same names, same order, and no code shared with jaxgrad, which it judges."""
+"""The PyTorch twins of models and operations: same names, same order, no code shared with jaxgrad, which they judge."""

@@ -64,7 +64,7 @@ def _forms(
         OURS: lambda: own or getattr(ops, op),
         PLAIN: lambda: getattr(op_plain, op),
         **{name.replace("_", "."): form for name, form in others.items()},
-        TORCH: lambda: getattr(_library("jaxgrad.bench.op_torch"), op),
+        TORCH: lambda: getattr(_library("torchref.ops"), op),
     }
 
 

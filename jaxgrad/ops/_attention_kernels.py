@@ -61,7 +61,7 @@ def forward(
     return _by_place(out, q.shape, v.shape[-1]), log_sums[:, : q.shape[1], 0].reshape(q.shape[0], q.shape[2], -1)
 
 
-def backward(
+def cotangents(
     q: Float[Array, "b s h d"],
     k: Float[Array, "b t g d"],
     v: Float[Array, "b t g e"],

@@ -193,7 +193,9 @@ def attention_bwd(
     """Cotangents of `q`, `k`, `v` and `bias`; integers and masks have none."""
     q, k, v, data, out, log_sums = residuals
     if options.kernel is not None:
-        of_arrays = _attention_kernels.backward(q, k, v, *_ids(q, k, data), out, log_sums, dout, _static(q, k, options))
+        of_arrays = _attention_kernels.cotangents(
+            q, k, v, *_ids(q, k, data), out, log_sums, dout, _static(q, k, options)
+        )
         return *of_arrays, Data(None, None, None, None)
     queries, keys = _blocked(q.shape[1], options), _blocked(k.shape[1], options)
     acc, groups = accumulation_dtype(q, k, v), k.shape[2]

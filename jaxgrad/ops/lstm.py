@@ -93,14 +93,14 @@ def lstm_bwd(
     def of_chunk(
         carried: tuple[tuple[Array, Array], LstmWeights], at: tuple[Array, ...]
     ) -> tuple[tuple[tuple[Array, Array], LstmWeights], Array]:
-        (backward, sums), (x, before, dstates, cells, cells_before) = carried, at
+        (back, sums), (x, before, dstates, cells, cells_before) = carried, at
         bias = jax.lax.broadcast_to_rank(widen(weights.bias), x.ndim)
         gates = _gates(_product(x, weights.of_x) + _product(before, weights.of_h) + bias)
-        backward, du = jax.lax.scan(step, backward, (dstates, *gates, cells, cells_before), reverse=True)
+        back, du = jax.lax.scan(step, back, (dstates, *gates, cells, cells_before), reverse=True)
         rows = du.reshape(-1, du.shape[-1])
         of_x, of_h = (widen(a).reshape(-1, a.shape[-1]).T @ rows for a in (x, before))
         parts = LstmWeights(of_x, of_h, rows.sum(0))
-        return (backward, jax.tree.map(jnp.add, sums, parts)), (du @ widen(weights.of_x).T).astype(x.dtype)
+        return (back, jax.tree.map(jnp.add, sums, parts)), (du @ widen(weights.of_x).T).astype(x.dtype)
 
     acc = accumulation_dtype(x, h, c, *weights)
     start = jax.tree.map(lambda array: zeros(array.shape, acc, x), (h, weights))

@@ -159,14 +159,14 @@ def test_no_mutant_that_is_not_equivalent_survives(name: str):
 
 def test_what_is_equivalent_changes_no_value():
     # A row's differences from its mean sum to zero: the second path into `diff` adds nothing to the mean's cotangent.
-    # The others take a value for one that is the same: a norm's statistics for those of the forward, which are computed
-    # from the same stream, and what attention gave for its copy by heads, where nothing is padded.
+    # The others take a value for one that is the same: the ones by which a norm's sums are taken for those of another
+    # norm, and what attention gave for its copy by heads, where nothing is padded.
     lines = {name: {mutant.place.text for mutant in scored(name).equivalent} for name in subjects()}
     assert lines == {
         "by node, a block": {"dmean = -ddiff.sum(-1, keepdims=True)"},
         "by node, around the blocks": {"dmean = -ddiff.sum(-1, keepdims=True)"},
         "fused, a block": {
-            "x_hat = (diff * var_inv).astype(x.dtype)",
+            "return jnp.matmul(x, vector[:, None], precision=jax.lax.Precision.HIGHEST)",
             "delta = (widen(dout_heads) * widen(_by_heads(out, queries, groups))).sum(-1)",
         },
         "fused, around the blocks": set(),

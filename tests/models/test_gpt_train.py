@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from jaxgrad import port
-from jaxgrad.models.gpt import gpt2
 from jaxgrad.models.gpt.forward import loss
 from jaxgrad.models.gpt.fused import fused
 from jaxgrad.models.gpt.params import Params, nowhere_zero
 from jaxgrad.models.gpt.sizes import Sizes
 from jaxgrad.models.model import named
 from jaxgrad.models.sequences import Batch, of_words
+from jaxgrad.port import gpt2
 from torchref import gpt2 as twin
 
 DRAWN = jax.jit(nowhere_zero, static_argnums=(1, 2, 3))

@@ -112,7 +112,8 @@ def test_no_mistake_around_the_steps_survives(name: str):
         steps = (step._replace(backward=step.backward and _mutated(name, step)) for step in program.steps)
         program = program._replace(steps=tuple(steps))
         found = tuple(m for m in mutants_of(program) if m.place.functions[0] != "step_backward")
-        assert len(found) > 50
+        # Most of what the operation does is its walk.
+        assert len(found) > {"by node": 50, "fused": 20}[name]
         known = values(program, leaves)
         for mutant in survivors(program, found, [leaves], lambda _, made: agrees(right, made)):
             # The backward computes again what the forward did, and one may be taken for the other.

@@ -1,4 +1,4 @@
-"""GPT-2's checkpoints: where each tensor of a state dict with the names of transformers goes."""
+"""GPT-2's checkpoints as parameters of our GPT, by a state dict with the names of transformers."""
 
 from collections.abc import Mapping as MappingType
 from pathlib import Path

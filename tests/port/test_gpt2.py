@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 
 from jaxgrad import port
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.gpt import gpt2
 from jaxgrad.models.gpt.fused import fused
 from jaxgrad.models.gpt.params import nowhere_zero
 from jaxgrad.models.gpt.sizes import Sizes
 from jaxgrad.models.model import named
 from jaxgrad.models.sequences import Batch
+from jaxgrad.port import gpt2
 from torchref import gpt2 as twin
 
 SIZES = Sizes(layers=2, heads=2, width=8, block=6, dropout=0.0)
