@@ -1,6 +1,8 @@
 """How a symbol is drawn from logits."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,3 +55,29 @@ def from_prompt(
     # Until a word's first boundary no symbol is 0.
     inside = jnp.cumprod(words[:, :longest] != 0, axis=1)
     return words[:, :longest] * inside.astype(jnp.int32)
+
+
+def words_by(sample: Callable[..., Int[Array, "b count"]]) -> Callable[..., Int[Array, "n_words longest"]]:
+    """What the record of a model of sequences has for `sample`, compiled: words that begin with a prompt.
+
+    `sample(params, key, prompts, count, sizes, temperature, top_k)` draws `count` symbols after each prompt.
+    """
+
+    @functools.partial(jax.jit, static_argnames=("sizes", "n_words", "longest", "top_k", "prompt"))
+    def words(
+        params: Any,
+        extra: tuple[()],
+        sizes: Any,
+        key: PRNGKeyArray,
+        n_words: int,
+        longest: int,
+        temperature: Float[Array, ""],
+        top_k: int | None = None,
+        prompt: tuple[int, ...] = (),
+    ) -> Int[Array, "n_words longest"]:
+        def draw_more(prompts: Int[Array, "b n"], count: int) -> Int[Array, "b count"]:
+            return sample(params, key, prompts, count, sizes, temperature, top_k)
+
+        return from_prompt(draw_more, n_words, longest, prompt)
+
+    return words

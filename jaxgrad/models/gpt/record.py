@@ -1,10 +1,9 @@
 """What the GPT tells the rest: the row that the list of models names."""
 
-import functools
+import math
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgrad.models import sequences
 from jaxgrad.models.gpt import by_node, fused, params, sample
@@ -12,51 +11,15 @@ from jaxgrad.models.gpt.forward import loss
 from jaxgrad.models.gpt.params import Params
 from jaxgrad.models.gpt.sizes import Sizes
 from jaxgrad.models.model import Model, named
-from jaxgrad.models.sequence_sampling import from_prompt
+from jaxgrad.models.sequence_sampling import words_by
 from jaxgrad.models.sequences import IGNORED, Batch
-
-
-@functools.partial(jax.jit, static_argnames=("sizes", "n_words", "longest", "top_k", "prompt"))
-def words(
-    params: Params,
-    extra: tuple[()],
-    sizes: Sizes,
-    key: PRNGKeyArray,
-    n_words: int,
-    longest: int,
-    temperature: Float[Array, ""],
-    top_k: int | None = None,
-    prompt: tuple[int, ...] = (),
-) -> Int[Array, "n_words longest"]:
-    """Symbols of words that begin with `prompt`, drawn from the model, 0 after the end of each.
-
-    Args:
-        params: the model's.
-        extra: nothing, here.
-        sizes: the model's.
-        key: draws; the same key gives the same words.
-        n_words: how many.
-        longest: symbols of a word at most, its prompt's counted too.
-        temperature: logits are divided by it.
-        top_k: draw from so many of the likeliest symbols only.
-        prompt: symbols that every word begins with.
-    """
-
-    def draw_more(prompts: Int[Array, "b n"], count: int) -> Int[Array, "b count"]:
-        return sample.sample(params, key, prompts, count, sizes, temperature, top_k)
-
-    return from_prompt(draw_more, n_words, longest, prompt)
 
 
 def numbers(sizes: Sizes, vocab_size: int, batch_size: int) -> int:
     """How many numbers a step holds at least: three times the parameters, and what the backward keeps of a batch."""
-    of_params = sum(_size(shape) for shape in named(params.shapes(sizes, vocab_size), _is_shape).values())
+    of_params = sum(math.prod(shape) for shape in named(params.shapes(sizes, vocab_size), _is_shape).values())
     places = batch_size * sizes.block
     return 3 * of_params + places * (10 * sizes.layers * sizes.width + 1)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    return functools.reduce(lambda a, b: a * b, shape, 1)
 
 
 def _is_shape(node: Any) -> bool:
@@ -84,7 +47,7 @@ MODEL = Model(
     gradients={"fused": fused.fused, "by-node": by_node.by_node},
     nodes={"by-node": by_node.nodes_by_node, "fused": fused.nodes_fused},
     predict=lambda params, extra, X, sizes: sample.predict(params, X, sizes),
-    sample=words,
+    sample=words_by(sample.sample),
     numbers=numbers,
     # On names.txt the dev loss was 1.986 nats a character after 20,000 steps of such a schedule (seed 0), and 1.978
     # after 25,000 of 30,000 (seed 1).

@@ -1,50 +1,13 @@
 """What the recurrent model tells the rest: the row that the list of models names."""
 
-import functools
-
-import jax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
-
 from jaxgrad.models import sequences
 from jaxgrad.models.gru import by_node, fused, params, sample
 from jaxgrad.models.gru.forward import loss
 from jaxgrad.models.gru.params import Params
 from jaxgrad.models.gru.sizes import Sizes
 from jaxgrad.models.model import Model
-from jaxgrad.models.sequence_sampling import from_prompt
+from jaxgrad.models.sequence_sampling import words_by
 from jaxgrad.models.sequences import IGNORED, Batch
-
-
-@functools.partial(jax.jit, static_argnames=("sizes", "n_words", "longest", "top_k", "prompt"))
-def words(
-    params: Params,
-    extra: tuple[()],
-    sizes: Sizes,
-    key: PRNGKeyArray,
-    n_words: int,
-    longest: int,
-    temperature: Float[Array, ""],
-    top_k: int | None = None,
-    prompt: tuple[int, ...] = (),
-) -> Int[Array, "n_words longest"]:
-    """Symbols of words that begin with `prompt`, drawn from the model, 0 after the end of each.
-
-    Args:
-        params: the model's.
-        extra: nothing, here.
-        sizes: the model's.
-        key: draws; the same key gives the same words.
-        n_words: how many.
-        longest: symbols of a word at most, its prompt's counted too.
-        temperature: logits are divided by it.
-        top_k: draw from so many of the likeliest symbols only.
-        prompt: symbols that every word begins with.
-    """
-
-    def draw_more(prompts: Int[Array, "b n"], count: int) -> Int[Array, "b count"]:
-        return sample.sample(params, key, prompts, count, temperature, top_k)
-
-    return from_prompt(draw_more, n_words, longest, prompt)
 
 
 def numbers(sizes: Sizes, vocab_size: int, batch_size: int) -> int:
@@ -71,7 +34,11 @@ MODEL = Model(
     gradients={"fused": fused.fused, "by-node": by_node.by_node},
     nodes={"by-node": by_node.nodes_by_node, "fused": fused.nodes_fused},
     predict=lambda params, extra, X, sizes: sample.predict(params, X),
-    sample=words,
+    sample=words_by(
+        lambda params, key, prompts, count, sizes, temperature, top_k: sample.sample(
+            params, key, prompts, count, temperature, top_k
+        )
+    ),
     numbers=numbers,
     recipe={
         "steps": 20_000,

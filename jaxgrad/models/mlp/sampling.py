@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxgrad.models.mlp.forward import Params, Statistics, predict
 from jaxgrad.models.mlp.sizes import Sizes
+from jaxgrad.models.sequence_sampling import draw
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "n_words", "longest", "top_k", "prompt"))
@@ -39,9 +40,7 @@ def sample(
     def one_more(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         at, context, words = carry
         logits = predict(params, statistics, context)
-        if top_k is not None:
-            logits = jnp.where(logits < jax.lax.top_k(logits, top_k)[0][:, -1:], -jnp.inf, logits)
-        drawn = jax.random.categorical(jax.random.fold_in(key, at), logits / temperature).astype(jnp.int32)
+        drawn = draw(jax.random.fold_in(key, at), logits, temperature, top_k)
         # Once a word has met its boundary it draws nothing but boundaries, which spell nothing.
         ended = (at > 0) & (words[:, at - 1] == 0)
         symbol = jnp.where(ended, 0, drawn)
