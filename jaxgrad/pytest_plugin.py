@@ -125,7 +125,7 @@ def three_way(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Report]
     `--three-way-only` wins over both. At its end a session counts what was compared and lists what was not judged.
     """
     from jaxgrad.checking.findings import GradientMismatch
-    from jaxgrad.checking.three_way import check
+    from jaxgrad.front import check
 
     kept = request.config.stash[_session]
     page_wanted = request.config.getoption("--three-way-report") is not None

@@ -9,11 +9,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from jaxgrad import port
+from jaxgrad.checking.oracles.rules import ONE, STACK, Rule
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.gpt.params import Params, shapes
 from jaxgrad.models.gpt.sizes import Sizes
 from jaxgrad.port.mapping import Entry, Mapping
-from jaxgrad.port.rules import ONE, STACK, Rule
 
 # GPT-2's weights are (inputs, outputs), as ours are, so none is transposed.
 _OF_BLOCK = {
