@@ -13,10 +13,10 @@ import pytest
 if TYPE_CHECKING:
     from jaxgrad.parity.cases import Case
 
-# Most of the suite's time would be XLA's. Most programs here are small and run a few times, so they are compiled without
-# optimisation, which takes a fifth of the time; the names of these options are `jax_seam.quick_options`'. A test of what
-# users' programs are, such as of their memory, compiles with `optimised`. With JAXGRAD_TEST_OPTIMISED=1, as each
-# night, everything is compiled as users have it.
+# Most of the time would be XLA's. Most programs here are small and run a few times, so they are compiled without
+# optimisation, which takes a fifth of the time; `jax_seam.quick_options` does the same to the programs of a check. A
+# test of what users' programs are, such as of their memory, compiles with `optimised`. With JAXGRAD_TEST_OPTIMISED=1,
+# as each night, everything is compiled as users have it.
 QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
