@@ -96,11 +96,11 @@ def optimised() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def seed_corpus() -> Path:
-    """The seed notebook's own corpus, which is not ours to ship: from JAXGRAD_CORPUS or beside the repository."""
+def notebook_corpus() -> Path:
+    """The notebook's own corpus, which is not ours to ship: from JAXGRAD_CORPUS or beside the repository."""
     path = Path(os.environ.get("JAXGRAD_CORPUS", Path(__file__).parents[1] / "../shared/data/names.txt"))
     if not path.is_file():
-        pytest.skip(f"the seed's corpus is not at {path}; set JAXGRAD_CORPUS to run this test")
+        pytest.skip(f"the notebook's corpus is not at {path}; set JAXGRAD_CORPUS to run this test")
     return path
 
 
@@ -108,7 +108,7 @@ def seed_corpus() -> Path:
 def seeded_case() -> "Callable[..., Case]":
     """The one source of parameters and batches in parity tests: the same seed and sizes give the same arrays.
 
-    `seeded_case()` is the seed notebook's batch; `seeded_case(seed=7, batch_size=5, h_size=11, ...)` is one of
+    `seeded_case()` is the notebook's batch; `seeded_case(seed=7, batch_size=5, h_size=11, ...)` is one of
     the sizes asked for (see `jaxgrad.parity.cases.random_case`), under the names that the maths has for them.
     """
     from jaxgrad.parity import cases

@@ -1,4 +1,4 @@
-"""Parity notices every mistake in this project's backward passes at the seed's initialisation, and not at zeros."""
+"""Parity notices every mistake in this project's backward passes at the notebook's initialisation, and not at zeros."""
 
 import numpy as np
 import pytest

@@ -10,7 +10,7 @@ from jaxgrad.models.mlp.forward import Batch, Nodes, Params, Statistics, forward
 SEED_SHAPES = Params((27, 10), (30, 200), (200, 27), (27,), (1, 200), (1, 200))
 
 
-def test_the_seeds_sizes_make_12097_numbers():
+def test_the_notebooks_sizes_make_12097_numbers():
     params = init(jax.random.key(0), 27)
     assert tuple(p.shape for p in params) == tuple(SEED_SHAPES)
     assert sum(p.size for p in params) == 12_097
