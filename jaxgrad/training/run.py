@@ -412,8 +412,14 @@ def _latest(folder: Path, saved: list[Path]) -> Path | None:
     """The latest valid checkpoint; None where there is none at all."""
     path, damaged = checkpoints.latest_valid(saved)
     if path is None and damaged:
-        names = ", ".join(path.name for path in damaged)
-        raise JaxgradError(f"{folder}: all checkpoints are damaged: steps {names}; train the run again")
+        steps = ", ".join(path.name for path in damaged)
+        # Nothing is begun anew unasked: what is damaged may be on a disk that comes back, or in a backup.
+        ends = [path for path in (folder / "losses.json",) if os.path.lexists(path)]
+        remove = shlex.join(["rm", "-r", *map(str, (folder / "checkpoints", *ends))])
+        raise JaxgradError(
+            f"{folder}: all checkpoints are damaged: steps {steps}; put one back from a copy, or train from the first"
+            f" step to the same end: {remove} && jaxgrad train --resume {shlex.quote(str(folder))}"
+        )
     for bad in damaged:
         logger.warning("%s: the checkpoint is damaged, so %s is used", bad, path)
     return path

@@ -161,7 +161,9 @@ def sweep(
         examples = examples_of(configs[0], corpus.train)
         everywhere = jax.device_put(examples, NamedSharding(mesh, PartitionSpec()))
         begun = sum(place.groups[:-1])
-        for number, (group, program) in enumerate(_groups(configs, place.groups, everywhere, memory, mesh)):
+        # All of them before the first step of any: a size that does not fit is refused while nothing is lost by it.
+        groups = list(_groups(configs, place.groups, everywhere, memory, mesh))
+        for number, (group, program) in enumerate(groups):
             if number < len(place.groups) - 1:
                 continue
             rows = slice(begun, begun + len(group))

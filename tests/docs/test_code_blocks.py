@@ -77,8 +77,9 @@ def as_pattern(shown: str) -> str:
 
 
 def run_command(command: Command, folder: Path, fails: bool) -> None:
-    # What a developer's shell says of corpora, devices and pytest is not the page's; where tests keep programs is.
-    others = ("JAXGRAD_", "JAX_", "PYTEST_")
+    # What a developer's shell says of corpora, devices and pytest is not the page's, nor how quickly tests compile: a
+    # page shows what its reader sees. Where compiled programs are kept changes nothing.
+    others = ("JAXGRAD_", "JAX_", "PYTEST_", "XLA_FLAGS")
     cache = ("JAX_COMPILATION_CACHE_", "JAX_PERSISTENT_CACHE_")
     kept = {k: v for k, v in os.environ.items() if k.startswith(cache) or not k.startswith(others)}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -199,13 +199,18 @@ def test_a_config_that_the_run_was_not_trained_with_is_refused_by_name(stopped, 
     assert contents(stopped) == all_before
 
 
-def test_checkpoints_that_are_all_damaged_are_refused_and_left_as_they_are(stopped, data):
+def test_checkpoints_that_are_all_damaged_are_refused_and_left_as_they_are(stopped, data, config, tmp_path):
     for checkpoint in checkpoints.saved(stopped):
         cut(checkpoint / "notes.json")
     before = contents(stopped)
-    with pytest.raises(JaxgradError, match="all checkpoints are damaged: steps 60, 40, 20; train the run again"):
+    with pytest.raises(JaxgradError, match="all checkpoints are damaged: steps 60, 40, 20; put one back") as caught:
         run.resume(stopped, data)
     assert contents(stopped) == before
+    # What the sentence says to do does what it says.
+    remove, again = str(caught.value).rpartition("to the same end: ")[2].split(" && ")
+    assert again == f"jaxgrad train --resume {stopped}"
+    subprocess.run(remove, shell=True, check=True)
+    assert run.resume(stopped, data) == run.train(config, data, tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize(
