@@ -24,7 +24,7 @@ def test_all_backward_passes_are_measured(measured):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_mutant_that_is_not_equivalent_survives_at_the_seeds_initialisation(measured, name: str):
+def test_no_mutant_that_is_not_equivalent_survives_at_the_notebooks_initialisation(measured, name: str):
     assert measured[name].score.survived == ()
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -462,6 +463,50 @@ def test_a_read_only_run_can_be_looked_at_but_not_resumed(read_only, data):
     with pytest.raises(JaxgradError, match="run: cannot be written \\(Read-only file system\\); make it writable"):
         run.resume(read_only, data)
     assert contents(read_only) == before
+
+
+READ_ONLY = """
+import os, sys
+from pathlib import Path
+from jaxgrad import corpus
+from jaxgrad.errors import JaxgradError
+from jaxgrad.training import run
+
+folder, data = Path(sys.argv[1]), corpus.load()
+# Everything that is imported on the way, while this process may read it.
+config, _, _ = run.load(folder)
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+print(run.load(folder)[0].steps)
+for write in (lambda: run.resume(folder, data), lambda: run.train(config, data, folder / "new")):
+    try:
+        write()
+    except JaxgradError as error:
+        print(error)
+"""
+
+
+def test_a_user_who_may_only_read_a_run_can_look_at_it_and_is_told_why_no_more(stopped):
+    # Modes keep out everybody but root, so root becomes another user; pytest's own folders let no other in.
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(shutil.copytree(stopped, Path(parent) / "run"))
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        before = contents(folder)
+        done = subprocess.run(
+            [sys.executable, "-c", READ_ONLY, str(folder)], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert contents(folder) == before
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755)
+    assert done.stdout.splitlines() == [
+        "120",
+        f"{folder}: cannot be written (Permission denied); make it writable, or copy it",
+        f"{folder / 'new'}: cannot be a run folder (Permission denied); give another --out",
+    ], done.stderr
 
 
 def test_resume_takes_no_other_flags_and_only_a_run(tmp_path):
