@@ -23,7 +23,7 @@ QUICK = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
-if "JAXGRAD_TEST_OPTIMISED" not in os.environ:
+if not os.environ.get("JAXGRAD_TEST_OPTIMISED"):
     flags = os.environ.get("XLA_FLAGS", "").split()
     flags += [f"--{name}={str(value).lower()}" for name, value in QUICK.items()]
     # Each once: a child that inherits them has the same key in the cache of compiled programs.

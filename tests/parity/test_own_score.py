@@ -39,7 +39,7 @@ def test_what_is_equivalent_cancels(measured):
             }, mutant
 
 
-def test_zeros_and_ones_hide_half_of_the_mistakes_that_the_seeds_initialisation_shows(measured):
+def test_zeros_and_ones_hide_half_of_the_mistakes_that_the_notebooks_initialisation_shows(measured):
     for name in ("by_node", "fused"):
         assert len(measured[name].hidden) > len(measured[name].score.killed) / 2
 
