@@ -70,7 +70,7 @@ def train(
     processes: Annotated[int | None, typer.Option(min=1, help="How many there are.")] = None,
     process_id: Annotated[int | None, typer.Option(min=0, help="Which one this is.")] = None,
 ) -> None:
-    """Train on hand-written gradients; by default the seed notebook's recipe.
+    """Train on hand-written gradients; by default the notebook's recipe.
 
     A finished run is continued with --resume and as many --steps as it shall have then, the old ones counted too.
     Ctrl-C or SIGTERM: the run is saved after its chunk, and goes on with --resume as if it had never been stopped.

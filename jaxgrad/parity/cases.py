@@ -31,7 +31,7 @@ class Case(NamedTuple):
 
 
 def seed_case() -> Case:
-    """The seed notebook's first batch and parameters; its loss is 3.5586. Needs torch, whose generator drew them.
+    """The notebook's first batch and parameters; its loss is 3.5586. Needs torch, whose generator drew them.
 
     Raises `JaxgradError` where torch is not installed.
     """
@@ -39,7 +39,7 @@ def seed_case() -> Case:
         from torchref import seed_case as torch_draws
     except ModuleNotFoundError as error:
         raise JaxgradError(
-            f"the seed case is drawn by PyTorch's generator, and {error.name} is not installed:"
+            f"the notebook's case is drawn by PyTorch's generator, and {error.name} is not installed:"
             " pip install 'jaxgrad[parity]', or compare on a random batch with --batches 1"
         ) from None
     kept = json.loads(corpus.shipped("seed_case.json").read_text(encoding="utf-8"))

@@ -16,14 +16,14 @@ from jaxgrad.corpus import BOUNDARY, START
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.model import Model, at_least, ways
 
-SEED_SCHEDULE = "seed"
+NOTEBOOK_SCHEDULE = "seed"
 LONGEST_VALUE = 80
 Arguments = tuple[tuple[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A run, decided. The defaults are the seed notebook's recipe; `corpus` None is the corpus that ships.
+    """A run, decided. The defaults are the notebook's recipe; `corpus` None is the corpus that ships.
 
     `model` is a name of `jaxgrad.models.MODELS`, and `sizes` are that model's. `clip` is the largest norm that all
     gradients together are left with, before the optimizer has them. A batch is taken in `accumulate` parts, one after
@@ -40,7 +40,7 @@ class Config:
     learning_rate: float = 0.1
     optimizer: str = "sgd"
     optimizer_args: Arguments = ()
-    schedule: str = SEED_SCHEDULE
+    schedule: str = NOTEBOOK_SCHEDULE
     schedule_args: Arguments = ()
     gradients: str = "fused"
     sizes: Any = dataclasses.field(default_factory=lambda: models.sizes_of(models.DEFAULT)())
@@ -233,10 +233,10 @@ def schedule(config: Config) -> optax.Schedule:
     where it has them and none is given, the first value is the learning rate and the length the run's steps.
     Raises `JaxgradError` for a name or an argument that optax does not have.
     """
-    if config.schedule == SEED_SCHEDULE:
+    if config.schedule == NOTEBOOK_SCHEDULE:
         if config.schedule_args:
             raise JaxgradError(
-                f"the schedule {SEED_SCHEDULE!r} takes no arguments; name one of optax's, such as cosine_decay"
+                f"the schedule {NOTEBOOK_SCHEDULE!r} takes no arguments; name one of optax's, such as cosine_decay"
             )
         return optax.piecewise_constant_schedule(config.learning_rate, {max(schedule_steps(config) // 2, 1): 0.1})
     build = _named(config.schedule, "schedule", ("_schedule", ""))
