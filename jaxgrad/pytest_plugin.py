@@ -30,8 +30,7 @@ class _Session(NamedTuple):
     defaults: dict[str, Any]  # arguments of check, from the ini file
     only: dict[str, Any]  # arguments of check, from --three-way-only
     checks: list[Check]
-    reports: list["Report"]  # only where a page was asked for, because a report holds arrays
-    pages: list[dict[str, Any]]  # the workers' part of the page, as JSON's types
+    told: list[dict[str, Any]]  # checks as JSON, only where a report was asked for
 
 
 _session = pytest.StashKey[_Session]()
@@ -41,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Two options of the fixture `three_way`, and a project's defaults for its arguments."""
     group = parser.getgroup("jaxgrad", "three-way gradient checks")
     group.addoption("--three-way-only", metavar="DTYPE/TRANSFORM/SEED", help="run each check in this one setting")
-    group.addoption("--three-way-report", metavar="FILE", type=Path, help="write all checks as one HTML page")
+    group.addoption("--three-way-report", metavar="FILE", type=Path, help="write all checks as a page, or as FILE.json")
     for key in ("dtypes", "transforms", "seeds"):
         parser.addini(f"three_way_{key}", f"{key} of three_way where a test gives none", type="args", default=None)
     parser.addini("three_way_tolerance", "tolerance of three_way where a test gives none", default=None)
@@ -50,25 +49,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read options and defaults. Raises `pytest.UsageError` for those that cannot be read."""
     only = config.getoption("--three-way-only")
-    config.stash[_session] = _Session(_defaults(config.getini), _only(only) if only else {}, [], [], [])
+    config.stash[_session] = _Session(_defaults(config.getini), _only(only) if only else {}, [], [])
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the page that was asked for; a worker of pytest-xdist sends its part, and its checks, instead."""
     config = session.config
     kept, target = config.stash[_session], config.getoption("--three-way-report")
-    if target is not None:
-        from jaxgrad import files
-        from jaxgrad.parity import page
-
-        data = page.of_reports(kept.reports)
-        if _is_worker(config):
-            _to_controller(config)["three_way_page"] = json.dumps(data)
-        else:
-            cases = [case for part in (data, *kept.pages) for case in part["cases"]]
-            files.write_text(target, page.html({**data, "cases": cases}))
     if _is_worker(config):
         _to_controller(config)["three_way_checks"] = kept.checks
+        # As text, because what JSON has as numbers xdist would take apart one by one.
+        _to_controller(config)["three_way_told"] = json.dumps(kept.told)
+    elif target is not None:
+        _write(target, kept.told)
+
+
+def _write(target: Path, told: list[dict[str, Any]]) -> None:
+    """The session's checks as JSON where the name ends so, else as a page; workers end in any order."""
+    from jaxgrad import files
+    from jaxgrad.checking import report
+    from jaxgrad.pages import comparison
+
+    found = report.to_json(sorted(told, key=lambda check: check["test"]))
+    if target.suffix == ".json":
+        files.write_json(target, found)
+    else:
+        files.write_text(target, comparison.html(comparison.of_checks(found)))
 
 
 # A hook of pytest-xdist, which need not be installed.
@@ -77,8 +83,7 @@ def pytest_testnodedown(node: Any) -> None:
     """Take over what a worker sent. One that crashed has sent nothing."""
     kept, sent = node.config.stash[_session], getattr(node, "workeroutput", {})
     kept.checks.extend(sent.get("three_way_checks", []))
-    if "three_way_page" in sent:
-        kept.pages.append(json.loads(sent["three_way_page"]))
+    kept.told.extend(json.loads(sent.get("three_way_told", "[]")))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -124,17 +129,18 @@ def three_way(request: pytest.FixtureRequest) -> "Iterator[Callable[..., Report]
     `three_way_transforms`, `three_way_seeds` and `three_way_tolerance`. A test's own arguments win over them, and
     `--three-way-only` wins over both. At its end a session counts what was compared and lists what was not judged.
     """
+    from jaxgrad.checking import report as reporting
     from jaxgrad.checking.findings import GradientMismatch
     from jaxgrad.checking.three_way import check
 
     kept = request.config.stash[_session]
-    page_wanted = request.config.getoption("--three-way-report") is not None
+    wanted = request.config.getoption("--three-way-report") is not None
     own = {"name": request.node.name, "reproduce": functools.partial(_again, request)}
 
     def keep(report: "Report") -> None:
         kept.checks.append((request.node.nodeid, [_judgement(finding) for finding in report.findings]))
-        if page_wanted:
-            kept.reports.append(report)
+        if wanted:
+            kept.told.append(reporting.check(report, request.node.nodeid))
 
     @functools.wraps(check)
     def checked(fn: Callable[..., Any], *args: Any, **options: Any) -> "Report":

@@ -19,8 +19,8 @@ from jaxgrad.bench.op_costs import Cost, Costs
 from jaxgrad.bench.peak import Peak
 from jaxgrad.bench.peers import Place
 from jaxgrad.bench.timing import timing
+from jaxgrad.checking.report import as_json, version
 from jaxgrad.errors import JaxgradError
-from jaxgrad.parity.report import as_json
 
 SCHEMA = "jaxgrad.bench.ops/1"
 # XLA counts some bytes of bookkeeping as temporary: what is below a page is no array.
@@ -64,7 +64,7 @@ def to_json(table: list[Costs], growth: list[Costs], peaks: list[Peak]) -> dict[
     """
     return {
         "schema": SCHEMA,
-        "environment": {**report.environment(Place()), **{"tokamax": report.version("tokamax")}},
+        "environment": {**report.environment(Place()), **{"tokamax": version("tokamax")}},
         "peaks": [peak._asdict() for peak in peaks],
         "table": [as_json(_row(costs)) for costs in table],
         "growth": [as_json(_row(costs)) for costs in growth],

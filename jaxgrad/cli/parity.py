@@ -53,6 +53,7 @@ def parity(
     from jaxgrad import files, memory
     from jaxgrad.checking.findings import AGREES, DIFFERS
     from jaxgrad.models.model import load_corpus
+    from jaxgrad.pages import comparison
     from jaxgrad.parity import cases, page, report
     from jaxgrad.parity import verdict as verdicts
     from jaxgrad.parity.engines import Target, usual
@@ -100,7 +101,7 @@ def parity(
         files.write_json(json, report.to_json(kept))
         say(console, f"written: {json}")
     if html is not None:
-        written = page.html(page.of_cases(drawn, target.jax_device, target.torch_device))
+        written = comparison.html(page.of_cases(drawn, target.jax_device, target.torch_device))
         files.write_text(html, written)
         say(console, f"written: {html}")
     if DIFFERS in outcomes or AGREES not in outcomes:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxgrad.cli.progress import bar
-from jaxgrad.cli.terminal import visible
 from jaxgrad.errors import JaxgradError
+from jaxgrad.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

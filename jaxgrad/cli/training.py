@@ -15,8 +15,9 @@ from jaxgrad import models
 from jaxgrad.cli.app import CorpusOption, DType, JsonOption
 from jaxgrad.cli.progress import bar
 from jaxgrad.cli.sized import ModelOption, given_options, sizes_given
-from jaxgrad.cli.terminal import complain, say, visible
+from jaxgrad.cli.terminal import complain, say
 from jaxgrad.errors import JaxgradError
+from jaxgrad.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
