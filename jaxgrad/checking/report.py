@@ -23,13 +23,7 @@ def to_json(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     one of `jaxgrad.parity/2`, and has a `heat`: where the pair that most needs a look differs, as `heat.of_pair` gives
     it; null where there is no pair. A number that is not finite is one of the strings "nan", "inf", "-inf".
     """
-    return {
-        "schema": SCHEMA,
-        "passed": all(one["passed"] for one in checks),
-        "date": now(),
-        "environment": environment(),
-        "checks": list(checks),
-    }
+    return dated(SCHEMA, passed=all(one["passed"] for one in checks), checks=list(checks))
 
 
 def check(report: Report, test: str = "") -> dict[str, Any]:
@@ -68,6 +62,11 @@ def worst(pairs: Sequence[dict[str, Any]]) -> int | None:
         return not pair["agrees"], not pair["judged"], pair["not_finite"] is not None, float(pair["share"])
 
     return max(range(len(pairs)), key=rank, default=None)
+
+
+def dated(schema: str, **parts: Any) -> dict[str, Any]:
+    """A result as JSON: its schema, when it was made, what its numbers depend on, and its own parts by name."""
+    return {"schema": schema, "date": now(), "environment": environment(), **parts}
 
 
 def environment() -> dict[str, str | None]:

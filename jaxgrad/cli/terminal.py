@@ -22,6 +22,9 @@ _IN_ASCII = {"·": "|", "…": "...", "µ": "u", "×": "x", "–": "-", "—": "
 
 _OWN_CACHE = "jaxgrad"
 
+# What a command exits with that Ctrl-C stopped, as a shell has it.
+INTERRUPTED = 128 + signal.SIGINT
+
 
 def say(console: "Console", text: str) -> None:
     """Print a line as it is: names of files and words of a corpus are no markup and no commands."""

@@ -66,23 +66,18 @@ def summary(verdict: Verdict) -> Text:
     )
 
 
-def to_json(cases: list[dict[str, Any]]) -> dict[str, Any]:
+def to_json(cases: list[dict[str, Any]], complete: bool = True) -> dict[str, Any]:
     """All cases, as `case` makes them, as one JSON object of the schema `jaxgrad.parity/2`.
 
-    `agree`: whether all cases agree · `date` · `environment`: versions, machine, matmul precision · `cases`: for each
-    its name, dtype, devices, sizes, losses, outcome ("agrees", "differs", "not judged"), first, alone, sentence and
-    `tensors`. A tensor has name, kind ("output", "node", "input"), note and `pairs`: for each its two engines and the
-    fields of `compare.Difference`, with `values` in the order of the engines, and whether it was `judged`; one that
-    differs has a `heat` too, the map of its worst pair, as `checking.heat` makes it. In float32 and bfloat16 the
-    second engine is "float64", the truth. A number that is not finite is one of the strings "nan", "inf", "-inf".
+    `complete` is false where Ctrl-C stopped it · `agree`: whether all cases agree · `date` · `environment`: versions,
+    machine, matmul precision · `cases`: for each its name, dtype, devices, sizes, losses, outcome ("agrees", "differs",
+    "not judged"), first, alone, sentence and `tensors`. A tensor has name, kind ("output", "node", "input"), note and
+    `pairs`: for each its two engines and the fields of `compare.Difference`, with `values` in the order of the engines,
+    and whether it was `judged`; one that differs has a `heat` too, the map of its worst pair, as `checking.heat` makes
+    it. In float32 and bfloat16 the second engine is "float64", the truth. A number that is not finite is one of the
+    strings "nan", "inf", "-inf".
     """
-    return {
-        "schema": SCHEMA,
-        "agree": all(case["outcome"] == AGREES for case in cases),
-        "date": checks.now(),
-        "environment": checks.environment(),
-        "cases": cases,
-    }
+    return checks.dated(SCHEMA, complete=complete, agree=all(case["outcome"] == AGREES for case in cases), cases=cases)
 
 
 def case(v: Verdict) -> dict[str, Any]:
