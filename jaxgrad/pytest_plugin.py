@@ -208,9 +208,11 @@ class _Shown:
     SECONDS = 2.0
 
     def __init__(self, config: pytest.Config) -> None:
+        # A worker of pytest-xdist has none.
         reporter = config.pluginmanager.get_plugin("terminalreporter")
         self.capture = config.pluginmanager.get_plugin("capturemanager")
-        self.writer = reporter._tw if reporter and reporter.isatty and reporter.verbosity > 0 else None
+        looked_at = reporter is not None and reporter.isatty and config.get_verbosity() > 0
+        self.writer = config.get_terminal_writer() if looked_at else None
         self.began = time.monotonic()
         self.written = False
 

@@ -13,8 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from jaxgrad import cli
+from jaxgrad.bench import check_cost
 from jaxgrad.cli.progress import stoppable
-from jaxgrad.progress import kept
+from jaxgrad.progress import found_by, kept
 from jaxgrad.pytest_plugin import _Shown
 
 BARS = """
@@ -122,16 +124,59 @@ def test_what_was_stopped_before_it_found_anything_ends_with_130(capsys):
     assert stop.found == ["one"]
 
 
+def run(monkeypatch, *args: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["jaxgrad", "--no-compile-cache", *map(str, args)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code
+
+
+def stop(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_command_that_keeps_nothing_ends_with_130(monkeypatch, capsys):
+    monkeypatch.setattr("jaxgrad.corpus.load", stop)
+    assert run(monkeypatch, "corpus", "show") == 130
+    assert capsys.readouterr().err == "jaxgrad: stopped by Ctrl-C\n"
+
+
+def test_parity_writes_the_batches_that_it_compared(monkeypatch, capsys, tmp_path: Path):
+    monkeypatch.setattr("jaxgrad.parity.verdict.judge", stop)
+    assert run(monkeypatch, "parity", "--seed-case", "--json", tmp_path / "out.json") == 130
+    assert "0 of 1 batches were compared" in capsys.readouterr().out
+    data = json.loads((tmp_path / "out.json").read_text())
+    assert (data["complete"], data["cases"]) == (False, [])
+
+
+def test_measurements_that_were_made_are_kept(monkeypatch):
+    made = iter([check_cost.Cost("op", "script", 1.0, 2.0, 300.0)])
+
+    def measured(case: str, who: str) -> check_cost.Cost:
+        return next(made, None) or stop()
+
+    monkeypatch.setattr(check_cost, "measured", measured)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        check_cost.run(("op",))
+    assert [row["who"] for row in check_cost.rows(found_by(caught.value))] == ["script"]
+    assert caught.value.__notes__ == ["1 of 3 measurements were made"]
+
+
 def test_a_verbose_session_on_a_terminal_shows_the_time_that_is_left(monkeypatch):
     written: list[str] = []
 
     def shown(terminal: bool, verbosity: int) -> _Shown:
-        writer = SimpleNamespace(write=lambda text, flush: written.append(text))
         plugins = {
-            "terminalreporter": SimpleNamespace(isatty=terminal, verbosity=verbosity, _tw=writer),
+            "terminalreporter": SimpleNamespace(isatty=terminal),
             "capturemanager": SimpleNamespace(global_and_fixture_disabled=contextlib.nullcontext),
         }
-        return _Shown(SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=plugins.get)))
+        return _Shown(
+            SimpleNamespace(
+                pluginmanager=SimpleNamespace(get_plugin=plugins.get),
+                get_verbosity=lambda: verbosity,
+                get_terminal_writer=lambda: SimpleNamespace(write=lambda text, flush: written.append(text)),
+            )
+        )
 
     for terminal, verbosity, seconds in ((False, 1, 0.0), (True, 0, 0.0), (True, 1, 60.0)):
         monkeypatch.setattr(_Shown, "SECONDS", seconds)

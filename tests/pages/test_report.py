@@ -223,6 +223,11 @@ def test_files_and_folders_that_are_no_results_are_sentences(tmp_path: Path):
             _source(tmp_path / path)
 
 
+def test_a_sweeps_folder_is_read_from_its_sweep_json(tmp_path: Path):
+    (tmp_path / "sweep.json").write_text(json.dumps(OTHERS[0]))
+    assert report.section(_source(tmp_path)).what == "sweep"
+
+
 def test_names_are_shown_and_not_run():
     hostile = [parity(name=HOSTILE), checks(check(7.0, HOSTILE))]
     found = port()
