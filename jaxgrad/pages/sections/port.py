@@ -201,9 +201,10 @@ def _nodes(rows: Sequence[Row], depth: int, data: Mapping[str, Any]) -> str:
             continue
         inside = "".join(_node(name, found, depth, data) for name, found in children)
         every = [row for _, found in children for row in found]
-        prefix = every[0].path[:depth]
-        ends = [".".join((*prefix, name)) if name else ".".join(prefix) for name in (children[0][0], children[-1][0])]
-        parts.append(_fold(f"{ends[0] or _NO_MODULE} … {ends[1] or _NO_MODULE}", every, inside, state))
+        # A module's own operations stand among its parts without a name.
+        named_ones = [".".join((*every[0].path[:depth], name)) for name, _ in children if name]
+        ends = dict.fromkeys((named_ones[0], named_ones[-1]) if named_ones else (_NO_MODULE,))
+        parts.append(_fold(" … ".join(ends), every, inside, state))
     return "".join(parts)
 
 
