@@ -24,7 +24,7 @@ def number(value: Any, digits: int = 2) -> str:
     if value is None or value == "":
         return ""
     if isinstance(value, str) and "j" in value:
-        return value  # a complex number
+        return str(complex(value))
     x = float(value)
     if not math.isfinite(x):
         return str(x).replace("inf", "∞")

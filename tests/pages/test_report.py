@@ -1,9 +1,11 @@
 """One page of many results: every kind of file has a section, and a browser shows it on a phone, light and dark."""
 
+import copy
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +237,34 @@ def test_names_are_shown_and_not_run():
     page = report.html([Source(HOSTILE, data, "") for data in (*hostile, found)], HOSTILE)
     assert "<img" not in page and page.count(SHOWN) > 10
     assert not re.search("[\u202e\x1b\ud800]", page)
+
+
+def places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every value is in data as JSON has them, the first two of a list standing for all."""
+    yield at
+    inside = data.items() if isinstance(data, dict) else enumerate(data[:2]) if isinstance(data, list) else ()
+    for key, value in inside:
+        yield from places(value, (*at, key))
+
+
+def replaced(data: Any, at: tuple[Any, ...], value: Any) -> Any:
+    if not at:
+        return value
+    changed = copy.copy(data)
+    changed[at[0]] = replaced(data[at[0]], at[1:], value)
+    return changed
+
+
+@pytest.mark.parametrize("value", [HOSTILE, None, [{}]], ids=["text", "nothing", "a list"])
+def test_whatever_stands_in_a_file_it_is_shown_or_refused(value: Any, tmp_path: Path):
+    for source in everything(tmp_path):
+        for at in list(places(source.data))[1:]:
+            try:
+                made = section(replaced(source.data, at, value))
+            except JaxgradError as error:
+                assert "\n" not in str(error)
+            else:
+                assert "<img" not in made.body, (source.data["schema"], at)
 
 
 def test_another_kind_of_file_is_one_more_row(monkeypatch):

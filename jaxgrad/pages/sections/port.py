@@ -88,7 +88,7 @@ def _place(place: Mapping[str, Any] | None) -> str:
 
 
 def _where(line: Mapping[str, Any] | None) -> str:
-    return "" if line is None else f"{text(_file(line))}:{line['line']}"
+    return "" if line is None else f"{text(_file(line))}:{line['line']:d}"
 
 
 def _file(line: Mapping[str, Any]) -> str:
@@ -99,7 +99,7 @@ def _source(line: Mapping[str, Any]) -> str:
     """A line of source among its neighbours."""
     around = line["around"] or [[line["line"], line["text"]]]
     rows = "\n".join(
-        f"<mark>{n:>4}  {text(code)}</mark>" if n == line["line"] else f"{n:>4}  {text(code)}" for n, code in around
+        f"<mark>{n:4d}  {text(code)}</mark>" if n == line["line"] else f"{n:4d}  {text(code)}" for n, code in around
     )
     return f'<p class="soft">{_where(line)} in {text(line["function"])}</p><pre class="source">{rows}</pre>'
 
