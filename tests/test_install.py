@@ -58,6 +58,12 @@ def test_the_maths_knows_nothing_of_torch_files_or_terminals(room: str):
         assert not reaches(imports(path), *outside), path
 
 
+def test_pages_show_what_they_are_given_and_know_no_room_above_checking():
+    above = [f"jaxgrad.{room}" for room in ("port", "parity", "models", "training", "bench", "mutation", "cli", "ops")]
+    for path in (ROOT / "jaxgrad" / "pages").rglob("*.py"):
+        assert not reaches(imports(path), "rich", "typer", "torch", "torchref", *above), path
+
+
 def test_the_pytorch_twin_shares_no_code_with_what_it_judges():
     for path in (ROOT / "torchref").glob("*.py"):
         assert not reaches(imports(path), "jaxgrad", "jax"), path
@@ -93,6 +99,8 @@ def test_the_wheel_carries_its_data_and_its_types(wheel: Path):
         "jaxgrad/data/names.txt",
         "jaxgrad/data/seed_case.json",
         "jaxgrad/py.typed",
+        "jaxgrad/pages/style.css",
+        "jaxgrad/pages/comparison.html",
         "torchref/notebook.py",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "data/"))]

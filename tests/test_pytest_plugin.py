@@ -1,12 +1,15 @@
 """The plugin works after a plain install, with no conftest, in a project that is not ours."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from jaxgrad.pytest_plugin import summary
+from jaxgrad.pytest_plugin import annotation, summary
 
 FAILING = """
 import jax, jax.numpy as jnp
@@ -88,17 +91,25 @@ def project(tmp_path):
 
 def run(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    # What a pull request's session adds by itself is asked for where it is tested.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, env=clean)
 
 
 def test_a_failure_says_how_to_repeat_it_and_so_it_repeats(project):
     result = run(project)
     again = "python -m pytest 'test_mine.py::test_f' --three-way-only float64/jit/0"
     assert result.returncode == 1 and again in result.stdout
-    repeated = run(project, "test_mine.py::test_f", "--three-way-only", "float64/jit/0")
+    options = ("--three-way-only", "float64/jit/0", "--three-way-report", "out.json")
+    repeated = run(project, "test_mine.py::test_f", *options)
     assert repeated.returncode == 1 and "setting   float64, jit, seed 0" in repeated.stdout
     assert "in all" not in repeated.stdout
     assert "three_way: 1 check, 0 settings agree, 1 differs\n" in repeated.stdout
+    data = json.loads((project / "out.json").read_text())
+    assert (data["schema"], data["passed"]) == ("jaxgrad.check/1", False)
+    (check,) = data["checks"]
+    assert check["test"] == "test_mine.py::test_f" and check["message"].startswith("test_f: the cotangent of input x")
+    assert "::error" not in repeated.stdout
 
 
 def test_an_option_that_cannot_be_read_is_named(project):
@@ -110,9 +121,19 @@ def test_an_option_that_cannot_be_read_is_named(project):
 def test_all_checks_of_a_session_go_into_one_page(project, processes):
     (project / "test_other.py").write_text(FAILING.replace("test_f", "test_g"))
     setting = ("--three-way-only", "float64/jit/0")
-    assert run(project, "--three-way-report", "out.html", *setting, *processes).returncode == 1
+    told = ("--junitxml", "out.xml", "--three-way-annotations")
+    result = run(project, "--three-way-report", "out.html", *told, *setting, *processes)
+    assert result.returncode == 1
     page = (project / "out.html").read_text()
     assert "test_f" in page and "test_g" in page and "the cotangent of input x is wrong" in page
+    # The wrong rule is on line 7 of both files.
+    files = ("test_mine.py", "test_other.py")
+    cases = ElementTree.parse(project / "out.xml").iter("testcase")
+    found = [{one.get("name"): one.get("value") for one in case.iter("property")} for case in cases]
+    assert sorted((one["three_way_file"], one["three_way_line"]) for one in found) == [(file, "7") for file in files]
+    assert all("the cotangent of input x is wrong" in one["three_way_says"] for one in found)
+    for file in files:
+        assert f"\n::error file={file},line=7,title=test_" in result.stdout
 
 
 # jaxtyping's own plugin, installed beside this one, loads NumPy.
@@ -203,3 +224,12 @@ def test_at_most_ten_settings_that_were_not_judged_are_listed():
 def test_where_all_was_judged_there_is_one_line():
     judged = [("float32/jit/0", "agrees", ""), ("float32/vmap/0", "differs", ""), ("bfloat16/jit/0", "differs", "")]
     assert summary([("test_f", judged)]) == ["three_way: 1 check, 1 setting agrees, 2 differ"]
+
+
+def test_an_annotation_is_one_line_in_which_signs_of_its_own_are_escaped():
+    said = "test_f[a,b]: x is 50% wrong\n\n  who     hand: alone\n  again   pytest\r"
+    line = annotation({"three_way_says": said, "three_way_file": "a,b:c.py", "three_way_line": "7"})
+    assert line == (
+        "::error file=a%2Cb%3Ac.py,line=7,title=test_f[a%2Cb]%3A x is 50%25 wrong::who     hand: alone%0Aagain   pytest"
+    )
+    assert annotation({"three_way_says": said}) is None

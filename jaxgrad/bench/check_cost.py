@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxgrad.errors import JaxgradError
+from jaxgrad.progress import kept
 
 ONE_SETTING: Mapping[str, Any] = {"dtypes": ("float64",), "transforms": ("jit",), "seeds": (0,)}
 SCRIPT, ONE, DEFAULTS = "script", "one setting", "defaults"
@@ -342,12 +343,13 @@ def measured(case: str, who: str) -> Cost:
 
 
 def run(cases: tuple[str, ...], update: Callable[[int, str], None] = lambda done, note: None) -> list[Cost]:
-    """Every measurement of some cases, one after another."""
+    """Every measurement of some cases, one after another. A `KeyboardInterrupt` has those so far as its `found`."""
     pairs = [(case, who) for case in cases for who in CASES[case].whos]
-    costs = []
-    for number, (case, who) in enumerate(pairs):
-        update(number, f"{CASES[case].title}, {who}")
-        costs.append(measured(case, who))
+    costs: list[Cost] = []
+    with kept(lambda: costs, lambda: f"{len(costs)} of {len(pairs)} measurements were made"):
+        for number, (case, who) in enumerate(pairs):
+            update(number, f"{CASES[case].title}, {who}")
+            costs.append(measured(case, who))
     return costs
 
 

@@ -19,8 +19,8 @@ from jaxgrad.bench.op_costs import Cost, Costs
 from jaxgrad.bench.peak import Peak
 from jaxgrad.bench.peers import Place
 from jaxgrad.bench.timing import timing
+from jaxgrad.checking.report import as_json, version
 from jaxgrad.errors import JaxgradError
-from jaxgrad.parity.report import as_json
 
 SCHEMA = "jaxgrad.bench.ops/1"
 # XLA counts some bytes of bookkeeping as temporary: what is below a page is no array.
@@ -49,10 +49,11 @@ REASONS = {
 }
 
 
-def to_json(table: list[Costs], growth: list[Costs], peaks: list[Peak]) -> dict[str, Any]:
+def to_json(table: list[Costs], growth: list[Costs], peaks: list[Peak], complete: bool = True) -> dict[str, Any]:
     """A run as one JSON object of the schema `jaxgrad.bench.ops/1`.
 
-    `environment` and `peaks`: as in `jaxgrad.bench/1` · `table` and `growth`: a row for each operation at a size.
+    `complete` is false for one that was stopped · `environment` and `peaks`: as in `jaxgrad.bench/1` · `table` and
+    `growth`: a row for each operation at a size.
 
     A row has op, size, numbers (in all arguments), calls (in each round) and `forms`: by name, with reason (null, or
     why it was not timed), difference (of values and cotangents from the first form, relative to a tensor's norm),
@@ -64,7 +65,8 @@ def to_json(table: list[Costs], growth: list[Costs], peaks: list[Peak]) -> dict[
     """
     return {
         "schema": SCHEMA,
-        "environment": {**report.environment(Place()), **{"tokamax": report.version("tokamax")}},
+        "complete": complete,
+        "environment": {**report.environment(Place()), **{"tokamax": version("tokamax")}},
         "peaks": [peak._asdict() for peak in peaks],
         "table": [as_json(_row(costs)) for costs in table],
         "growth": [as_json(_row(costs)) for costs in growth],

@@ -1,11 +1,9 @@
 """A run of the benchmark as JSON, and that JSON as tables in a terminal."""
 
-import datetime
 import os
 import platform
 import statistics
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,8 @@ from jaxgrad.bench.peak import Peak, jax_precision
 from jaxgrad.bench.peers import REFERENCE, TORCH, Place
 from jaxgrad.bench.task import EMB_SIZE, SEED, flops
 from jaxgrad.bench.timing import timing
-from jaxgrad.parity import report as parity_report
+from jaxgrad.checking import report as checks
+from jaxgrad.checking.report import version
 
 SCHEMA = "jaxgrad.bench/1"
 
@@ -48,7 +47,7 @@ def to_json(results: list[Result], peaks: list[Peak], place: Place, rounds: int)
         "schema": SCHEMA,
         "environment": environment(place),
         "peaks": [peak._asdict() for peak in peaks],
-        "sizes": [parity_report.as_json(_size(result, peaks, place, rounds)) for result in results],
+        "sizes": [checks.as_json(_size(result, peaks, place, rounds)) for result in results],
     }
 
 
@@ -56,7 +55,7 @@ def environment(place: Place) -> dict[str, Any]:
     """What times depend on: versions of the packages (None where absent), the machine, its devices and threads."""
     device = jax.devices(place.jax_device)[0]
     return {
-        **parity_report.environment(),
+        **checks.environment(),
         **{name: version(name) for name in ("optax", "flax", "equinox")},
         "matmul_precision": jax_precision(),
         "cpu": _cpu_name(),
@@ -64,7 +63,7 @@ def environment(place: Place) -> dict[str, Any]:
         "jax_device": place.jax_device,
         "jax_device_kind": device.device_kind,
         **_torch_environment(place),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": checks.now(),
     }
 
 
@@ -134,13 +133,6 @@ def _kind(device: str) -> str:
     """One name for what JAX and PyTorch name apart."""
     name = device.partition(":")[0]
     return "gpu" if name in ("cuda", "rocm") else name
-
-
-def version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _cores() -> int:

@@ -18,6 +18,7 @@ from jaxgrad.checking.compare import compare, scaled
 from jaxgrad.checking.findings import AGREES, DIFFERS, HAND, NOT_JUDGED, TRUTH, Finding, GradientMismatch, Tensor
 from jaxgrad.checking.three_way import check
 from jaxgrad.errors import JaxgradError
+from jaxgrad.progress import kept
 
 DTYPES = ("float64", "float32", "bfloat16")
 # Rows that are written out column by column compile slowly, so sums over many terms are those along m.
@@ -177,17 +178,21 @@ def smaller(program: Program, dtype: str, seeds: Sequence[int]) -> Program:
 
 
 def run(count: int, seed: int, update: Callable[[int, str], None] = lambda done, note: None) -> list[Verdict]:
-    """`count` verdicts: programs drawn by the seed, each in every type, with `DRAWS` draws of its arguments."""
+    """`count` verdicts: programs drawn by the seed, each in every type, with `DRAWS` draws of its arguments.
+
+    A `KeyboardInterrupt` has those so far as its `found`.
+    """
     found: list[Verdict] = []
-    for number, program in enumerate(drawn(seed)):
-        seeds = range(seed + number * DRAWS, seed + (number + 1) * DRAWS)
-        for verdict in judged(program, DTYPES, seeds):
-            found.append(verdict)
-            if len(found) == count:
-                return found
-        update(len(found), str(program))
-        # Compiled programs are not asked for again, and would fill the memory.
-        jax.clear_caches()
+    with kept(lambda: found, lambda: f"{len(found)} of {count} verdicts were found"):
+        for number, program in enumerate(drawn(seed)):
+            seeds = range(seed + number * DRAWS, seed + (number + 1) * DRAWS)
+            for verdict in judged(program, DTYPES, seeds):
+                found.append(verdict)
+                if len(found) == count:
+                    return found
+            update(len(found), str(program))
+            # Compiled programs are not asked for again, and would fill the memory.
+            jax.clear_caches()
     return found
 
 

@@ -30,6 +30,7 @@ from jaxgrad.checking.transforms import DEFAULT, TRANSFORMS
 from jaxgrad.checking.verdict import judge
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs import casts
+from jaxgrad.progress import Progress, kept, silent
 
 
 def check(
@@ -53,6 +54,7 @@ def check(
     expected: str = "agrees",
     name: str | None = None,
     reproduce: Callable[[Setting], str] | None = None,
+    progress: Progress = silent,
 ) -> Report:
     """Compare the outputs of `fn` and its cotangents of every input with those of independent oracles.
 
@@ -87,6 +89,7 @@ def check(
             agree, the oracles too, and the cotangents of `fn` must differ from theirs.
         name: what messages call the function.
         reproduce: turns a setting into the command that runs it alone.
+        progress: is told how many settings are judged, of how many, and which is next.
 
     Returns:
         The report. `report.not_judged` are the settings that nothing could be said of.
@@ -94,6 +97,7 @@ def check(
     Raises:
         GradientMismatch: the gradient is not as expected; the message explains where, by how much and who says so.
         JaxgradError: arguments that cannot be checked.
+        KeyboardInterrupt: as ever; its `found` is the report of the settings judged until then, and a note counts them.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -105,7 +109,13 @@ def check(
     _check_options(dtypes, transforms, seeds, nan, expected, (reference, torch_reference, oracles))
     title = name or str(getattr(fn, "__name__", type(fn).__name__))
     findings: list[Finding] = []
-    for sizes, sized, sized_kwargs in _sizes(args, dict(kwargs or {}), vary or {}):
+    total = 0
+
+    def so_far() -> Report:
+        return _stopped(title, findings, total)
+
+    all_sizes = list(_sizes(args, dict(kwargs or {}), vary or {}))
+    for number, (sizes, sized, sized_kwargs) in enumerate(all_sizes, 1):
         asked = call(fn, sized, sized_kwargs, static_argnums, no_gradient, domains)
         asked, torch_oracles = _with_torch(asked, torch_reference, torch_names)
         subject = Subject(
@@ -122,19 +132,30 @@ def check(
             _sharded(asked, shardings),
             sizes,
         )
-        first_sizes = not findings
-        for setting, asked_for in _settings(subject, dtypes, transforms, seeds, first_sizes):
+        settings = list(_settings(subject, dtypes, transforms, seeds, not findings))
+        rest = list(_settings(subject, dtypes, transforms, seeds, False)) * (len(all_sizes) - number)
+        total = len(findings) + len(settings) + len(rest)
+        for setting, asked_for in settings:
             usable = any(f.setting.dtype == setting.dtype and f.outcome == AGREES for f in findings)
             # What is refused in a type that agrees elsewhere is the transformation, or an input of unusual size.
-            found = judge(subject, setting, asked_for if usable else dtypes is not None)
-            if not findings:
-                found = _twice(subject, found)
+            with kept(so_far, lambda: so_far().message):
+                progress(len(findings), total, str(setting))
+                found = judge(subject, setting, asked_for if usable else dtypes is not None)
+                if not findings:
+                    found = _twice(subject, found)
             findings.append(found._replace(passed=_as_expected(found, expected)))
     report = Report(title, _passes(findings), tuple(findings), "")
     if report.passed:
         return report
     said = explain.explain(report, expected, reproduce or _call_again)
     raise GradientMismatch(report._replace(message=said))
+
+
+def _stopped(name: str, findings: Sequence[Finding], total: int) -> Report:
+    """The report of a check that Ctrl-C stopped, which has not passed."""
+    wrong = ", ".join(str(finding.setting) for finding in findings if not finding.passed)
+    said = f"{name}: the check was stopped after {len(findings)} of {total} settings"
+    return Report(name, False, tuple(findings), f"{said}; wrong in {wrong}" if wrong else said)
 
 
 def _check_options(

@@ -3,7 +3,7 @@
 Every command imports what it needs when it runs, so that help is instant.
 """
 
-from jaxgrad.cli import bench, corpus, parity, plot, port, sweep, training
+from jaxgrad.cli import bench, corpus, parity, plot, port, report, sweep, training
 from jaxgrad.cli.app import app
 from jaxgrad.cli.sized import several, sized
 from jaxgrad.cli.terminal import guarded
@@ -11,6 +11,7 @@ from jaxgrad.cli.terminal import guarded
 app.command(cls=sized("batch_size"))(parity.parity)
 app.command()(parity.mutate)
 app.command()(port.port)
+app.command()(report.report)
 app.command(cls=sized("gradients"))(training.train)
 app.command("eval")(training.evaluate)
 app.command()(training.sample)

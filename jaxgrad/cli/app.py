@@ -4,10 +4,13 @@ import contextlib
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import platformdirs
 import typer
+import typer.core
+
+from jaxgrad.cli.terminal import INTERRUPTED, complain
 
 GUIDE = """\
 Hand-written gradients, proved against jax.grad and PyTorch, then trained with.
@@ -18,7 +21,20 @@ Hand-written gradients, proved against jax.grad and PyTorch, then trained with.
 
 All commands: jaxgrad --help. One of them: jaxgrad COMMAND --help."""
 
+
+class _Group(typer.core.TyperGroup):
+    """Commands that Ctrl-C ends with the exit code of its signal, where one does not see to it itself."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            complain("stopped by Ctrl-C")
+            raise SystemExit(INTERRUPTED) from None
+
+
 app = typer.Typer(
+    cls=_Group,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxgrad.cli.app import CorpusOption, JsonOption, Platform
-from jaxgrad.cli.progress import bar
+from jaxgrad.cli.progress import bar, stoppable
 from jaxgrad.errors import JaxgradError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def bench(
     # Where nobody looks, nothing need be shortened to fit.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     done = itertools.count(1)
-    with bar(console, 1 + measure.pieces(sizes, some, rounds), "pieces") as update:
+    with bar(1 + measure.pieces(sizes, some, rounds), "pieces") as update:
         update(0, "the fastest product")
         peaks = measure.peaks(place)
         results = measure.run(
@@ -111,11 +111,12 @@ def _compare(before: Path, after: Path, json: Path | None) -> None:
 
     from jaxgrad import files
     from jaxgrad.bench import compare
+    from jaxgrad.checking.report import dated
 
     a, b = compare.load(before), compare.load(after)
     found = compare.changes(a, b)
     if json is not None:
-        files.write_json(json, [change._asdict() for change in found])
+        files.write_json(json, dated("jaxgrad.bench.compare/1", changes=[change._asdict() for change in found]))
     console = Console()
     console.print(compare.table(found))
     for line in compare.differences(a, b):
@@ -141,6 +142,7 @@ def bench_embedding(
 
     from jaxgrad import files
     from jaxgrad.bench import embedding
+    from jaxgrad.checking.report import dated
 
     table = Table("lookups", "width", "rows", title=f"microseconds a gradient, {jax.devices()[0].device_kind}")
     for heading in ("scatter-add", "one-hot product", "ratio"):
@@ -154,7 +156,7 @@ def bench_embedding(
         scatter, product = (t.median for t in timings.values())
         table.add_row(*map(str, size), *cells, f"{product / scatter:.1f}")
     if json is not None:
-        files.write_json(json, rows)
+        files.write_json(json, dated("jaxgrad.bench.embedding/1", sizes=rows))
     console.print(table)
 
 
@@ -179,6 +181,7 @@ def bench_scaling(
 
     from jaxgrad import files
     from jaxgrad.bench import scaling
+    from jaxgrad.checking.report import dated
     from jaxgrad.training import mesh as meshes
 
     table = Table(
@@ -201,7 +204,7 @@ def bench_scaling(
         table.add_row(text, *cells)
     bounds = scaling.seconds(256 * batch, hidden, (16, 16))
     if json is not None:
-        files.write_json(json, {"meshes": rows, "v5e_16_by_16_seconds": bounds})
+        files.write_json(json, dated("jaxgrad.bench.scaling/1", meshes=rows, v5e_16_by_16_seconds=bounds))
     console.print(table)
     told = " · ".join(f"{name} {1e6 * value:,.0f} µs" for name, value in bounds.items())
     console.print(f"on paper, {256 * batch:,} rows on 16 x 16 TPU v5e, at least: {told}", highlight=False)
@@ -225,16 +228,20 @@ def bench_verdicts(
 
     from jaxgrad import files
     from jaxgrad.bench import verdicts
+    from jaxgrad.checking.report import as_json, dated
 
     console = Console()
-    if only is not None:
-        found = list(verdicts.judged(verdicts.parsed(only), verdicts.DTYPES, (seed,)))
-    else:
-        with bar(console, programs, "programs") as update:
-            found = verdicts.run(programs, seed, update)
+    with stoppable() as stop:
+        if only is not None:
+            stop.found = list(verdicts.judged(verdicts.parsed(only), verdicts.DTYPES, (seed,)))
+        else:
+            with bar(programs, "programs") as update:
+                stop.found = verdicts.run(programs, seed, update)
+    found: list[verdicts.Verdict] = stop.found or []
     rows = verdicts.summary(found)
     if json is not None:
-        files.write_json(json, {"summary": rows, "verdicts": [verdict._asdict() for verdict in found]})
+        parts = as_json({"summary": rows, "verdicts": [verdict._asdict() for verdict in found]})
+        files.write_json(json, dated("jaxgrad.bench.verdicts/1", complete=not stop.came, **parts))
     table = Table("dtype", title="right programs, and the smallest factor seen as a multiple of the noise")
     headings = {
         "agrees": "agree", "differs": "false alarms", "not judged": "not judged", "median share": "share of limit",
@@ -251,8 +258,7 @@ def bench_verdicts(
             console.print(
                 f"{verdict.program!r}, {verdict.dtype}, seed {verdict.seed}: {verdict.outcome}; {verdict.why}"
             )
-    if any(verdict.outcome == "differs" for verdict in found):
-        raise typer.Exit(1)
+    stop.exit(1 if any(verdict.outcome == "differs" for verdict in found) else 0)
 
 
 @app.command("check")
@@ -272,6 +278,7 @@ def bench_check(
 
     from jaxgrad import files
     from jaxgrad.bench import check_cost
+    from jaxgrad.checking.report import as_json, dated
 
     chosen = case or ["op", "gpt", "attention"]
     names = tuple(dict.fromkeys([*chosen, "large"] if large else chosen))
@@ -280,11 +287,11 @@ def bench_check(
             raise JaxgradError(f"there is no case {name!r}; choose from {', '.join(check_cost.CASES)}")
     console = Console()
     total = sum(len(check_cost.CASES[name].whos) for name in names)
-    with bar(console, total, "measurements") as update:
-        costs = check_cost.run(names, update)
-    rows = check_cost.rows(costs)
+    with stoppable() as stop, bar(total, "measurements") as update:
+        stop.found = check_cost.run(names, update)
+    rows = check_cost.rows(stop.found or [])
     if json is not None:
-        files.write_json(json, rows)
+        files.write_json(json, dated("jaxgrad.bench.check/1", complete=not stop.came, costs=as_json(rows)))
     table = Table("case", "", title="a cold process on the CPU; seconds are without imports")
     for heading in ("seconds", "of the script's", "with imports", "peak MB"):
         table.add_column(heading, justify="right")
@@ -295,8 +302,7 @@ def bench_check(
     for row in rows:
         if row["why"]:
             console.print(f"{row['title']}, {row['who']}: {row['why']}", highlight=False)
-    if any(row["why"] for row in rows):
-        raise typer.Exit(1)
+    stop.exit(1 if any(row["why"] for row in rows) else 0)
 
 
 @app.command("ops")
@@ -320,7 +326,7 @@ def bench_ops(
     from rich.console import Console
 
     from jaxgrad import files
-    from jaxgrad.bench import measure, op_cases, op_costs, op_report
+    from jaxgrad.bench import measure, op_cases, op_costs, op_report, peak
     from jaxgrad.bench.peers import Place
 
     cases = op_cases.chosen(op or [])
@@ -328,7 +334,8 @@ def bench_ops(
     console = Console() if sys.stdout.isatty() else Console(width=120)
     table: list[op_costs.Costs] = []
     larger: list[op_costs.Costs] = []
-    with bar(console, len(cases) + len(growing), "operations") as update:
+    peaks: list[peak.Peak] = []
+    with stoppable() as stop, bar(len(cases) + len(growing), "operations") as update:
         peaks = measure.peaks(Place())
         for done, case in enumerate(cases):
             update(done, case.name)
@@ -336,10 +343,11 @@ def bench_ops(
         for done, case in enumerate(growing, len(cases)):
             update(done, case.name)
             if json is not None:
-                # The largest take minutes: what is known is kept if they are stopped.
-                files.write_json(json, op_report.to_json(table, larger, peaks))
+                # The largest take minutes: what is known is kept if they are killed.
+                files.write_json(json, op_report.to_json(table, larger, peaks, complete=False))
             larger.append(op_costs.measure(case, op_costs.LONG_ROUNDS, seconds))
-    run = op_report.to_json(table, larger, peaks)
+    run = op_report.to_json(table, larger, peaks, complete=not stop.came)
     if json is not None:
         files.write_json(json, run)
     console.print(op_report.tables(run))
+    stop.exit(0)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from jaxgrad.cli.app import CorpusOption, JsonOption
-from jaxgrad.cli.terminal import visible
+from jaxgrad.text import visible
 
 app = typer.Typer(no_args_is_help=True, help="Look at a corpus, or fetch the notebook's exact one.")
 

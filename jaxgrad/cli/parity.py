@@ -7,7 +7,7 @@ import typer
 
 from jaxgrad import models
 from jaxgrad.cli.app import CorpusOption, DType, JsonOption, Platform
-from jaxgrad.cli.progress import bar
+from jaxgrad.cli.progress import Stop, bar, counting_bar, stoppable
 from jaxgrad.cli.sized import ModelOption, all_sizes
 from jaxgrad.cli.terminal import say
 from jaxgrad.errors import JaxgradError
@@ -53,6 +53,7 @@ def parity(
     from jaxgrad import files, memory
     from jaxgrad.checking.findings import AGREES, DIFFERS
     from jaxgrad.models.model import load_corpus
+    from jaxgrad.pages import comparison
     from jaxgrad.parity import cases, page, report
     from jaxgrad.parity import verdict as verdicts
     from jaxgrad.parity.engines import Target, usual
@@ -82,7 +83,7 @@ def parity(
     outcomes: list[str] = []
     kept: list[dict[str, Any]] = []
     drawn: list[dict[str, Any]] = []
-    with bar(console, len(chosen), "batches") as update:
+    with stoppable() as stop, bar(len(chosen), "batches") as update:
         for case in chosen:
             verdict = verdicts.judge(case, target, names)
             outcomes.append(verdict.outcome)
@@ -97,14 +98,15 @@ def parity(
                 console.print(verdicts.appeal(verdict), highlight=False)
             update(len(outcomes), "all agree" if set(outcomes) == {AGREES} else "not all agree")
     if json is not None:
-        files.write_json(json, report.to_json(kept))
+        files.write_json(json, report.to_json(kept, complete=not stop.came))
         say(console, f"written: {json}")
     if html is not None:
-        written = page.html(page.of_cases(drawn, target.jax_device, target.torch_device))
+        written = comparison.html(page.of_cases(drawn, target.jax_device, target.torch_device))
         files.write_text(html, written)
         say(console, f"written: {html}")
-    if DIFFERS in outcomes or AGREES not in outcomes:
-        raise SystemExit(1)
+    if stop.came:
+        say(console, f"{len(outcomes)} of {len(chosen)} batches were compared")
+    stop.exit(1 if DIFFERS in outcomes or AGREES not in outcomes else 0)
 
 
 def _random(model: str, batch_size: int, context: typer.Context) -> "Case":
@@ -143,34 +145,39 @@ def mutate(
     from jaxgrad import files
     from jaxgrad.mutation import score as mutation
 
-    if subject is None:
-        scores = _own_scores(model)
-    else:
-        made = mutation.load(subject)
-        scores = {subject: mutation.mutation_score(made.fn, made.check, *made.args)}
-        print(mutation.describe(scores[subject]))
+    scores, stop = _own_scores(model) if subject is None else _scores_of(subject)
     if json is not None:
-        files.write_json(json, {name: mutation.as_json(score) for name, score in scores.items()})
-    raise SystemExit(1 if any(score.survived for score in scores.values()) else 0)
+        files.write_json(json, mutation.to_json(scores, complete=not stop.came))
+    stop.exit(1 if any(score.survived for score in scores.values()) else 0)
 
 
-def _own_scores(model: str) -> "dict[str, Score]":
+def _scores_of(subject: str) -> "tuple[dict[str, Score], Stop]":
+    """The score of a user's function, printed; where Ctrl-C stopped it, that of the mutants tried until then."""
+    from jaxgrad.mutation import score as mutation
+
+    made = mutation.load(subject)
+    with stoppable() as stop, counting_bar("mutants") as progress:
+        stop.found = mutation.mutation_score(made.fn, made.check, *made.args, progress=progress)
+    if stop.found is None:
+        return {}, stop
+    print(mutation.describe(stop.found))
+    return {subject: stop.found}, stop
+
+
+def _own_scores(model: str) -> "tuple[dict[str, Score], Stop]":
     """The scores of this project's own backward passes, printed as tables with every mutant that survived."""
-    from rich.console import Console
-
     from jaxgrad.mutation import score as mutation
     from jaxgrad.parity import own_score
 
     record = models.record(model)
-    scores, chosen, texts = {}, own_score.own_cases(record), []
-    with bar(Console(), len(chosen) * len(own_score.names(record)), "backward passes") as update:
+    chosen = own_score.own_cases(record)
+    measured: dict[str, list[own_score.Row]] = {title: [] for title in chosen}
+    with stoppable() as stop, bar(len(chosen) * len(own_score.names(record)), "backward passes") as update:
         for title, case in chosen.items():
-            measured = []
             for row in own_score.rows([case]):
-                measured.append(row)
-                scores[f"{title}, {row.name}"] = row.score
-                update(len(scores), f"{row.name} done")
-            told = (f"{row.name}: {mutation.describe(row.score)}" for row in measured)
-            texts.append("\n\n".join([title, own_score.table(measured), *told]))
-    print("\n\n".join(texts))
-    return scores
+                measured[title].append(row)
+                update(sum(map(len, measured.values())), f"{row.name} done")
+    rows = {title: found for title, found in measured.items() if found}
+    told = {title: [f"{row.name}: {mutation.describe(row.score)}" for row in found] for title, found in rows.items()}
+    print("\n\n".join("\n\n".join([title, own_score.table(rows[title]), *told[title]]) for title in rows))
+    return {f"{title}, {row.name}": row.score for title, found in rows.items() for row in found}, stop

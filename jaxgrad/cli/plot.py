@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jaxgrad.cli.progress import bar
-from jaxgrad.cli.terminal import visible
 from jaxgrad.errors import JaxgradError
+from jaxgrad.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,8 +108,6 @@ def saturation(
 
     Example: jaxgrad plot saturation runs/demo
     """
-    from rich.console import Console
-
     from jaxgrad import plots
     from jaxgrad.cli.training import corpus_of
     from jaxgrad.plots import of_run
@@ -118,7 +116,7 @@ def saturation(
     path = _place(out, run / "saturation", dark)
     data = corpus_of(load_config(run), corpus)
     last = int(of_run.columns(run)[0][-1])
-    with bar(Console(), last, "steps") as update:
+    with bar(last, "steps") as update:
         watched = of_run.watch(run, data, lambda step: update(step, "taken again"))
     _save(plots.hidden_layer(watched, _theme(dark)), path)
 
@@ -158,15 +156,13 @@ def errors(out: OutOption = None, dark: DarkOption = False) -> None:
 
     Example: jaxgrad plot errors --out errors.pdf
     """
-    from rich.console import Console
-
     from jaxgrad import plots
     from jaxgrad.parity import cases
     from jaxgrad.parity.engines import DTYPES
     from jaxgrad.plots import of_case
 
     path = _place(out, Path("errors"), dark)
-    with bar(Console(), len(DTYPES), "types") as update:
+    with bar(len(DTYPES), "types") as update:
         names, found = of_case.errors(cases.seed_case(), lambda done: update(done, DTYPES[done - 1]))
     _save(plots.node_errors(names, found, "by-node", _theme(dark)), path)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from jaxgrad.cli.app import JsonOption
+from jaxgrad.cli.progress import counting_bar, stoppable
 from jaxgrad.errors import JaxgradError
 
 
@@ -39,18 +40,24 @@ def port(
         raise JaxgradError(f"{subject} must return (fn, params, *inputs): the function, its parameters and its inputs")
     fn, params, *inputs = made
     given = None if mapping is None else porting.read(mapping)
-    if torch is not None:
-        verdict = porting.compare(fn, params, *inputs, torch=_module(torch), mapping=given, seed=seed)
-    else:
-        verdict = porting.compare(fn, params, *inputs, jax=_named(str(jax)), seed=seed)
-    print(verdict)
-    if save_mapping is not None and verdict.mapping is not None:
-        verdict.mapping.save(save_mapping)
-    if json is not None:
+    with stoppable() as stop, counting_bar("steps") as progress:
+        if torch is not None:
+            stop.found = porting.compare(
+                fn, params, *inputs, torch=_module(torch), mapping=given, seed=seed, progress=progress
+            )
+        else:
+            stop.found = porting.compare(fn, params, *inputs, jax=_named(str(jax)), seed=seed, progress=progress)
+    verdict = stop.found if isinstance(stop.found, porting.Verdict) else None
+    placed = stop.found if verdict is None else verdict.mapping
+    if stop.found is not None:
+        print(stop.found)
+    if save_mapping is not None and placed is not None:
+        placed.save(save_mapping)
+    if json is not None and verdict is not None:
         files.write_json(json, verdict.as_json())
-    if html is not None:
+    if html is not None and verdict is not None:
         files.write_text(html, verdict.html())
-    raise SystemExit(0 if verdict.agrees else 1)
+    stop.exit(0 if verdict is not None and verdict.agrees else 1)
 
 
 def _module(name: str) -> Any:

@@ -129,7 +129,7 @@ def sweep(
         folders.check_held(held)
         sweep_folder.write(held.at, swept, rates)
     if json is not None:
-        files.write_json(json, sweep_folder.as_json(sweep_folder.results(swept)))
+        files.write_json(json, sweep_folder.to_json(swept, rates))
     console.print(_table(swept))
     say(console, _summary(swept, rates, devices))
     say(console, f"sweep: {folder}")
@@ -155,7 +155,7 @@ def _swept(
     with stopping() as stopped_by, warnings_shown():
         kept = sweeps.Kept(held, plan, stop=lambda: stopped_by() is not None)
         try:
-            with bar(console, total, "model-steps") as update:
+            with bar(total, "model-steps") as update:
                 return sweeps.sweep(
                     configs, data, memory, devices, lambda p: update(p.model_steps, f"{p.per_second:,.0f} per second"),
                     kept,

@@ -6,28 +6,24 @@ import os
 import re
 import signal
 import sys
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from jaxgrad.errors import JaxgradError, not_installed
+from jaxgrad.text import escaped, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 # For streams that take ASCII only; what is not here is written as its escape.
 _IN_ASCII = {"·": "|", "…": "...", "µ": "u", "×": "x", "–": "-", "—": "-", "─": "-", "│": "|", "≤": "<=", "±": "+-"}
-# Embeddings, overrides and isolates make text look like another; joiners and marks are of some scripts' words.
-_BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 _OWN_CACHE = "jaxgrad"
 
-
-def visible(text: str) -> str:
-    """`text` with control characters, halves of surrogate pairs and changes of direction as escapes."""
-    return "".join(_escaped(c) if _commands(c) else c for c in text)
+# What a command exits with that Ctrl-C stopped, as a shell has it.
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def say(console: "Console", text: str) -> None:
@@ -99,15 +95,7 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     cut = error.object[error.start : error.end]
-    return "".join(_IN_ASCII.get(c) or _escaped(c) for c in cut), error.end
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
-
-
-def _commands(character: str) -> bool:
-    return (unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t") or character in _BIDIRECTIONAL
+    return "".join(_IN_ASCII.get(c) or escaped(c) for c in cut), error.end
 
 
 def _of_the_system(error: Exception) -> str | None:

@@ -15,8 +15,9 @@ from jaxgrad import models
 from jaxgrad.cli.app import CorpusOption, DType, JsonOption
 from jaxgrad.cli.progress import bar
 from jaxgrad.cli.sized import ModelOption, given_options, sizes_given
-from jaxgrad.cli.terminal import complain, say, visible
+from jaxgrad.cli.terminal import complain, say
 from jaxgrad.errors import JaxgradError
+from jaxgrad.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -149,6 +150,7 @@ def evaluate(
     from rich.console import Console
 
     from jaxgrad import files
+    from jaxgrad.checking.report import as_json, dated
     from jaxgrad.training import run as runs
 
     with warnings_shown():
@@ -156,7 +158,7 @@ def evaluate(
     with runs.precision(config):
         losses = runs.split_losses(config, params, statistics, corpus_of(config, corpus))
     if json is not None:
-        files.write_json(json, losses._asdict())
+        files.write_json(json, dated("jaxgrad.eval/1", run=str(run), losses=as_json(losses._asdict())))
     _print_losses(Console(), losses)
 
 
@@ -226,7 +228,7 @@ def _run(
     number: int | None = None
     with stopping() as stopped_by, warnings_shown():
         try:
-            with bar(console, steps, "steps") as update:
+            with bar(steps, "steps", shown=leads()) as update:
 
                 def report(progress: "Progress") -> None:
                     update(progress.step, f"loss {progress.loss:.4f} · {progress.steps_per_second:,.0f} a second")

@@ -13,7 +13,7 @@ are not made.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ import numpy as np
 from jaxgrad import modules
 from jaxgrad.checking.compare import compare, scaled
 from jaxgrad.checking.measure import measure, shaken
+from jaxgrad.checking.report import dated
 from jaxgrad.checking.taylor import random_direction
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jax_seam import ClosedJaxpr
@@ -41,6 +42,9 @@ from jaxgrad.mutation.program import (
     trace_pullback,
     values,
 )
+from jaxgrad.progress import Progress, kept, silent
+
+SCHEMA = "jaxgrad.mutation/1"
 
 
 class Mutant(NamedTuple):
@@ -59,11 +63,15 @@ class Mutant(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What became of the mutants. A check that nothing escapes leaves none in `survived`."""
+    """What became of the mutants. A check that nothing escapes leaves none in `survived`.
+
+    Where it was stopped, `untried` are those that it had not come to, and some of `survived` may be equivalent.
+    """
 
     killed: tuple[Mutant, ...]
     survived: tuple[Mutant, ...]
     equivalent: tuple[Mutant, ...]
+    untried: tuple[Mutant, ...] = ()
 
 
 def mutants(fn: Callable[..., Any], *args: Any, starts: Callable[[Place], bool] | None = None) -> tuple[Mutant, ...]:
@@ -182,6 +190,7 @@ def mutation_score(
     static_argnums: Sequence[int] = (),
     draw: Callable[[int], tuple[Any, ...]] | None = None,
     draws: int = 20,
+    progress: Progress = silent,
 ) -> Score:
     """Run `check` on `fn` with each mistake in its pullback that `args` leave room for.
 
@@ -190,6 +199,8 @@ def mutation_score(
     `static_argnums`, and in the `nondiff_argnums` of a `jax.custom_vjp`, are passed as they are. A mutant that lives
     is tried for equivalence on `draws` inputs: `draw(k)` gives the k-th in place of `args`. Without it, floats are
     normal numbers in every second one, and in the others those of `args`, each times a positive random number.
+    `progress` is told how many mutants of how many are judged, and which is next. A `KeyboardInterrupt` carries the
+    score so far as its `found`.
 
     Raises `JaxgradError` where `check` fails on `fn` as it is, for no draws and where none has finite cotangents.
     """
@@ -204,17 +215,40 @@ def mutation_score(
         except Exception as error:
             raise JaxgradError(f"the check fails on {name}, without a mistake in it: {error}") from error
     found = tuple(mutants_of(trace_pullback(fn, *args, static_argnums=static_argnums).program))
-    living = tuple(m for m in found if not _notices(check, as_custom_vjp(fn, m, static_argnums)))
-    if not living:
-        return Score(found, (), ())
+    noticed: list[bool] = []
+
+    def so_far() -> Score:
+        tried = list(zip(found, noticed, strict=False))
+        killed, alive = (tuple(m for m, seen in tried if seen is wanted) for wanted in (True, False))
+        return Score(killed, alive, (), found[len(noticed) :])
+
+    with kept(so_far, lambda: f"mutation_score was stopped: {describe(so_far()).splitlines()[0]}"):
+        for mutant in found:
+            progress(len(noticed), len(found), mutant.operator)
+            noticed.append(_notices(check, as_custom_vjp(fn, mutant, static_argnums)))
+        living = so_far().survived
+        if not living:
+            return Score(found, (), ())
+        progress(len(found), len(found), "which of the living are equivalent")
+        return _score(found, living, _equivalent(fn, args, static_argnums, living, draw, draws))
+
+
+def _equivalent(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    static_argnums: Sequence[int],
+    living: Sequence[Mutant],
+    draw: Callable[[int], tuple[Any, ...]] | None,
+    draws: int,
+) -> tuple[Mutant, ...]:
+    """The mutants that change nothing but rounding on so many inputs, as `mutation_score` has them."""
     with jax.enable_x64(True):
         drawn = [_drawn(fn, draw(k) if draw else args, static_argnums, k, draw is None) for k in range(draws)]
         program = trace_pullback(fn, *drawn[0], static_argnums=static_argnums).program
         wide = [again for m in living if (again := next(mutants_of(program, m.key), None))]
-        equal = _equal(
+        return _equal(
             program, wide, (_inputs(fn, program, of_args, static_argnums, k) for k, of_args in enumerate(drawn))
         )
-    return _score(found, living, equal)
 
 
 def _notices(check: Callable[[Callable[..., Any]], object], wrong: Callable[..., Any]) -> bool:
@@ -334,7 +368,9 @@ def _within_noise(program: Program) -> Callable[[Sequence[Any]], Callable[[dict[
 
 def describe(score: Score) -> str:
     """The counts, then every mutant that survived with its source line and the mistake, then the equivalent ones."""
-    counts = ", ".join(f"{len(part)} {name}" for name, part in score._asdict().items())
+    counts = ", ".join(f"{len(getattr(score, name))} {name}" for name in ("killed", "survived", "equivalent"))
+    if score.untried:
+        counts += f", {len(score.untried)} not tried"
     told = [_told("SURVIVED", m) for m in score.survived] + [_told("equivalent", m) for m in score.equivalent]
     return "\n".join([f"{sum(map(len, score))} mutants: {counts}", *told])
 
@@ -345,7 +381,17 @@ def as_json(score: Score) -> dict[str, Any]:
         {"operator": m.operator, "file": m.place.file, "line": m.place.line, "text": m.place.text, "mistake": m.words}
         for m in score.survived
     ]
-    return {"killed": len(score.killed), "equivalent": len(score.equivalent), "survived": survived}
+    counts = {name: len(getattr(score, name)) for name in ("killed", "equivalent", "untried")}
+    return {**counts, "survived": survived}
+
+
+def to_json(scores: Mapping[str, Score], complete: bool = True) -> dict[str, Any]:
+    """Scores by name as one JSON object of the schema `jaxgrad.mutation/1`.
+
+    `complete` is false where Ctrl-C stopped it · `date` and `environment` as in `jaxgrad.check/1` · `scores`: for each
+    name the numbers of mutants killed, equivalent and untried, and `survived`, as `as_json` gives them.
+    """
+    return dated(SCHEMA, complete=complete, scores={name: as_json(score) for name, score in scores.items()})
 
 
 def _told(fate: str, mutant: Mutant) -> str:

@@ -1,8 +1,5 @@
-"""A verdict as tables in a terminal, and verdicts and checks as JSON."""
+"""A verdict as tables in a terminal, and as JSON."""
 
-import math
-import platform
-from importlib import metadata
 from typing import Any
 
 from rich import box
@@ -10,8 +7,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from jaxgrad.checking import report as checks
 from jaxgrad.checking.compare import Difference
-from jaxgrad.checking.findings import AGREES, DIFFERS, NOT_JUDGED, Tensor
+from jaxgrad.checking.findings import AGREES, DIFFERS, NOT_JUDGED
 from jaxgrad.models.model import named
 from jaxgrad.parity.verdict import Verdict
 
@@ -68,22 +66,18 @@ def summary(verdict: Verdict) -> Text:
     )
 
 
-def to_json(cases: list[dict[str, Any]]) -> dict[str, Any]:
+def to_json(cases: list[dict[str, Any]], complete: bool = True) -> dict[str, Any]:
     """All cases, as `case` makes them, as one JSON object of the schema `jaxgrad.parity/2`.
 
-    `agree`: whether all cases agree · `environment`: versions, machine, matmul precision · `cases`: for each its
-    name, dtype, devices, sizes, losses, outcome ("agrees", "differs", "not judged"), first, alone, sentence and
-    `tensors`. A tensor has name, kind ("output", "node", "input"), note and `pairs`: for each its two engines and the
-    fields of `compare.Difference`, with `values` in the order of the engines, and whether it was `judged`. In float32
-    and bfloat16 the second engine is "float64", the truth. A number that is not finite is one of the strings "nan",
-    "inf", "-inf".
+    `complete` is false where Ctrl-C stopped it · `agree`: whether all cases agree · `date` · `environment`: versions,
+    machine, matmul precision · `cases`: for each its name, dtype, devices, sizes, losses, outcome ("agrees", "differs",
+    "not judged"), first, alone, sentence and `tensors`. A tensor has name, kind ("output", "node", "input"), note and
+    `pairs`: for each its two engines and the fields of `compare.Difference`, with `values` in the order of the engines,
+    and whether it was `judged`; one that differs has a `heat` too, the map of its worst pair, as `checking.heat` makes
+    it. In float32 and bfloat16 the second engine is "float64", the truth. A number that is not finite is one of the
+    strings "nan", "inf", "-inf".
     """
-    return {
-        "schema": SCHEMA,
-        "agree": all(case["outcome"] == AGREES for case in cases),
-        "environment": environment(),
-        "cases": cases,
-    }
+    return checks.dated(SCHEMA, complete=complete, agree=all(case["outcome"] == AGREES for case in cases), cases=cases)
 
 
 def case(v: Verdict) -> dict[str, Any]:
@@ -93,53 +87,10 @@ def case(v: Verdict) -> dict[str, Any]:
         **v.target._asdict(),
         "batch_size": len(v.case.batch.Y),
         "shapes": {name: list(p.shape) for name, p in named(v.case.params).items()},
-        "losses": as_json(v.losses),
+        "losses": checks.as_json(v.losses),
         "outcome": v.outcome,
         "first": v.first,
         "alone": v.alone,
         "sentence": v.sentence,
-        "tensors": [tensor(t) for t in v.tensors],
+        "tensors": [checks.tensor(t) if t.agree else checks.mapped(t) for t in v.tensors],
     }
-
-
-def tensor(t: Tensor) -> dict[str, Any]:
-    """A tensor of a verdict or of a check as JSON, without its arrays."""
-    pairs = [
-        # The difference of a pair (a, b) holds the value of b, which was expected, first.
-        as_json({"engines": pair, **d._asdict(), "values": d.values[::-1], "judged": d.judged})
-        for pair, d in t.pairs.items()
-    ]
-    return {"name": t.name, "kind": t.kind, "note": t.note, "pairs": pairs}
-
-
-def environment() -> dict[str, str | None]:
-    """What the numbers depend on: versions of the packages in use (None where absent), the machine, the precision."""
-    packages = ("jaxgrad", "jax", "jaxlib", "torch", "numpy")
-    return {
-        **{name: _version(name) for name in packages},
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "matmul_precision": "highest",
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def as_json(value: Any) -> Any:
-    """`value` with tuples as lists, and numbers that JSON lacks as strings: "nan", "inf", "-inf", "(1+2j)"."""
-    match value:
-        case dict():
-            return {key: as_json(item) for key, item in value.items()}
-        case tuple() | list():
-            return [as_json(item) for item in value]
-        case float() if not math.isfinite(value):
-            return str(value)
-        case complex():
-            return str(value)
-        case _:
-            return value

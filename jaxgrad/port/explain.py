@@ -1,12 +1,17 @@
 """A verdict in words, and as JSON."""
 
+import linecache
 from collections.abc import Iterable
 from typing import Any
 
+from jaxgrad.checking.report import dated
 from jaxgrad.port.locate import FORWARD, LAYOUT, Verdict
-from jaxgrad.port.values import Line, Place
+from jaxgrad.port.mapping import Mapping
+from jaxgrad.port.values import Line, Place, Step
 
 SCHEMA = "jaxgrad.port/1"
+# Lines of source shown before and after the one that is meant.
+_AROUND = 2
 
 
 def text(verdict: Verdict) -> str:
@@ -28,7 +33,8 @@ def text(verdict: Verdict) -> str:
         what = f"{mend.words}, {mend.place.line or mend.place.op}; the next values then agree to {mend.residual:.0e}"
         lines.append(("  would mend it    " if not number else "  or               ") + what)
     if not verdict.mends and verdict.kind in (FORWARD, LAYOUT):
-        lines.append("  would mend it    no known change explains it")
+        said = "no known change explains it" if verdict.complete else "not looked for to the end"
+        lines.append(f"  would mend it    {said}")
     lines += [f"  behind it        {said}" for said in verdict.behind]
     lines.append(f"  {same} of {of} values agree")
     return "\n".join([*lines, *_noted(verdict)])
@@ -61,23 +67,35 @@ def _listed(head: str, lines: Iterable[Line]) -> list[str]:
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
-    """The verdict as data for JSON."""
+    """The verdict as data for JSON.
+
+    `agrees`, `kind`, `sentence`, `last`, `jax`, `other`, `distance`, `off`, `mends`, `behind`, `agreeing`, `notes` and
+    `other_name` are those of `Verdict`; `complete` is false where it was stopped before all was tried. A place has op,
+    module and line: file, line, function and text. The lines of `region` and `other_region` have those `around` them,
+    as numbers and texts. `steps` and `other_steps` are all values: place, shape, agrees, and of the first which of the
+    second each is like. `mapping` is as `Mapping.save` writes it, with each rule in words.
+    """
     return {
-        "schema": SCHEMA,
+        **dated(SCHEMA),
+        "complete": verdict.complete,
         "agrees": verdict.agrees,
         "kind": verdict.kind,
         "sentence": verdict.sentence,
         "last": [{"jax": _place(pair.jax), "other": _place(pair.other)} for pair in verdict.last],
         "jax": _place(verdict.jax),
         "other": _place(verdict.other),
-        "region": [_line(line) for line in verdict.region],
-        "other_region": [_line(line) for line in verdict.other_region],
+        "region": [_opened(line) for line in verdict.region],
+        "other_region": [_opened(line) for line in verdict.other_region],
         "distance": verdict.distance,
+        "off": verdict.off,
         "mends": [{"place": _place(m.place), "words": m.words, "residual": m.residual} for m in verdict.mends],
         "behind": list(verdict.behind),
         "agreeing": list(verdict.agreeing),
-        "mapping": None if verdict.mapping is None else verdict.mapping.as_json(),
+        "mapping": None if verdict.mapping is None else _mapping(verdict.mapping),
         "notes": list(verdict.notes),
+        "other_name": verdict.other_name,
+        "steps": [_step(step) for step in verdict.steps],
+        "other_steps": [_step(step) for step in verdict.other_steps],
     }
 
 
@@ -89,3 +107,22 @@ def _place(place: Place | None) -> dict[str, Any] | None:
 
 def _line(line: Line) -> dict[str, Any]:
     return {"file": line.file, "line": line.number, "function": line.function, "text": line.text}
+
+
+def _opened(line: Line) -> dict[str, Any]:
+    numbers = range(max(1, line.number - _AROUND), line.number + _AROUND + 1)
+    around = [[n, code.rstrip("\n")] for n in numbers if (code := linecache.getline(line.file, n))]
+    return {**_line(line), "around": around}
+
+
+def _step(step: Step) -> dict[str, Any]:
+    place = step.place
+    line = None if place.line is None else _line(place.line)
+    shown = {"op": place.op, "module": place.module, "line": line, "shape": list(step.shape)}
+    return {**shown, "agrees": step.agrees, "like": step.like}
+
+
+def _mapping(mapping: Mapping) -> dict[str, Any]:
+    data = mapping.as_json()
+    leaves = [{**leaf, "said": str(e.rule)} for leaf, e in zip(data["leaves"], mapping.entries, strict=True)]
+    return {**data, "leaves": leaves}

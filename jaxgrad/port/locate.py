@@ -5,6 +5,7 @@ through values without a counterpart to those that have one: what lies between i
 a counterpart that leads to one with a counterpart is only another way to compute the same.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad.checking.heat import heat
 from jaxgrad.checking.oracles import rules
 from jaxgrad.errors import JaxgradError
 from jaxgrad.port import fingerprint, jax_values, torch_values
@@ -19,10 +21,12 @@ from jaxgrad.port.fingerprint import EXACT, SCATTERED, SWAPPED, Layout
 from jaxgrad.port.mapping import Mapping as WeightMapping
 from jaxgrad.port.match import Setting, filled, flat_call, odd_ones, prepare, redrawn, search
 from jaxgrad.port.values import Line, Place, Step, Trace
+from jaxgrad.progress import Progress, kept, silent
 
 AGREES, FORWARD, BACKWARD, LAYOUT, BUFFER = "agrees", "forward", "backward", "layout of the output", "buffer"
 # A backward pass has twice the operations of a forward pass and more cancellation.
 BACKWARD_TOLERANCE = 1e-8
+_STEPS = ("the other program", "which weight goes where", "all values", "all cotangents", "what would mend it")
 
 
 class Pair(NamedTuple):
@@ -56,7 +60,8 @@ class Verdict(NamedTuple):
     from there on, of the first few. `distance` is the relative difference of the first values, None where they have
     no like. `mends` are changes that explain it, `behind` what is wrong after the first is mended. `agreeing` counts
     the values that agree of those that were looked up. `mapping` is that of the weights; `notes` are remarks. `steps`
-    and `other_steps` are all values, for the page.
+    and `other_steps` are all values, for the page, and `off` is where in its array the first value is off, as
+    `checking.heat` maps it. `complete` is false where it was stopped while a change that mends it was looked for.
     """
 
     agrees: bool
@@ -76,6 +81,8 @@ class Verdict(NamedTuple):
     other_name: str
     steps: tuple[Step, ...] = ()
     other_steps: tuple[Step, ...] = ()
+    off: dict[str, Any] | None = None
+    complete: bool = True
 
     def __str__(self) -> str:
         from jaxgrad.port.explain import text
@@ -125,6 +132,7 @@ def compare(
     seed: int = 0,
     use: str = "float32",
     suggest: bool = True,
+    progress: Progress = silent,
 ) -> Verdict:
     """Find the first place where `fn(params, *inputs)` and another program part.
 
@@ -143,15 +151,19 @@ def compare(
         seed: of the numbers that both are given.
         use: the type that `fn` is used in; what it computes in this type by its own choice is no difference.
         suggest: whether to look for what would mend a difference.
+        progress: is told how many steps are done, of how many, and which is next.
+
+    A `KeyboardInterrupt` while a change is looked for has the verdict without one as its `found`; one that comes once
+    the weights are placed has their mapping.
 
     Raises `JaxgradError` where neither or both of `torch` and `jax` are given, and where one of the programs raises.
     """
     if (torch is None) == (jax is None):
         raise JaxgradError("compare needs one other program: torch=module or jax=function")
     if torch is None:
-        return _beside_jax(fn, jax, params, inputs, kwargs or {}, seed, use, suggest)
+        return _beside_jax(fn, jax, params, inputs, kwargs or {}, seed, use, suggest, progress)
     return _beside_torch(
-        fn, params, inputs, torch, mapping, names or {}, kwargs or {}, torch_inputs, seed, use, suggest
+        fn, params, inputs, torch, mapping, names or {}, kwargs or {}, torch_inputs, seed, use, suggest, progress
     )
 
 
@@ -167,11 +179,12 @@ def _beside_torch(
     seed: int,
     use: str,
     suggest: bool,
+    progress: Progress,
 ) -> Verdict:
-    from jaxgrad.port import mend
-
     notes: list[str] = []
+    progress(0, len(_STEPS), _STEPS[0])
     setting = prepare(fn, params, inputs, module, kwargs, torch_inputs, seed)
+    progress(1, len(_STEPS), _STEPS[1])
     is_module = hasattr(module, "named_parameters")
     found = given if given is not None else search(setting, module, names, strict=False)
     odd = odd_ones(found) if given is None and not names else {}
@@ -199,19 +212,32 @@ def _beside_torch(
             "dropout" in v.place.op or "bernoulli" in v.place.op for v in setting.torch.trace.values
         ):
             notes.append("the torch module is in training mode and drops values at random; call module.eval()")
-    recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays), use)
-    parted = part(recorded.trace, setting.torch.trace)
-    verdict = judged(parted, "torch")
-    buffers = _buffers(parted, setting, module) if is_module else None
-    if verdict.agrees and buffers is not None:
-        verdict = verdict._replace(agrees=False, kind=BUFFER, sentence=buffers)
-    if verdict.agrees:
-        verdict = _backward(setting, arrays, found, use) or verdict
+    with kept(lambda: found, lambda: "compare was stopped when the weights were placed"):
+        progress(2, len(_STEPS), _STEPS[2])
+        recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays), use)
+        parted = part(recorded.trace, setting.torch.trace)
+        verdict = judged(parted, "torch")
+        buffers = _buffers(parted, setting, module) if is_module else None
+        if verdict.agrees and buffers is not None:
+            verdict = verdict._replace(agrees=False, kind=BUFFER, sentence=buffers)
+        if verdict.agrees:
+            progress(3, len(_STEPS), _STEPS[3])
+            verdict = _backward(setting, arrays, found, use) or verdict
     verdict = verdict._replace(mapping=found, notes=tuple(notes))
-    if suggest and not verdict.agrees and verdict.kind in (FORWARD, LAYOUT):
-        leaves = [path for path, _ in setting.leaves]
-        verdict = mend.mended(verdict, parted, recorded, leaves, {n: setting.tensors[n] for n in found.unused})
-    return verdict
+    leaves = [path for path, _ in setting.leaves]
+    return _mended(verdict, suggest, progress, parted, recorded, leaves, {n: setting.tensors[n] for n in found.unused})
+
+
+def _mended(verdict: Verdict, suggest: bool, progress: Progress, *region: Any) -> Verdict:
+    """The verdict with what would mend a difference, where that is wanted and can be known."""
+    from jaxgrad.port import mend
+
+    if not suggest or verdict.agrees or verdict.kind not in (FORWARD, LAYOUT):
+        return verdict
+    progress(4, len(_STEPS), _STEPS[4])
+    stopped = verdict._replace(complete=False)
+    with kept(lambda: stopped, lambda: f"compare was stopped while it looked for what would mend it: {stopped}"):
+        return mend.mended(verdict, *region)
 
 
 def _beside_jax(
@@ -223,9 +249,9 @@ def _beside_jax(
     seed: int,
     use: str,
     suggest: bool,
+    progress: Progress,
 ) -> Verdict:
-    from jaxgrad.port import mend
-
+    progress(2, len(_STEPS), _STEPS[2])
     given = filled(inputs, seed)
     call, leaves, others = flat_call(fn, params, given, kwargs)
     second, _, _ = flat_call(other, params, given, kwargs)
@@ -235,6 +261,7 @@ def _beside_jax(
     parted = part(recorded.trace, theirs.trace)
     verdict = judged(parted, "the other function")
     if verdict.agrees:
+        progress(3, len(_STEPS), _STEPS[3])
         a = jax_values.record(call, [*arrays, *others], len(arrays), use, open_custom=False)
         b = jax_values.record(second, [*arrays, *others], len(arrays), use, open_custom=False)
         again = part(a.trace, b.trace)
@@ -244,9 +271,7 @@ def _beside_jax(
             n: Pair(n, m, Layout(EXACT, (), True)) for n, m in zip(a.program.inputs, b.program.inputs, strict=True)
         }
         verdict = _first_backward(again, of_own, of_other, pairs, "the other function") or verdict
-    if suggest and not verdict.agrees and verdict.kind in (FORWARD, LAYOUT):
-        verdict = mend.mended(verdict, parted, recorded, [path for path, _ in leaves], {})
-    return verdict
+    return _mended(verdict, suggest, progress, parted, recorded, [path for path, _ in leaves], {})
 
 
 def _own(leaf: Any, seed: tuple[int, ...]) -> np.ndarray:
@@ -473,22 +498,28 @@ def judged(parted: Parted, other_name: str) -> Verdict:
         region=_lines([blamed, *places]),
         other_region=_lines(parted.other.trace.values[k].place for k in other),
         distance=distance(parted, first, other),
+        off=off(parted, first, other),
     )
 
 
 def _told(parted: Parted) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
     """All values of both programs that depend on the inputs, for the page."""
 
-    def steps(trace: Trace, agrees: Callable[[int], bool]) -> tuple[Step, ...]:
-        return tuple(
-            Step(v.place, v.array.shape, agrees(n) if fingerprint.told(v.array) else None)
-            for n, v in enumerate(trace.values)
-            if v.varies and not v.moved and v.place.op != "input"
-        )
+    def shown(trace: Trace) -> list[int]:
+        return [n for n, v in enumerate(trace.values) if v.varies and not v.moved and v.place.op != "input"]
 
-    theirs = _counterparts(parted)
-    own = steps(parted.own.trace, lambda n: agreed(parted, n))
-    return own, steps(parted.other.trace, theirs.__contains__)
+    def step(trace: Trace, n: int, agrees: bool, like: int | None) -> Step:
+        value = trace.values[n]
+        return Step(value.place, value.array.shape, agrees if fingerprint.told(value.array) else None, like)
+
+    mine, others, theirs = parted.own.trace, parted.other.trace, _counterparts(parted)
+    numbers = {n: k for k, n in enumerate(shown(others))}
+
+    def like(n: int) -> int | None:
+        return numbers.get(_root(others, parted.pairs[n].other)) if agreed(parted, n) else None
+
+    own = tuple(step(mine, n, agreed(parted, n), like(n)) for n in shown(mine))
+    return own, tuple(step(others, n, n in theirs, None) for n in numbers)
 
 
 def _only_layout(parted: Parted, n: int, m: int) -> bool:
@@ -614,6 +645,32 @@ def distance(parted: Parted, first: int, others: Sequence[int]) -> float | None:
         if parted.other.trace.values[m].array.size == a.size
     ]
     return min(sizes, default=None)
+
+
+def off(parted: Parted, first: int, others: Sequence[int]) -> dict[str, Any] | None:
+    """Where a value is off from the nearest of its size that the other program has there; None where none has it."""
+    a = parted.own.trace.values[first].array
+    alike = [parted.other.trace.values[m].array for m in others[:12]]
+    alike = [b for b in alike if b.size == a.size]
+    if not alike:
+        return None
+    return mapped(a, laid_like(min(alike, key=lambda b: relative(np.sort(a, None), np.sort(b, None))), a))
+
+
+def mapped(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+    """Where one array is off from another of its shape, as parts of the tolerance of the whole."""
+    known = b[fingerprint.ordinary_of(b)]
+    size = float(np.sqrt(np.mean(known**2))) if known.size else 0.0
+    return heat(a, b, fingerprint.TOLERANCE * (size or 1.0))
+
+
+def laid_like(b: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """An array in the layout of another of its size: with the order of axes in which the two are nearest."""
+    own, other = np.squeeze(a), np.squeeze(b)
+    # Of more axes there are too many orders to try.
+    orders = itertools.permutations(range(other.ndim)) if other.ndim <= 5 else ()
+    fits = [way for order in orders if (way := other.transpose(order)).shape == own.shape]
+    return min(fits or [b.reshape(own.shape)], key=lambda way: relative(own, way)).reshape(a.shape)
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:
@@ -839,7 +896,7 @@ def _first_backward(
     return Verdict(
         False, BACKWARD, f"outputs agree, and cotangents part behind {place.op}", (here,), place, after,
         _lines([place]), _lines([after] if after else []), relative(own.ravel(), back.ravel()), (), (), counts, None,
-        (), other_name,
+        (), other_name, *_told(parted), off=mapped(own, np.asarray(back).reshape(own.shape)),
     )  # fmt: skip
 
 

@@ -68,11 +68,15 @@ class Trace(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A value as it is shown: its place and shape, and whether it agrees; None where its numbers say nothing."""
+    """A value as it is shown: its place and shape, and whether it agrees; None where its numbers say nothing.
+
+    `like` is the number of the other program's step that it agrees with.
+    """
 
     place: Place
     shape: tuple[int, ...]
     agrees: bool | None
+    like: int | None = None
 
 
 def in_library(file: str) -> bool:

@@ -84,11 +84,14 @@ def write(folder: Path, swept: list[Swept], rates: Rates) -> None:
         [[step, *line] for step, line in zip(steps.tolist(), columns.tolist(), strict=True)],
     )
     save(sweep_curves(steps, [run.curve for run in swept], labels), folder / "curves.png")
+    files.write_json(folder / "sweep.json", to_json(swept, rates))
+
+
+def to_json(swept: list[Swept], rates: Rates) -> dict[str, Any]:
+    """A sweep as JSON of the schema `jaxgrad.sweep/1`, as `write` says; a run that diverged has no losses."""
     shared = {k: v for k, v in flat(swept[0].config).items() if k not in axes(swept)}
-    files.write_json(
-        folder / "sweep.json",
-        {"schema": SCHEMA, "config": shared, "model_steps_per_second": rates._asdict(), "runs": as_json(rows)},
-    )
+    runs = as_json(results(swept))
+    return {"schema": SCHEMA, "config": shared, "model_steps_per_second": rates._asdict(), "runs": runs}
 
 
 def results(swept: list[Swept]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import torch
 
 from jaxgrad import GradientMismatch, check, tap
 from jaxgrad.errors import JaxgradError
+from jaxgrad.progress import found_by
 
 QUICK = {"dtypes": ("float64",), "transforms": ("jit",), "seeds": (0,)}
 
@@ -220,3 +221,24 @@ def test_an_oracle_of_another_function_is_not_judged_by_the_derivative_of_this_o
     message = str(caught.value)
     assert "output is wrong" in message and "apart: hand from torch" in message
     assert "hand right at x (the remainder falls with h^2.00" in message and "torch wrong" not in message
+
+
+def test_progress_is_told_and_a_stopped_check_carries_what_it_judged():
+    told = []
+
+    def progress(done: int, total: int, note: str) -> None:
+        told.append((done, total, note))
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        check(
+            jnp.sin, jax.ShapeDtypeStruct(("n",), jnp.float32), reference=jnp.sin, dtypes=("float64",),
+            transforms=("jit", "vmap"), seeds=(0,), vary={"n": (3, 4)}, progress=progress,
+        )  # fmt: skip
+    assert told == [(0, 4, "float64/jit/0 with n=3"), (1, 4, "float64/vmap/0 with n=3")]
+    assert caught.type is KeyboardInterrupt and caught.value.__notes__ == [
+        "sin: the check was stopped after 1 of 4 settings"
+    ]
+    report = found_by(caught.value)
+    assert not report.passed and [(f.setting.transform, f.outcome) for f in report.findings] == [("jit", "agrees")]

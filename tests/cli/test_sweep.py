@@ -42,7 +42,7 @@ def test_models_split_over_devices_are_the_same_models(tmp_path: Path):
 def test_the_best_is_named_with_the_command_that_trains_it_alone(tmp_path: Path):
     table = tmp_path / "table.json"
     done = sweep(tmp_path / "s", "--seeds", "3,4", "--lr", "0.1,0.0001", "--hidden", "8", "--json", str(table))
-    rows = json.loads(table.read_text())
+    rows = json.loads(table.read_text())["runs"]
     best = rows[0]["seed"]
     assert f"jaxgrad train --seed {best} --hidden 8 --steps 30 --batch-size 4" in " ".join(done.stdout.split())
     assert [row["learning_rate"] for row in rows] == [0.1, 0.1, 0.0001, 0.0001]

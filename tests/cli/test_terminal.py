@@ -9,9 +9,9 @@ import pytest
 
 from jaxgrad.cli import app, terminal
 from jaxgrad.cli.sweep import _seeds
-from jaxgrad.cli.terminal import visible
 from jaxgrad.errors import JaxgradError
 from jaxgrad.mutation import score
+from jaxgrad.text import visible
 
 SMALL = ("--steps", "20", "--hidden", "8", "--batch-size", "4")
 

@@ -4,7 +4,7 @@ A page runs from top to bottom in an empty folder. Its Python blocks share their
 file's name in backquotes and a colon is written to that file. `sh` and `console` blocks go to bash, and what a
 `console` block shows after a command is compared with what the command prints, where `…` stands for anything. A comment
 before a block, `<!-- not run: why -->` or `<!-- fails: why -->`, makes an exception. Blocks without a language are
-pictures or output.
+pictures or output, and those of YAML are read by tests/test_workflows.py.
 """
 
 import os
@@ -125,7 +125,7 @@ def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_are_of_kinds_that_are_run_or_are_no_code(page: str):
-    assert {b.language for b in blocks(page)} <= {"", "python", "sh", "console"}
+    assert {b.language for b in blocks(page)} <= {"", "python", "sh", "console", "yaml"}
 
 
 def mentioned(page: str, program: str) -> set[str]:

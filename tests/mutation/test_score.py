@@ -12,6 +12,7 @@ from jaxgrad.errors import JaxgradError
 from jaxgrad.mutation import program as programs
 from jaxgrad.mutation import score as mutate
 from jaxgrad.mutation.operators import OPERATORS
+from jaxgrad.progress import found_by
 
 SQUARE = jnp.arange(9.0).reshape(3, 3) + 1
 
@@ -286,6 +287,26 @@ def test_a_blind_check_lets_all_live_and_the_report_shows_their_lines_and_mistak
         f"SURVIVED: a factor dropped · {__file__}:{line}\n"
         "    dx = 2 * weight * x * dy[..., None]\n    the first factor, 2, is dropped"
     ) in told
+
+
+def test_a_score_that_is_stopped_keeps_what_was_tried():
+    calls = []
+
+    def check(fn):
+        calls.append(fn)
+        # Twice it is asked about what is right.
+        if len(calls) == 2 + 4:
+            raise KeyboardInterrupt
+        good_check(fn)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        mutate.mutation_score(energy, check, X, WEIGHT)
+    score = found_by(caught.value)
+    assert (len(score.killed), len(score.survived), len(score.equivalent)) == (3, 0, 0) and len(score.untried) > 7
+    told = f"{sum(map(len, score))} mutants: 3 killed, 0 survived, 0 equivalent, {len(score.untried)} not tried"
+    assert caught.value.__notes__ == [f"mutation_score was stopped: {told}"]
+    data = mutate.to_json({"energy": score}, complete=False)
+    assert not data["complete"] and data["scores"]["energy"]["untried"] == len(score.untried)
 
 
 def test_a_check_with_ones_for_cotangents_misses_what_they_hide():

@@ -11,6 +11,8 @@ import torch
 
 from jaxgrad import port
 from jaxgrad.errors import JaxgradError
+from jaxgrad.port import locate
+from jaxgrad.progress import found_by
 
 from . import mistakes
 
@@ -26,9 +28,9 @@ PLANTED = [
 ]  # fmt: skip
 
 
-def compared(name: str, bug: str) -> port.Verdict:
-    program = mistakes.PROGRAMS[name]
-    return port.compare(lambda *args: program.fn(*args, bug), program.params, *program.inputs, torch=program.module())
+def compared(name: str, bug: str, **options) -> port.Verdict:
+    program, module = mistakes.PROGRAMS[name], mistakes.PROGRAMS[name].module()
+    return port.compare(lambda *args: program.fn(*args, bug), program.params, *program.inputs, torch=module, **options)
 
 
 @pytest.mark.parametrize("name", mistakes.PROGRAMS)
@@ -185,6 +187,37 @@ def test_the_verdict_as_json_and_as_a_page():
     assert data["jax"]["line"]["text"].startswith("logits = x @")
     page = verdict.html()
     assert "0.8 should be 0.7" in page and "<script" not in page and "x @ p[&quot;head&quot;]" in page
+
+
+def test_the_page_has_the_region_and_a_map_of_the_error():
+    verdict = compared("loss", "temperature")
+    assert {step.like for step in verdict.steps} - {None} <= set(range(len(verdict.other_steps)))
+    assert verdict.off is not None and verdict.off["grid"] and min(map(min, verdict.off["grid"])) > 0
+    page = verdict.html()
+    assert "Where the first differing value is off" in page and '<details class="parts" open' in page
+
+
+def test_a_map_of_the_error_is_in_the_layout_of_the_jax_value():
+    a = np.arange(24.0).reshape(2, 3, 4) + 1
+    assert np.array_equal(locate.laid_like(a.transpose(2, 0, 1), a + 1e-3), a)
+    assert np.array_equal(locate.laid_like(a.reshape(6, 4), a), a)
+
+
+def test_what_is_stopped_leaves_the_verdict_or_the_mapping(monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    told = []
+    monkeypatch.setattr("jaxgrad.port.mend.mended", stop)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        compared("loss", "temperature", progress=lambda done, total, note: told.append((done, total)))
+    verdict = found_by(caught.value)
+    assert not verdict.agrees and not verdict.complete and "not looked for to the end" in str(verdict)
+    assert verdict.as_json()["complete"] is False and told == [(0, 5), (1, 5), (2, 5), (4, 5)]
+    monkeypatch.setattr(locate, "judged", stop)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        compared("loss", "temperature")
+    assert isinstance(found_by(caught.value), port.Mapping)
 
 
 def test_one_other_program_must_be_given():

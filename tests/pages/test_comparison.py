@@ -16,8 +16,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgrad import GradientMismatch, check
+from jaxgrad import GradientMismatch, Report, check
+from jaxgrad.checking import report as checks
+from jaxgrad.checking.heat import heat
 from jaxgrad.models.mlp.record import MODEL
+from jaxgrad.pages import comparison
 from jaxgrad.parity import page
 from jaxgrad.parity.engines import Target, graph, run
 from jaxgrad.parity.verdict import verdict
@@ -62,7 +65,7 @@ def hostile_case(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_page_holds_every_node_its_place_in_the_graph_and_its_map(spoiled):
-    data = data_of(page.html(spoiled))
+    data = data_of(comparison.html(spoiled))
     right, wrong = data["cases"]
     assert [row["name"] for row in wrong["rows"]] == ["forward loss", *BACKWARD_ORDER]
     assert all(row["heat"]["engines"] == row["pairs"][row["worst"]]["engines"] for row in wrong["rows"])
@@ -74,7 +77,7 @@ def test_the_page_holds_every_node_its_place_in_the_graph_and_its_map(spoiled):
 
 
 def test_the_worst_pair_of_a_node_is_what_contradicts_it_most(spoiled):
-    right, wrong = data_of(page.html(spoiled))["cases"]
+    right, wrong = data_of(comparison.html(spoiled))["cases"]
     rows = {row["name"]: row for row in wrong["rows"]}
     worst = {name: row["pairs"][row["worst"]] for name, row in rows.items()}
     assert "by-node" in worst["bn_diff"]["engines"] and worst["bn_diff"]["share"] > 1e9
@@ -85,19 +88,19 @@ def test_the_worst_pair_of_a_node_is_what_contradicts_it_most(spoiled):
 
 def test_a_node_that_one_engine_has_is_there_without_a_pair():
     case = hostile_case(rows=[{**hostile_case()["rows"][0], "pairs": [], "heat": None}])
-    data = data_of(page.html({"title": "", "environment": {}, "cases": [case]}))
+    data = data_of(comparison.html({"title": "", "environment": {}, "cases": [case]}))
     assert data["cases"][0]["rows"][0]["worst"] is None
 
 
 def test_the_page_asks_the_network_for_nothing(spoiled):
-    html = page.html(spoiled)
+    html = comparison.html(spoiled)
     assert "default-src 'none'" in html and "://" not in html
     assert re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]*)""", html) == ["data:,"]
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", html)
 
 
 def test_names_are_shown_and_not_run():
-    html = page.html({"title": HOSTILE, "environment": {HOSTILE: None}, "cases": [hostile_case()]})
+    html = comparison.html({"title": HOSTILE, "environment": {HOSTILE: None}, "cases": [hostile_case()]})
     assert "<img" not in html and html.count("</script>") == 2
     data = data_of(html)
     assert data["environment"] == {HOSTILE: None} and data["cases"][0]["rows"][0]["name"] == HOSTILE
@@ -108,7 +111,7 @@ def test_a_pair_that_was_not_judged_comes_before_one_that_agrees():
     fine = hostile_case()["rows"][0]["pairs"][0]
     pairs = [fine, {**fine, "judged": False, "share": 0.1}, {**fine, "share": 0.9}]
     case = hostile_case(rows=[{**hostile_case()["rows"][0], "pairs": pairs, "heat": None}])
-    data = data_of(page.html({"title": "", "environment": {}, "cases": [case]}))
+    data = data_of(comparison.html({"title": "", "environment": {}, "cases": [case]}))
     assert data["cases"][0]["rows"][0]["worst"] == 1
 
 
@@ -133,7 +136,7 @@ def test_a_maps_limits_are_those_of_the_elements(seeded_case):
 def test_a_map_keeps_the_largest_of_each_block_and_says_what_is_not_finite():
     a, b = np.zeros((100, 96)), np.zeros((100, 96))
     b[99, 95], b[0, 1], b[4, 4], b[4, 5] = 1e-3, np.nan, np.inf, 7.0
-    found = page.heat(a, b, 10.0, most=48)
+    found = heat(a, b, 10.0, most=48)
     assert found["shape"] == [100, 96]
     assert (len(found["grid"]), {len(line) for line in found["grid"]}) == (48, {48})
     assert (found["grid"][-1][-1], found["grid"][0][0], found["grid"][1][1]) == (-4.0, "nan", None)
@@ -145,20 +148,20 @@ def test_every_element_is_in_a_block_of_the_map():
         for at in {0, size // 3, size - 1}:
             a = np.zeros(size)
             a[at] = 1.0
-            (line,) = page.heat(a, np.zeros(size), 1.0)["grid"]
+            (line,) = heat(a, np.zeros(size), 1.0)["grid"]
             # As the page finds the cell of the worst element again.
             assert [i for i, cell in enumerate(line) if cell == 0.0] == [((at + 1) * len(line) - 1) // size]
 
 
 def test_a_map_of_any_rank_is_flat_and_of_any_scale_is_a_number_or_says_why_not():
-    grid = [page.heat(np.ones(shape), np.zeros(shape), 1.0)["grid"] for shape in ((), (3,), (2, 3, 4), (0, 3))]
+    grid = [heat(np.ones(shape), np.zeros(shape), 1.0)["grid"] for shape in ((), (3,), (2, 3, 4), (0, 3))]
     assert grid == [[[0.0]], [[0.0] * 3], [[0.0] * 4] * 6, []]
     tiny, zero = np.full(1, 5e-324), np.zeros(1)
-    assert page.heat(tiny, zero, 1e10)["grid"] == [[-333.31]]
-    assert page.heat(tiny, zero, 0.0)["grid"] == [["inf"]]
-    assert page.heat(zero, zero, 0.0)["grid"] == [[None]]
+    assert heat(tiny, zero, 1e10)["grid"] == [[-333.31]]
+    assert heat(tiny, zero, 0.0)["grid"] == [["inf"]]
+    assert heat(zero, zero, 0.0)["grid"] == [[None]]
     with pytest.raises(ValueError, match=r"\(2,\) and \(1,\)"):
-        page.heat(np.zeros(2), zero, 1.0)
+        heat(np.zeros(2), zero, 1.0)
 
 
 @jax.custom_vjp
@@ -173,6 +176,10 @@ def plain(x):
     return x * x
 
 
+def of_reports(report: Report) -> dict[str, Any]:
+    return comparison.of_checks(checks.to_json([checks.check(report)]))
+
+
 def failed(fn: Callable[..., Any], **options: Any) -> GradientMismatch:
     with pytest.raises(GradientMismatch) as caught:
         check(fn, np.arange(3.0), reference=plain, dtypes=("float64",), seeds=(0,), name="my square", **options)
@@ -181,7 +188,7 @@ def failed(fn: Callable[..., Any], **options: Any) -> GradientMismatch:
 
 def test_checks_of_ones_own_have_a_case_for_each_setting_and_the_first_failure_its_message():
     error = failed(square)
-    cases = page.of_reports([error.report])["cases"]
+    cases = of_reports(error.report)["cases"]
     assert [case["name"].split(", ")[1] for case in cases] == [f.setting.transform for f in error.report.findings]
     assert [case["details"] for case in cases] == [str(error), *[""] * (len(cases) - 1)] and len(cases) > 3
     assert not any(case["agree"] for case in cases)
@@ -195,27 +202,27 @@ def test_a_setting_that_was_not_judged_is_shown_with_its_reason():
         return x * x
 
     report = check(narrow, np.arange(3.0), reference=plain, seeds=(0,))
-    cases = page.of_reports([report])["cases"]
+    cases = of_reports(report)["cases"]
     assert all(case["agree"] for case in cases)
     lost = [case for case in cases if case["outcome"] == "not judged"]
     assert lost and all(case["dtype"] == "bfloat16" for case in lost)
     assert all(case["sentence"].startswith("not judged: ") and "no bfloat16 here" in case["sentence"] for case in lost)
-    assert all(case["rows"] == [] for case in lost) and data_of(page.html(page.of_reports([report])))
+    assert all(case["rows"] == [] for case in lost) and data_of(comparison.html(of_reports(report)))
 
 
 def test_numbers_that_json_lacks_are_strings():
     report = check(lambda x: x * x, np.array([1 + 2j]), reference=plain, dtypes=("float64",), transforms=("jit",))
-    assert data_of(page.html(page.of_reports([report])))["cases"]
+    assert data_of(comparison.html(of_reports(report)))["cases"]
 
 
 def test_a_check_that_should_have_differed_is_not_shown_as_agreeing():
     error = failed(plain, transforms=("jit",), expected="differs")
-    (case,) = page.of_reports([error.report])["cases"]
+    (case,) = of_reports(error.report)["cases"]
     assert not case["agree"] and case["details"] == str(error)
     passed = check(
         square, np.arange(3.0), reference=plain, dtypes=("float64",), transforms=("jit",), expected="differs"
     )
-    assert all(case["agree"] and not case["details"] for case in page.of_reports([passed])["cases"])
+    assert all(case["agree"] and not case["details"] for case in of_reports(passed)["cases"])
 
 
 class Browser:
@@ -292,7 +299,7 @@ ENTER, ESCAPE = "\ue007", "\ue00c"
 
 def test_in_a_browser_a_node_can_be_chosen_and_its_map_appears(browser: Browser, spoiled, tmp_path: Path):
     file = tmp_path / "page.html"
-    file.write_text(page.html({**spoiled, "cases": [*spoiled["cases"], hostile_case()]}), encoding="utf-8")
+    file.write_text(comparison.html({**spoiled, "cases": [*spoiled["cases"], hostile_case()]}), encoding="utf-8")
     browser.call("/url", {"url": file.as_uri()})
 
     # Who agrees with whom: the case that differs comes first and open, the others after it and closed.

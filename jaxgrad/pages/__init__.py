@@ -1,0 +1,1 @@
+"""Pages to read in a browser: self-contained, light and dark, on any screen."""
