@@ -51,6 +51,21 @@ class Kernel:
 
 
 @dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """Checkpoints of a model that others have made: who reads them, and how to draw without their vocabulary.
+
+    Args:
+        reader: a module, imported when it is asked for. Its `load(path, dtype, **sizes)` gives parameters and sizes:
+            those of the file, and where it does not say the ones given; it raises `JaxgradError` where both say it and
+            differ, and for a file of another kind.
+        draw: `(params, key, prompts, count, sizes, temperature, top_k) -> symbols` that follow each row of prompts.
+    """
+
+    reader: str
+    draw: Callable[..., Int[Array, "rows count"]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Operation:
     """An operation that a model is made of, for its own mutants: `arguments(params, batch)` are those it has there."""
 
@@ -96,6 +111,7 @@ class Model:
         least_rows: the fewest rows of a batch; `few_rows` says why.
         few_rows: why a batch needs so many rows.
         streams: whether `examples` take a text that is one stream.
+        checkpoints: those that others have made, which a run may start from and which can be sampled.
         apart: whether the loss of a row depends on no other row, so that a batch can be taken in parts; `together`
             says why not.
         telling: parameters for parity, none 0 or 1, so that no term of a backward vanishes unseen; `init` if not given.
@@ -135,6 +151,7 @@ class Model:
     least_rows: int = 1
     few_rows: str = ""
     streams: bool = False
+    checkpoints: Checkpoints | None = None
     apart: bool = True
     together: str = ""
     telling: Callable[..., Any] | None = None
