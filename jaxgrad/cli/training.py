@@ -245,9 +245,7 @@ def _of_checkpoint(
         )
     own = name or next(other for other in models.MODELS if models.record(other).checkpoints is not None)
     given = dict(parse_arguments(sizes))
-    known = {field.name for field in dataclasses.fields(models.sizes_of(own))}
-    if unknown := sorted(given.keys() - known):
-        raise JaxgradError(f"the model {own} has no size {unknown[0]!r}; choose from {', '.join(sorted(known))}")
+    models.sizes_by_name(own, given)
     model = models.record(own)
     params, found = initial.read(model, path, **given)
     prompt = [int(one) for one in ids.split(",")]

@@ -8,6 +8,7 @@ import jax
 from jaxgrad.models import sequences
 from jaxgrad.models.gpt import by_node, fused, params, sample
 from jaxgrad.models.gpt.forward import loss
+from jaxgrad.models.gpt.lesson import LESSON
 from jaxgrad.models.gpt.params import Params
 from jaxgrad.models.gpt.sizes import Sizes
 from jaxgrad.models.model import Checkpoints, Model, named
@@ -81,4 +82,5 @@ MODEL = Model(
     swept="width",
     embedding="tokens",
     logits="logits",
+    lesson=LESSON,
 )
