@@ -149,6 +149,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     corpus: Annotated[Path | None, typer.Option(help="Another copy of the run's corpus.")] = None,
     best: BestOption = False,
+    twin: Annotated[bool, typer.Option("--twin", help="Train its PyTorch twin too, on the same batches.")] = False,
     json: JsonOption = None,
 ) -> None:
     """Losses of the three splits; batch-norm statistics, where a model has them, are of the training split.
@@ -162,11 +163,20 @@ def evaluate(
 
     with warnings_shown():
         config, params, statistics = runs.load(run, best)
+    data, console = corpus_of(config, corpus), Console()
     with runs.precision(config):
-        losses = runs.split_losses(config, params, statistics, corpus_of(config, corpus))
+        losses = runs.split_losses(config, params, statistics, data)
+    _print_losses(console, losses)
+    found: dict[str, Any] = losses._asdict()
+    if twin:
+        from jaxgrad.training.twin import train_twin
+
+        with bar(console, config.steps, "steps") as update:
+            of_twin = train_twin(config, data, lambda step: update(step, "PyTorch"))
+        _print_losses(console, of_twin)
+        found["twin"] = of_twin._asdict()
     if json is not None:
-        files.write_json(json, losses._asdict())
-    _print_losses(Console(), losses)
+        files.write_json(json, found)
 
 
 def sample(
