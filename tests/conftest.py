@@ -109,14 +109,11 @@ def seeded_case() -> "Callable[..., Case]":
     """The one source of parameters and batches in parity tests: the same seed and sizes give the same arrays.
 
     `seeded_case()` is the notebook's batch; `seeded_case(seed=7, batch_size=5, h_size=11, ...)` is one of
-    the sizes asked for (see `jaxgrad.parity.cases.random_case`), under the names that the maths has for them.
+    the sizes asked for (see `jaxgrad.parity.cases.random_case`).
     """
     from jaxgrad.parity import cases
 
-    names = {"n": "context", "emb_size": "embedding", "h_size": "hidden"}
-
     def make(**sizes: int) -> cases.Case:
-        named = {names.get(name, name): value for name, value in sizes.items()}
-        return cases.random_case(**{"seed": 0, **named}) if sizes else cases.seed_case()
+        return cases.random_case(**{"seed": 0, **sizes}) if sizes else cases.seed_case()
 
     return make

@@ -27,7 +27,8 @@ class Config:
 
     `model` is a name of `jaxgrad.models.MODELS`, and `sizes` are that model's. `clip` is the largest norm that all
     gradients together are left with, before the optimizer has them. A batch is taken in `accumulate` parts, one after
-    another, whose gradients are added up. A corpus that is `text` is one stream of characters, not words.
+    another, whose gradients are added up. A corpus that is `text` is one stream of characters, not words. `init` is a
+    checkpoint that others have made, which the run starts from instead of drawn parameters.
     `dtype` bfloat16 computes forward and backward in bfloat16 with float32 sums, and keeps float32 parameters.
     `log_every`, `chunk` and `save_every` are in steps: one metrics line, one jitted call, one checkpoint; without
     `save_every` the run picks it. Of the checkpoints the last `keep` stay, and the best. The schedule is laid out over
@@ -58,10 +59,14 @@ class Config:
     clip: float | None = None
     accumulate: int = 1
     text: bool = False
+    init: str | None = None
+    init_sha256: str = ""
 
 
 # What runs were written without that were begun before there was such a choice.
-SINCE = {"model": models.DEFAULT, "clip": None, "accumulate": 1, "text": False}
+SINCE = {
+    "model": models.DEFAULT, "clip": None, "accumulate": 1, "text": False, "init": None, "init_sha256": "",
+}  # fmt: skip
 
 
 def config_of(model: str = models.DEFAULT, **values: Any) -> Config:
@@ -104,7 +109,7 @@ def record(config: Config) -> Model:
 
 
 # What a run may be told anew, or be interrupted by, without another number in it.
-_FREE = ("steps", "schedule_steps", "chunk", "save_every", "keep", "corpus")
+_FREE = ("steps", "schedule_steps", "chunk", "save_every", "keep", "corpus", "init")
 
 
 def deciding(config: Config) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from jaxgrad.training.config import (
     schedule_steps,
 )
 from jaxgrad.training.folder import Held, Line
+from jaxgrad.training.initial import check_initial, drawn_params, initial_params
 from jaxgrad.training.state import State
 from jaxgrad.training.step import check_support, run_steps, start
 
@@ -114,12 +115,15 @@ def train(
     steps), checkpoints/STEP/, loss.png and, last, losses.json. Over a `mesh` of `training.mesh` each step is split;
     the mesh may span processes, which then all call this, and the folder is process 0's. Raises `Stopped` after
     `stop` has returned true, and `JaxgradError` for a value out of range, a folder that exists and is not empty, is
-    in use or cannot be written, a corpus that is not the config's, and numbers that are not finite.
+    in use or cannot be written, a corpus or a checkpoint to start from that is not the config's, and numbers that are
+    not finite.
     """
     distributed.compare(_told("a new run", config, corpus, mesh))
     checked(config)
     check_corpus(config, corpus)
     check_memory(config)
+    with precision(config):
+        check_initial(config)
 
     def begin() -> tuple[Held, RunState]:
         folders.claim(folder)
@@ -194,12 +198,6 @@ def load(folder: Path, best: bool = False) -> tuple[Config, Any, Any]:
     with precision(config):
         checkpoint = checkpoints.restore(path, shapes(config))
     return config, checkpoint.state.params, checkpoint.statistics
-
-
-def initial_params(config: Config, key: jax.Array) -> Any:
-    """The parameters that a run starts from; float64 runs keep float64 parameters, all others float32."""
-    dtype = jnp.float64 if config.dtype == "float64" else jnp.float32
-    return record(config).init(key, config.sizes, len(config.vocabulary), dtype)
 
 
 def examples_of(config: Config, split: Any) -> Any:
@@ -594,7 +592,7 @@ def shapes(config: Config) -> Checkpoint:
 
     def empty() -> Checkpoint:
         key = jax.random.key(config.seed)
-        params = initial_params(config, key)
+        params = drawn_params(config, key)
         extra = record(config).extra(params, config.sizes)
         return Checkpoint(start(params, optimizer(config)), jax.random.key_data(key), extra)
 
