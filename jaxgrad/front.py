@@ -137,13 +137,20 @@ def _with_place(failed: GradientMismatch, asked: Asked) -> GradientMismatch:
     expected = asked.options.get("expected", "agrees") == "agrees"
     if first is None or first.setting.transform != "jit" or not comparable or not expected:
         return failed
-    return GradientMismatch(failed.judged, functools.partial(_place, asked))
+    return GradientMismatch(failed.judged, functools.partial(_place, failed, asked))
 
 
-def _place(asked: Asked) -> list[tuple[str, str]]:
+def _place(failed: GradientMismatch, asked: Asked) -> list[tuple[str, str]]:
     """Lines of a message, each with its label, that tell where two programs part; nothing where that is not found."""
     from jaxgrad import port
+    from jaxgrad.mutation.blame import wrong_rule
     from jaxgrad.port.explain import brief
+    from jaxgrad.port.values import Line
+
+    # Where outputs agree, what is wrong is a rule, and a rule's own line says more than that of its call.
+    rule = None if _outputs_differ(failed) else wrong_rule(failed.judged, asked.fn, *asked.args, **asked.options)
+    if rule is not None:
+        return [("rule", str(Line(rule.file, rule.line, "")))]
 
     def bare(params: tuple[()], *inputs: Any, **kwargs: Any) -> Any:
         return asked.fn(*inputs, **kwargs)

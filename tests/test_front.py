@@ -171,3 +171,19 @@ def test_the_front_door_has_the_signature_of_the_check_inside():
 
     assert inspect.signature(jaxgrad.check) == inspect.signature(three_way.check)
     assert np.shape(check(jnp.sin, shape(2), **ONCE).findings[0].tensors[0].values["hand"]) == (2,)
+
+
+def test_a_wrong_rule_is_told_with_its_own_line():
+    wrong = jax.custom_vjp(jnp.sin)
+    wrong.defvjp(lambda x: (jnp.sin(x), x), lambda x, dy: (dy * jnp.cos(x) * 3,))
+    with pytest.raises(GradientMismatch) as failed:
+        check(lambda x: wrong(x) + 1, shape(3), reference=lambda x: jnp.sin(x) + 1, **ONCE)
+    assert "rule      test_front.py" in str(failed.value) and "jnp.cos(x) * 3" in str(failed.value)
+
+
+def test_a_right_rule_beside_a_stopped_gradient_is_not_blamed():
+    right = jax.custom_vjp(jnp.sin)
+    right.defvjp(lambda x: (jnp.sin(x), x), lambda x, dy: (dy * jnp.cos(x),))
+    with pytest.raises(GradientMismatch) as failed:
+        check(lambda x: right(x) + jax.lax.stop_gradient(x), shape(3), reference=lambda x: jnp.sin(x) + x, **ONCE)
+    assert "rule      " not in str(failed.value)

@@ -173,7 +173,7 @@ def evaluate(
     if twin:
         from jaxgrad.training.twin import train_twin
 
-        with bar(console, config.steps, "steps") as update:
+        with bar(config.steps, "steps") as update:
             of_twin = train_twin(config, data, lambda step: update(step, "PyTorch"))
         _print_losses(console, of_twin)
         found["twin"] = of_twin._asdict()
