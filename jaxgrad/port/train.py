@@ -21,6 +21,8 @@ from jaxgrad.port.match import flat_call, match
 
 # By how much two right programs may differ more than one does from itself: they round at other places.
 _SLACK = 256.0
+# What a few roundings to float32 make of a number.
+_FLOAT32 = 2.0**-20
 
 
 class Step(NamedTuple):
@@ -80,6 +82,7 @@ def train(
     torch_loss: Callable[..., Any] | None = None,
     torch_scheduler: Callable[[Any], Any] | None = None,
     clip: float | None = None,
+    accumulate: int = 1,
     mapping: WeightMapping | None = None,
 ) -> Training:
     """Train a JAX function and a torch module on the same batches in float64, and compare them after each step.
@@ -94,17 +97,21 @@ def train(
         torch_loss: `torch_loss(module, *batch)`; by default the module itself gives the loss.
         torch_scheduler: a function of the optimizer that gives a scheduler, which steps after each step.
         clip: the global norm that `torch.nn.utils.clip_grad_norm_` clips to on the torch side.
+        accumulate: after so many batches the torch side takes a step, with the gradients that `backward` added up. The
+            JAX side has `optax.MultiSteps`, or whatever its optimizer does.
         mapping: of the weights, as `match` gives it; needed where the module gives no loss by itself.
 
     Raises `JaxgradError` for no batches, and what the two sides raise.
     """
     if not batches:
         raise JaxgradError("train needs at least one batch")
+    if accumulate < 1 or len(batches) % accumulate:
+        raise JaxgradError(f"accumulate is {accumulate}; it must be at least 1, and divide the {len(batches)} batches")
     if mapping is None:
         if torch_loss is not None:
             raise JaxgradError("with a torch_loss, train needs a mapping: port.match(params, module, *inputs, fn=...)")
         mapping = match(params, torch, *batches[0], fn=loss)
-    theirs, hyper = _torch_run(torch, torch_optimizer, torch_loss, torch_scheduler, clip, batches)
+    theirs, hyper = _torch_run(torch, torch_optimizer, torch_loss, torch_scheduler, clip, accumulate, batches)
     call, leaves, _ = flat_call(loss, params, batches[0], {})
     by_path = {entry.path: entry.rule for entry in mapping.entries}
     missing = [path for path, _ in leaves if path not in by_path]
@@ -128,8 +135,20 @@ def train(
     if len(set(hyper.rates)) > 1 and hyper.kind in _OPTIMIZERS:
         # Optax computes schedules in float32 from whole steps.
         same = _simulated(start, own.gradients, hyper)
-        if all(_explains(start, own, same, k, 2.0**-20) for k in range(len(same))):
+        if all(_explains(start, own, same, k, _FLOAT32) for k in range(len(same))):
             return Training(True, tuple(steps), None, ("the schedule's rates are float32 in JAX",), False)
+    if accumulate > 1:
+        # The torch side's loss may be divided by the number of batches, and its sum be an average.
+        added = [rules.apply(rule, theirs.gradients[accumulate - 1]) for rule in chosen]
+        averaged = [np.mean(each, 0) for each in zip(*own.gradients[:accumulate], strict=True)]
+        if all(_near(a, b, 1e-9) for a, b in zip(averaged, added, strict=True)):
+            hyper = hyper._replace(share=1 / accumulate)
+    if accumulate > 1 and hyper.kind in _OPTIMIZERS and all(step.distance <= _FLOAT32 for step in steps):
+        same = _simulated(start, own.gradients, hyper)
+        # Gradients of several batches cancel, and their sum is known less well.
+        if all(_explains(start, own, same, k, 16 * _FLOAT32) for k in range(len(same))):
+            told = "gradients are accumulated in float32 in JAX: accumulator_dtype of optax.MultiSteps"
+            return Training(True, tuple(steps), None, (told,), False)
     of_gradients = [rules.apply(rule, theirs.gradients[0]) for rule in chosen]
     gradient = first == 0 and not all(_near(a, b, 1e-9) for a, b in zip(own.gradients[0], of_gradients, strict=True))
     why = () if gradient else tuple(_conventions(start, own, hyper))
@@ -143,13 +162,18 @@ class _TorchRun(NamedTuple):
 
 
 class Hyper(NamedTuple):
-    """A torch optimizer as it is told: its kind, what its groups hold, its rate at each step, and the clipping."""
+    """A torch optimizer as it is told: its kind, what its groups hold, its rate at each step, and the clipping.
+
+    Of `accumulate` batches the gradients, each times `share`, are added up before a step.
+    """
 
     kind: str
     options: dict[str, Any]
     rates: list[float]
     clip: float | None
     clip_epsilon: float = 1e-6
+    accumulate: int = 1
+    share: float = 1.0
 
 
 def _torch_run(
@@ -158,6 +182,7 @@ def _torch_run(
     loss: Callable[..., Any] | None,
     schedule: Callable[[Any], Any] | None,
     clip: float | None,
+    accumulate: int,
     batches: Sequence[tuple[Any, ...]],
 ) -> tuple[_TorchRun, Hyper]:
     import torch
@@ -170,9 +195,10 @@ def _torch_run(
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        for batch in batches:
+        for number, batch in enumerate(batches):
             given = [torch_values.tensor(x) for x in batch]
-            optimizer.zero_grad()
+            if number % accumulate == 0:
+                optimizer.zero_grad()
             value = own(*given) if loss is None else loss(own, *given)
             value = value[0] if isinstance(value, tuple) else value
             value.backward()
@@ -180,18 +206,19 @@ def _torch_run(
             run.gradients.append(
                 {n: p.grad.numpy().copy() if p.grad is not None else np.zeros(p.shape) for n, p in named}
             )
-            if clip is not None:
-                torch.nn.utils.clip_grad_norm_(own.parameters(), clip)
             rates.append(float(optimizer.param_groups[0]["lr"]))
-            optimizer.step()
-            if scheduler is not None:
-                scheduler.step()
+            if number % accumulate == accumulate - 1:
+                if clip is not None:
+                    torch.nn.utils.clip_grad_norm_(own.parameters(), clip)
+                optimizer.step()
+                if scheduler is not None:
+                    scheduler.step()
             run.losses.append(float(value.detach()))
             run.tensors.append(torch_values.tensors_of(own))
     finally:
         torch.set_default_dtype(before)
     group = {name: x for name, x in optimizer.param_groups[0].items() if name != "params"}
-    return run, Hyper(type(optimizer).__name__, group, rates, clip)
+    return run, Hyper(type(optimizer).__name__, group, rates, clip, accumulate=accumulate)
 
 
 def _jax_run(
@@ -277,9 +304,11 @@ def _explains(
 ) -> bool:
     """Whether weights that were made in another way change in a step as the JAX side's do."""
     before = start if k == 0 else own.weights[k - 1]
-    for old, a, b in zip(before, own.weights[k], made[k], strict=True):
-        size = float(np.linalg.norm(a - old))
-        if float(np.linalg.norm(a - b)) > tolerance * size + 1e-13 * float(np.linalg.norm(a)):
+    before_made = start if k == 0 else made[k - 1]
+    for old, a, old_made, b in zip(before, own.weights[k], before_made, made[k], strict=True):
+        change, of_made = a - old, b - old_made
+        most = tolerance * float(np.linalg.norm(change)) + 1e-13 * float(np.linalg.norm(a))
+        if not float(np.linalg.norm(change - of_made)) <= most:
             return False
     return True
 
@@ -290,15 +319,20 @@ def _simulated(
     """The weights after each step of a torch optimizer with these options, on given gradients."""
     weights = [x.copy() for x in start]
     states: list[dict[str, Any]] = [{} for _ in weights]
-    made = []
-    for k, grads in enumerate(gradients):
+    made: list[list[np.ndarray]] = []
+    for k in range(len(gradients)):
+        if k % hyper.accumulate < hyper.accumulate - 1:
+            made.append(weights)
+            continue
+        together = zip(*gradients[k + 1 - hyper.accumulate : k + 1], strict=True)
+        grads = [hyper.share * np.sum(each, 0) for each in together]
         scale = 1.0
         if hyper.clip is not None:
             norm = float(np.sqrt(sum((g**2).sum() for g in grads)))
             scale = min(1.0, hyper.clip / (norm + hyper.clip_epsilon))
         update = _OPTIMIZERS[hyper.kind]
         weights = [
-            update(w, g * scale, state, k + 1, hyper.rates[k], hyper.options)
+            update(w, g * scale, state, (k + 1) // hyper.accumulate, hyper.rates[k], hyper.options)
             for w, g, state in zip(weights, grads, states, strict=True)
         ]
         made.append(weights)
@@ -430,6 +464,12 @@ def _single(hyper: Hyper) -> Iterator[tuple[str, dict[str, Any]]]:
         for eps in (1e-8, 1e-7, 1e-6, 1e-5, 1e-3):
             if eps != o["eps"]:
                 yield f"epsilon is {eps:g} in JAX and {o['eps']:g} in torch", option("eps", eps)
+    if hyper.accumulate > 1:
+        ways, share = ("averaged", "added up"), 1 / hyper.accumulate
+        if hyper.share != 1.0:
+            ways, share = ("added up", "averaged"), 1.0
+        told = f"the gradients of {hyper.accumulate} batches are {ways[0]} in JAX and {ways[1]} in torch"
+        yield told, {"share": share}
     if hyper.clip is not None:
         yield "the global norm is clipped without torch's epsilon of 1e-6 in JAX", {"clip_epsilon": 0.0}
         yield "gradients are not clipped in JAX", {"clip": None}

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -125,6 +126,29 @@ def test_clipping_by_the_global_norm_has_an_epsilon_in_torch():
     optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1))
     training = trained(optimizer, partial(SGD, lr=0.1), clip=0.1)
     assert "without torch's epsilon" in training.why[0]
+
+
+def halved(module, x, y):
+    return module(x, y) / 2
+
+
+def test_gradients_of_several_batches_are_averaged_by_optax_and_added_up_by_torch():
+    averaged = optax.MultiSteps(optax.adamw(1e-2, weight_decay=0.01), 2)
+    with jax.enable_x64(True):
+        sgd = optax.MultiSteps(optax.sgd(0.1), 2, accumulator_dtype="float64")
+    mapping = port.match(PARAMS, Net(), *BATCHES[0], fn=loss)
+    training = trained(averaged, decayed, torch_loss=halved, mapping=mapping, accumulate=2)
+    assert training.agrees and "accumulated in float32" in training.why[0]
+    training = trained(sgd, partial(SGD, lr=0.1), torch_loss=halved, mapping=mapping, accumulate=2)
+    assert training.agrees and not training.why
+    training = trained(sgd, partial(SGD, lr=0.1), accumulate=2)
+    assert training.why == ("the gradients of 2 batches are averaged in JAX and added up in torch",), str(training)
+    added = optax.MultiSteps(optax.sgd(0.1), 2, use_grad_mean=False)
+    assert trained(added, partial(SGD, lr=0.1), accumulate=2).agrees
+    training = trained(added, partial(SGD, lr=0.1), torch_loss=halved, mapping=mapping, accumulate=2)
+    assert "added up in JAX and averaged in torch" in " ".join(training.why), str(training)
+    with pytest.raises(JaxgradError, match="accumulate is 3"):
+        trained(sgd, partial(SGD, lr=0.1), accumulate=3)
 
 
 def test_a_gradient_that_differs_is_not_the_optimizers_fault():
