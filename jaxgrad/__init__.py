@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxgrad import port
     from jaxgrad.checking.findings import GradientMismatch, Report
-    from jaxgrad.checking.three_way import check
+    from jaxgrad.front import check
     from jaxgrad.jaxprs.taps import tap
     from jaxgrad.mutation.score import mutation_score
 
@@ -18,7 +18,7 @@ __all__ = ["GradientMismatch", "Report", "__version__", "check", "mutation_score
 _FROM = {
     "GradientMismatch": "jaxgrad.checking.findings",
     "Report": "jaxgrad.checking.findings",
-    "check": "jaxgrad.checking.three_way",
+    "check": "jaxgrad.front",
     "mutation_score": "jaxgrad.mutation.score",
     "tap": "jaxgrad.jaxprs.taps",
 }

@@ -191,7 +191,7 @@ def shuffle_and_split(words: list[str], seed: int = 42) -> tuple[list[str], list
 
 
 def load(path: str | os.PathLike[str] | None = None, n: int = 3, seed: int = 42) -> Corpus:
-    """Read a corpus and split it as the seed notebook does; without a path, the corpus that comes with jaxgrad.
+    """Read a corpus and split it as the notebook does; without a path, the corpus that comes with jaxgrad.
 
     Raises `CorpusError`, which names the file, for everything `read_words` and `shuffle_and_split` reject, and
     `ValueError` for a context length `n < 1`.
@@ -240,7 +240,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def fetch(target: Path, url: str = SEED_CORPUS_URL, expected_sha256: str = SEED_CORPUS_SHA256) -> None:
-    """Download the seed's exact corpus to `target`, which is replaced only by a whole file of the right hash.
+    """Download the notebook's exact corpus to `target`, which is replaced only by a whole file of the right hash.
 
     Raises `CorpusError` if the download fails or its sha256 differs; an old file at `target` is then untouched.
     """

@@ -130,8 +130,14 @@ def read_json(path: Path, kind: type[Record], what: str, advice: str) -> Record:
     Values of another type, keys that the record lacks and missing ones without a default are errors. Raises
     `JaxgradError`: the path, what is wrong and where, `what` the file should be (`"a config"`), and `advice`.
     """
+    return read_json_and_sha256(path, kind, what, advice)[0]
+
+
+def read_json_and_sha256(path: Path, kind: type[Record], what: str, advice: str) -> tuple[Record, str]:
+    """What `read_json` returns, and the sha256 of the bytes that it was read from."""
     try:
-        return _record(msgspec.json.decode(read_bytes(path, LARGEST_JSON)), kind)
+        data = read_bytes(path, LARGEST_JSON)
+        return _record(msgspec.json.decode(data), kind), hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise JaxgradError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
     except _NOT_A_RECORD as error:

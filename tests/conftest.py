@@ -1,9 +1,11 @@
 """What all tests share."""
 
+import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import pytest
@@ -11,17 +13,37 @@ import pytest
 if TYPE_CHECKING:
     from jaxgrad.parity.cases import Case
 
-# Most of the suite's time would be XLA's, which compiles the same programs again for another test. They are kept from
-# run to run, by a key that is made of the program and JAX's version, but not in the user's own cache folder. Every
-# worker has a folder of its own, because JAX does not write an entry in one step; their child processes use it too.
+# Most of the time would be XLA's. Most programs here are small and run a few times, so they are compiled without
+# optimisation, which takes a fifth of the time; `jax_seam.quick_options` does the same to the programs of a check. A
+# test of what users' programs are, such as of their memory, compiles with `optimised`. With JAXGRAD_TEST_OPTIMISED=1,
+# as each night, everything is compiled as users have it.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+if not os.environ.get("JAXGRAD_TEST_OPTIMISED"):
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags += [f"--{name}={str(value).lower()}" for name, value in QUICK.items()]
+    # Each once: a child that inherits them has the same key in the cache of compiled programs.
+    os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(flags))
+
+# Compiled programs are kept from run to run, by a key that is made of the program and JAX's version, but not in the
+# user's own cache folder. Every worker has a folder of its own, because JAX does not write an entry in one step, and
+# links what the others have written; their child processes use it too.
 COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 KEPT = {
     "jax_compilation_cache_dir": str(COMPILED / os.environ.get("PYTEST_XDIST_WORKER", "main")),
     "jax_persistent_cache_min_compile_time_secs": 0,
+    # Else the folder's name would be a part of every key, and no worker could use what another has compiled.
+    "jax_persistent_cache_enable_xla_caches": "none",
 }
 for option, value in KEPT.items():
     jax.config.update(option, value)
     os.environ[option.upper()] = str(value)
+# An entry that is older than so many seconds is whole.
+WRITTEN_SECONDS = 2.0
 # Workers share the cores. PyTorch's threads, one for each core in every worker, would spend their time waiting for each
 # other; JAX's wait without working.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -33,19 +55,29 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Give every worker what the others compiled, for the next run."""
-    if not COMPILED.is_dir() or hasattr(session.config, "workerinput"):
-        return
-    folders = [folder for folder in COMPILED.iterdir() if folder.is_dir()]
-    known = {entry.name: entry for folder in folders for entry in folder.iterdir()}
-    for folder in folders:
-        for name in known.keys() - {entry.name for entry in folder.iterdir()}:
-            os.link(known[name], folder / name)
+    """Give every worker what the others compiled last, for the next run."""
+    if COMPILED.is_dir() and not hasattr(session.config, "workerinput"):
+        for folder in COMPILED.iterdir():
+            link_programs(folder)
+
+
+def link_programs(folder: Path) -> None:
+    """Link to a worker's folder the programs that the others have compiled."""
+    known, until = {entry.name for entry in os.scandir(folder)}, time.time() - WRITTEN_SECONDS
+    for other in folder.parent.iterdir():
+        for entry in os.scandir(other):
+            if entry.name not in known and entry.stat().st_mtime <= until:
+                # This worker's own child process may have compiled it just now.
+                with contextlib.suppress(FileExistsError):
+                    os.link(entry.path, folder / entry.name)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_programs() -> Iterator[None]:
-    """Let go of the programs that earlier files compiled before they are too many."""
+def programs() -> Iterator[None]:
+    """Use what other workers compiled by now, and let go of the programs of earlier files before they are too many."""
+    folder = Path(KEPT["jax_compilation_cache_dir"])
+    folder.mkdir(parents=True, exist_ok=True)
+    link_programs(folder)
     yield
     mappings = Path("/proc/self/maps")
     if mappings.exists() and mappings.read_bytes().count(b"\n") > MOST_MAPPINGS:
@@ -53,11 +85,22 @@ def few_programs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def seed_corpus() -> Path:
-    """The seed notebook's own corpus, which is not ours to ship: from JAXGRAD_CORPUS or beside the repository."""
+def optimised() -> dict[str, Any]:
+    """The options of XLA's compiler that users' programs are compiled with."""
+    return {
+        "xla_backend_optimization_level": 3,
+        "xla_llvm_disable_expensive_passes": False,
+        "xla_cpu_use_fusion_emitters": True,
+        "xla_cpu_parallel_codegen_split_count": 32,
+    }
+
+
+@pytest.fixture(scope="session")
+def notebook_corpus() -> Path:
+    """The notebook's own corpus, which is not ours to ship: from JAXGRAD_CORPUS or beside the repository."""
     path = Path(os.environ.get("JAXGRAD_CORPUS", Path(__file__).parents[1] / "../shared/data/names.txt"))
     if not path.is_file():
-        pytest.skip(f"the seed's corpus is not at {path}; set JAXGRAD_CORPUS to run this test")
+        pytest.skip(f"the notebook's corpus is not at {path}; set JAXGRAD_CORPUS to run this test")
     return path
 
 
@@ -65,15 +108,12 @@ def seed_corpus() -> Path:
 def seeded_case() -> "Callable[..., Case]":
     """The one source of parameters and batches in parity tests: the same seed and sizes give the same arrays.
 
-    `seeded_case()` is the seed notebook's batch; `seeded_case(seed=7, batch_size=5, h_size=11, ...)` is one of
-    the sizes asked for (see `jaxgrad.parity.cases.random_case`), under the names that the maths has for them.
+    `seeded_case()` is the notebook's batch; `seeded_case(seed=7, batch_size=5, h_size=11, ...)` is one of
+    the sizes asked for (see `jaxgrad.parity.cases.random_case`).
     """
     from jaxgrad.parity import cases
 
-    names = {"n": "context", "emb_size": "embedding", "h_size": "hidden"}
-
     def make(**sizes: int) -> cases.Case:
-        named = {names.get(name, name): value for name, value in sizes.items()}
-        return cases.random_case(**{"seed": 0, **named}) if sizes else cases.seed_case()
+        return cases.random_case(**{"seed": 0, **sizes}) if sizes else cases.seed_case()
 
     return make

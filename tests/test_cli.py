@@ -24,7 +24,7 @@ def run(monkeypatch, capsys, *args: str) -> tuple[int, str, str]:
 
 @pytest.fixture
 def jaxgrad(monkeypatch, capsys):
-    # Set for the tests on the seed's corpus, it would give every command here that corpus too.
+    # Set for the tests on the notebook's corpus, it would give every command here that corpus too.
     monkeypatch.delenv("JAXGRAD_CORPUS", raising=False)
     return lambda *args: run(monkeypatch, capsys, *args)
 

@@ -29,20 +29,20 @@ def notebooks_dataset(words: list[str], vocabulary: tuple[str, ...], n: int) -> 
     return np.array(X), np.array(Y)
 
 
-def test_the_seeds_corpus_has_the_notebooks_numbers(seed_corpus):
-    words = corpus.read_words(seed_corpus)
+def test_the_notebooks_corpus_has_the_notebooks_numbers(notebook_corpus):
+    words = corpus.read_words(notebook_corpus)
     assert words[:4] == ["emma", "olivia", "ava", "isabella"] and len(words) == 32_033
-    assert corpus.sha256(seed_corpus) == corpus.SEED_CORPUS_SHA256
-    data = corpus.load(seed_corpus)
+    assert corpus.sha256(notebook_corpus) == corpus.SEED_CORPUS_SHA256
+    data = corpus.load(notebook_corpus)
     assert data.vocabulary == (".", *"abcdefghijklmnopqrstuvwxyz")
     assert [split.X.shape for split in data[1:]] == [(182625, 3), (22655, 3), (22866, 3)]
     assert [split.Y.shape for split in data[1:]] == [(182625,), (22655,), (22866,)]
     assert {array.dtype for split in data[1:] for array in split} == {np.dtype(np.uint8)}
 
 
-def test_the_seeds_splits_are_the_notebooks_to_the_last_symbol(seed_corpus):
-    words = corpus.read_words(seed_corpus)
-    data = corpus.load(seed_corpus)
+def test_the_notebooks_splits_are_the_notebooks_to_the_last_symbol(notebook_corpus):
+    words = corpus.read_words(notebook_corpus)
+    data = corpus.load(notebook_corpus)
     random.seed(42)
     random.shuffle(words)
     dev, test = int(len(words) * 0.8), int(len(words) * 0.9)

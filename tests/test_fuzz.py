@@ -26,7 +26,7 @@ from jaxgrad.training.checkpoints import Checkpoint
 from jaxgrad.training.config import config_of, flat
 from jaxgrad.training.state import State
 
-SHARES = {"corpus": 3500, "config": 3000, "notes": 2000, "seal": 500, "bench": 1000}
+SHARES = {"corpus": 3500, "config": 3000, "metadata": 2000, "checksums": 500, "bench": 1000}
 
 WORDS = [b"ann", b"bob", "zoë".encode(), "李".encode(), b"", b" ", b"a.b", b"a b", b"\xff", b"\x00", b"\xef\xbb\xbf"]
 ENDS = [b"\n", b"\r\n", b"\r", b"\n\n", b"", b"\x85", b"\x0c", "\u2028".encode()]
@@ -105,19 +105,19 @@ def test_configs(files: Path):
         only_our_errors(lambda: folder.load_config(files), path.read_bytes())
 
 
-NOTES = checkpoints.Notes(2.3, (2.5, 2.25), 1234, "0" * 64, "f" * 64, {"hidden": 8}, (2.1, 2.2, 2.3))
+METADATA = checkpoints.Metadata(2.3, (2.5, 2.25), 1234, "0" * 64, "f" * 64, {"hidden": 8}, (2.1, 2.2, 2.3))
 
 
-def test_notes_of_checkpoints(files: Path):
+def test_metadata_of_checkpoints(files: Path):
     draw, path = random.Random(3), files / "notes.json"
 
-    def read() -> checkpoints.Notes:
-        return records.read_json(path, checkpoints.Notes, "notes", "train again")
+    def read() -> checkpoints.Metadata:
+        return records.read_json(path, checkpoints.Metadata, "metadata", "train again")
 
-    path.write_text(json.dumps(NOTES._asdict()))
-    assert read() == NOTES
-    for _ in range(SHARES["notes"]):
-        text = altered(draw, NOTES._asdict())
+    path.write_text(json.dumps(METADATA._asdict()))
+    assert read() == METADATA
+    for _ in range(SHARES["metadata"]):
+        text = altered(draw, METADATA._asdict())
         path.write_bytes(broken(draw, text) if draw.random() < 0.3 else text)
         only_our_errors(read, path.read_bytes())
 
@@ -129,9 +129,9 @@ def test_checkpoints_with_a_file_altered(files: Path):
         jax.random.key_data(jax.random.key(1)),
         Statistics(jnp.zeros((1, 2)), jnp.ones((1, 2))),
     )
-    checkpoints.begin(files / "5", like, NOTES)()
+    checkpoints.begin(files / "5", like, METADATA)()
     paths = sorted(path for path in (files / "5").rglob("*") if path.is_file())
-    for _ in range(SHARES["seal"]):
+    for _ in range(SHARES["checksums"]):
         path = draw.choice(paths)
         text = path.read_bytes()
         while (other := broken(draw, text)) == text:

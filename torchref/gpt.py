@@ -5,6 +5,8 @@ axis. Layer norm, softmax and cross-entropy are spelled out, so that what lies i
 """
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,28 +74,31 @@ def attention(p: dict[str, Tensor], x: Tensor, n_head: int, rope: bool, nodes: N
     return nodes("proj", mix.view(B, T, C) @ p["proj_w"] + p["proj_b"])
 
 
-def block(p: dict[str, Tensor], x: Tensor, n_head: int, rope: bool, nodes: Nodes) -> Tensor:
+def block(p: dict[str, Tensor], x: Tensor, n_head: int, rope: bool, dropout: float, nodes: Nodes) -> Tensor:
     """A pre-norm block of (B, T, C)."""
     # An alias, so that the node is the block's own and not the last one's output.
     x = nodes("x", x.view_as(x))
-    mid = nodes("mid", x + attention(p, layer_norm(x, p["ln1_gain"], p["ln1_bias"], "ln1", nodes), n_head, rope, nodes))
+    proj = attention(p, layer_norm(x, p["ln1_gain"], p["ln1_bias"], "ln1", nodes), n_head, rope, nodes)
+    mid = nodes("mid", x + F.dropout(proj, dropout))
     fc = nodes("fc", layer_norm(mid, p["ln2_gain"], p["ln2_bias"], "ln2", nodes) @ p["fc_w"] + p["fc_b"])
     act = nodes("act", F.gelu(fc, approximate="tanh"))
-    return mid + nodes("out", act @ p["out_w"] + p["out_b"])
+    out = nodes("out", act @ p["out_w"] + p["out_b"])
+    return mid + F.dropout(out, dropout)
 
 
 def forward(
-    params: dict[str, Tensor], X: Tensor, Y: Tensor, heads: int, rope: bool = False
+    params: dict[str, Tensor], X: Tensor, Y: Tensor, heads: int, rope: bool = False, dropout: float = 0.0
 ) -> tuple[Nodes, list[Nodes]]:
-    """The nodes of the model and those of each block, without dropout; the loss is the node `loss`."""
+    """The nodes of the model and those of each block; the loss is the node `loss`."""
     nodes, of_blocks = Nodes(), []
     x = nodes("token_emb", params["tokens"][X.long()])
     if not rope:
         x = nodes("emb", x + params["positions"][: X.shape[1]])
+    x = F.dropout(x, dropout)
     stacked = {name.removeprefix("blocks."): p for name, p in params.items() if name.startswith("blocks.")}
     for layer in range(len(stacked["qkv_w"])):
         of_blocks.append(Nodes())
-        x = block({name: p[layer] for name, p in stacked.items()}, x, heads, rope, of_blocks[-1])
+        x = block({name: p[layer] for name, p in stacked.items()}, x, heads, rope, dropout, of_blocks[-1])
     x = layer_norm(nodes("stream", x), params["ln_gain"], params["ln_bias"], "ln", nodes)
     logits = nodes("logits", x @ (params["head"] if "head" in params else params["tokens"].T))
 
@@ -122,3 +127,30 @@ def gradients(
         {name: p.grad for name, p in params.items()},
         {**{name: node.grad for name, node in nodes.items()}, **inside},
     )
+
+
+def train(
+    params: dict[str, Tensor],
+    X: Tensor,
+    Y: Tensor,
+    batches: Iterable[Tensor],
+    learning_rates: Iterable[float],
+    clip: float | None,
+    sizes: dict[str, Any],
+    **adamw: Any,
+) -> dict[str, Tensor]:
+    """The parameters after a step of AdamW for each batch of row indices; dropout is drawn from torch's generator.
+
+    `sizes` are the model's by name, and `adamw` options of `torch.optim.AdamW` beside its rates.
+    """
+    params = {name: p.detach().clone().requires_grad_() for name, p in params.items()}
+    optimizer = torch.optim.AdamW(params.values(), **adamw)
+    for ix, rate in zip(batches, learning_rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        nodes, _ = forward(params, X[ix], Y[ix], sizes["heads"], sizes["rope"], sizes["dropout"])
+        nodes["loss"].backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(params.values(), clip)
+        optimizer.step()
+    return {name: p.detach() for name, p in params.items()}

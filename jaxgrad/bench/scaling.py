@@ -46,7 +46,7 @@ V5E = Chip(flops=197e12, memory=819e9, link=50e9, hop=1e-6)
 
 
 def predicted(batch: int, hidden: int, data: int, model: int) -> PerDevice:
-    r"""The closed forms' step by counting, in float32, for the seed's context, embedding and vocabulary.
+    r"""The closed forms' step by counting, in float32, for the notebook's context, embedding and vocabulary.
 
     With b = batch/data rows and k = hidden/model neurons on a device, $K = n \cdot emb$ and $V$ symbols:
     operations are those of `kernels.roofline.counts` at (b, k), some $6\,b\,k\,(K+V)$. Four arrays of (b, k) are alive

@@ -1,6 +1,8 @@
 """What a check found, as data: tensors compared, under which settings, and who stands alone."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,8 +92,27 @@ class Report(NamedTuple):
 
 
 class GradientMismatch(AssertionError):
-    """The gradient under test is not what it should be; the message says where, by how much and who says so."""
+    """The gradient under test is not what it should be; the message says where, by how much and who says so.
 
-    def __init__(self, report: Report) -> None:
+    `judged` is the report as it was found. `place` looks for the lines where the programs part, with a label each;
+    it is asked when the message is first read, as it takes longer than the verdict, which mutants alone need.
+    """
+
+    def __init__(self, report: Report, place: Callable[[], list[tuple[str, str]]] = list) -> None:
         super().__init__(report.message)
-        self.report = report
+        self.judged = report
+        self.place = place
+
+    @functools.cached_property
+    def report(self) -> Report:
+        """The report, whose message tells the place below its title."""
+        lines = [f"  {label:10s}{text}" for label, text in self.place()]
+        title, *rest = self.judged.message.split("\n")
+        return self.judged._replace(message="\n".join([title, *rest[:1], *lines, *rest[1:]]))
+
+    def __str__(self) -> str:
+        return self.report.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process has neither the function nor its module.
+        return type(self), (self.report,)

@@ -32,7 +32,7 @@ def pull(
     which hide from the outside of a transformation. Raises `JaxgradError` where the outputs have not the shapes of
     `dys`, and what JAX raises.
     """
-    with_taps, zeros = tapped(fn, inputs, carried)
+    with_taps, zeros = tapped(fn, inputs, carried, in_scans=True)
 
     def of_inputs(inputs: list[Any], taps: dict[str, Any]) -> tuple[list[Any], Any]:
         out = wrap(with_taps)(taps, inputs, carried)

@@ -39,7 +39,7 @@ def check(
     kwargs: Mapping[str, Any] | None = None,
     reference: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
     torch_reference: Any = None,
-    torch_names: Mapping[str, str] | None = None,
+    torch_names: Mapping[str, Any] | None = None,
     oracles: Mapping[str, Callable[..., Any]] | None = None,
     dtypes: Sequence[str] | None = None,
     transforms: Sequence[str] | None = None,
@@ -70,7 +70,8 @@ def check(
         kwargs: its keyword arguments, likewise.
         reference: the same function in plain JAX, differentiated by JAX; or several of them.
         torch_reference: the same in PyTorch: a function of tensors or an `nn.Module` (`checking.oracles.align`).
-        torch_names: torch names of parameters by leaf paths, where they cannot be guessed.
+        torch_names: by leaf paths, the torch name of a parameter or buffer, several names, or a rule of
+            `checking.oracles.rules`, where names and values do not tell.
         oracles: by a name, functions of the arguments and then of the output cotangents, in NumPy, that return
             `(outputs, cotangents)`.
         dtypes: of `DTYPES`; float64, float32 and bfloat16 by default. A type that is named here and refused fails.
@@ -216,7 +217,7 @@ def _plain(asked: Call, reference: Any) -> list[Oracle]:
     return [jax_oracle(name, applied(fn, asked)) for name, fn in zip(names, several, strict=False)]
 
 
-def _with_torch(asked: Call, reference: Any, names: Mapping[str, str] | None) -> tuple[Call, list[Oracle]]:
+def _with_torch(asked: Call, reference: Any, names: Mapping[str, Any] | None) -> tuple[Call, list[Oracle]]:
     """The torch oracle, and the call with the leaves that it freezes left out on both sides."""
     if reference is None:
         return asked, []

@@ -35,7 +35,7 @@ from jaxgrad.checking.taylor import Judgement
 from jaxgrad.checking.tensors import KINDS, Gathered, gathered, tensors_of
 from jaxgrad.checking.transforms import TRANSFORMS, Asked, Group, Transform, question
 from jaxgrad.errors import JaxgradError
-from jaxgrad.jaxprs import casts
+from jaxgrad.jaxprs import casts, taps
 
 
 def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
@@ -241,7 +241,20 @@ def _judged(subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, 
     # Far from usual numbers much may drown; what is left is worth its verdict.
     if unjudged and (setting.transform != "reach" or len(unjudged) == len(tensors)):
         return _outcome(setting, tensors, NOT_JUDGED, "; ".join([*unjudged, *notes]))
+    notes += _unseen_taps(subject, setting, asked[0].group.questions[0])
     return _outcome(setting, tensors, AGREES, "; ".join([*notes, *(t.note for t in tensors if t.note)]))
+
+
+def _unseen_taps(subject: Subject, setting: Setting, q: Question) -> list[str]:
+    """That nodes were marked where no check can see them."""
+    if setting.transform != "jit":
+        return []
+    with contextlib.suppress(Exception), in_type(setting.dtype):
+        if names := taps.unseen(subject.hand, q.inputs, q.carried):
+            return [
+                f"nodes marked inside a while_loop, cond, shard_map or custom rule are not compared: {', '.join(names)}"
+            ]
+    return []
 
 
 def _of_mesh(subject: Subject, setting: Setting) -> list[str]:

@@ -1,4 +1,4 @@
-"""`jaxgrad corpus`: look at one, or fetch the seed notebook's."""
+"""`jaxgrad corpus`: look at one, or fetch the notebook's."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from jaxgrad.cli.app import CorpusOption, JsonOption
 from jaxgrad.text import visible
 
-app = typer.Typer(no_args_is_help=True, help="Look at a corpus, or fetch the seed notebook's exact one.")
+app = typer.Typer(no_args_is_help=True, help="Look at a corpus, or fetch the notebook's exact one.")
 
 
 @app.command("show")
@@ -40,11 +40,11 @@ def corpus_show(
 def corpus_fetch(
     target: Annotated[Path, typer.Argument(help="Where to put the file.")] = Path("names.txt"),
 ) -> None:
-    """Download the seed notebook's exact corpus, checked by its sha256 before it replaces anything.
+    """Download the notebook's exact corpus, checked by its sha256 before it replaces anything.
 
     Example: jaxgrad corpus fetch names.txt && export JAXGRAD_CORPUS=$PWD/names.txt
     """
     from jaxgrad import corpus as corpora
 
     corpora.fetch(target)
-    print(visible(f"{target}: the seed's corpus; use it with --corpus {target} or JAXGRAD_CORPUS"))
+    print(visible(f"{target}: the notebook's corpus; use it with --corpus {target} or JAXGRAD_CORPUS"))

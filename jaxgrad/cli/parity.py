@@ -21,7 +21,7 @@ def parity(
     context_of_call: typer.Context,
     model: ModelOption = models.DEFAULT,
     seed_case: Annotated[
-        bool, typer.Option("--seed-case", help="Compare on the seed notebook's batch; the default without --batches.")
+        bool, typer.Option("--seed-case", help="Compare on the notebook's batch; the default without --batches.")
     ] = False,
     batches: Annotated[int, typer.Option(min=0, help="How many random batches of the corpus to compare on.")] = 0,
     dtype: Annotated[DType, typer.Option(help="Type of every number in every engine.")] = DType.float64,
@@ -63,7 +63,7 @@ def parity(
     if len(set(names)) < 2:
         raise JaxgradError(f"--engines is {engines!r}; name at least two different engines, separated by commas")
     if seed_case and model != models.DEFAULT:
-        raise JaxgradError(f"the seed notebook has no batch of {model}; leave --seed-case out")
+        raise JaxgradError(f"the notebook has no batch of {model}; leave --seed-case out")
     chosen: list[Case] = []
     if replay is not None:
         chosen = [_replayed(replay, step, corpus)]

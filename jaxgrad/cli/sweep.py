@@ -61,9 +61,9 @@ def sweep(
     from jaxgrad import files
     from jaxgrad.cli.training import corpus_of
     from jaxgrad.models.model import load_corpus
+    from jaxgrad.training import checkpoints, sweep_folder
     from jaxgrad.training import folder as folders
     from jaxgrad.training import sweep as sweeps
-    from jaxgrad.training import sweep_folder
     from jaxgrad.training.config import changed, config_of, record
     from jaxgrad.training.run import check_memory
 
@@ -120,7 +120,12 @@ def sweep(
     if resume is None:
         folders.claim(folder)
     with folders.locked(folder) as held:
-        swept, rates = _swept(console, configs, data, plan.memory, devices, held, begin(held))
+        try:
+            swept, rates = _swept(console, configs, data, plan.memory, devices, held, begin(held))
+        except JaxgradError:
+            if resume is None and not checkpoints.saved(held.at):
+                folders.take_back(held, "plan.json")
+            raise
         folders.check_held(held)
         sweep_folder.write(held.at, swept, rates)
     if json is not None:

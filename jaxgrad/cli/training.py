@@ -1,6 +1,7 @@
 """`jaxgrad train`, `eval` and `sample`: runs and what they leave."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import shlex
@@ -44,9 +45,10 @@ def train(
     model: ModelOption = models.DEFAULT,
     out: Annotated[Path | None, typer.Option(help="Run folder to make; else runs/DATE-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with it; with --steps, to more.")] = None,
+    init: Annotated[Path | None, typer.Option(metavar="FILE", help="Start from another's checkpoint; gpt.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="How long.")] = 200_000,
     batch_size: Annotated[int, typer.Option(min=2, help="Rows of a batch.")] = 32,
-    lr: Annotated[float, typer.Option(help="Learning rate at first, above 0.")] = 0.1,
+    lr: Annotated[float, typer.Option(help="Learning rate at first.")] = 0.1,
     optimizer: Annotated[str, typer.Option(help="One of optax's: adam, lion, ...")] = "sgd",
     optimizer_arg: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for it; may be repeated.")] = None,
     schedule: Annotated[str, typer.Option(help="seed (a tenth from half-way) or one of optax's.")] = "seed",
@@ -54,7 +56,7 @@ def train(
     gradients: Annotated[str, typer.Option(help="fused, by-node, jax-grad, kernel.")] = "fused",
     clip: Annotated[float | None, typer.Option(help="Largest norm of all gradients.")] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Parts of a batch, in turn.")] = 1,
-    dtype: Annotated[DType, typer.Option(metavar="TYPE", help="float32, float64 or bfloat16.")] = DType.float32,
+    dtype: Annotated[DType, typer.Option(metavar="TYPE", help="float32, float64, bfloat16.")] = DType.float32,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of parameters and batches.")] = 0,
     log_every: Annotated[int, typer.Option(min=1, help="Steps per metrics line.")] = 100,
     chunk: Annotated[int, typer.Option(min=1, help="Steps per jitted call.")] = 5_000,
@@ -71,7 +73,7 @@ def train(
     processes: Annotated[int | None, typer.Option(min=1, help="How many there are.")] = None,
     process_id: Annotated[int | None, typer.Option(min=0, help="Which one this is.")] = None,
 ) -> None:
-    """Train on hand-written gradients; by default the seed notebook's recipe.
+    """Train on hand-written gradients; by default the notebook's recipe.
 
     A finished run is continued with --resume and as many --steps as it shall have then, the old ones counted too.
     Ctrl-C or SIGTERM: the run is saved after its chunk, and goes on with --resume as if it had never been stopped.
@@ -81,7 +83,9 @@ def train(
     import datetime
 
     from jaxgrad import corpus as corpora
+    from jaxgrad import files
     from jaxgrad.models.model import load_corpus
+    from jaxgrad.training import initial
     from jaxgrad.training import run as runs
     from jaxgrad.training.config import changed, checked, config_of, parse_arguments, record
     from jaxgrad.training.distributed import join, prepared
@@ -102,8 +106,13 @@ def train(
         for name in ("optimizer_args", "schedule_args"):
             if name in chosen:
                 chosen[name] = parse_arguments(chosen[name])
+        sizes = sizes_given(context_of_call)
+        if init is not None:
+            _, of_file = initial.read(models.record(model), init, **sizes)
+            sizes = dataclasses.asdict(of_file)
+            chosen |= {"init": str(init.absolute()), "init_sha256": files.sha256(init)}
         config = config_of(
-            model, **chosen, **sizes_given(context_of_call), dtype=dtype.value, seed=seed, log_every=log_every,
+            model, **chosen, **sizes, dtype=dtype.value, seed=seed, log_every=log_every,
             chunk=chunk, save_every=save_every, keep=keep, corpus=None if read is None else str(read.absolute()),
             text=text is not None,
         )  # fmt: skip
@@ -141,6 +150,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     corpus: Annotated[Path | None, typer.Option(help="Another copy of the run's corpus.")] = None,
     best: BestOption = False,
+    twin: Annotated[bool, typer.Option("--twin", help="Train its PyTorch twin too, on the same batches.")] = False,
     json: JsonOption = None,
 ) -> None:
     """Losses of the three splits; batch-norm statistics, where a model has them, are of the training split.
@@ -155,15 +165,24 @@ def evaluate(
 
     with warnings_shown():
         config, params, statistics = runs.load(run, best)
+    data, console = corpus_of(config, corpus), Console()
     with runs.precision(config):
-        losses = runs.split_losses(config, params, statistics, corpus_of(config, corpus))
+        losses = runs.split_losses(config, params, statistics, data)
+    _print_losses(console, losses)
+    found: dict[str, Any] = losses._asdict()
+    if twin:
+        from jaxgrad.training.twin import train_twin
+
+        with bar(config.steps, "steps") as update:
+            of_twin = train_twin(config, data, lambda step: update(step, "PyTorch"))
+        _print_losses(console, of_twin)
+        found["twin"] = of_twin._asdict()
     if json is not None:
-        files.write_json(json, dated("jaxgrad.eval/1", run=str(run), losses=as_json(losses._asdict())))
-    _print_losses(Console(), losses)
+        files.write_json(json, dated("jaxgrad.eval/1", run=str(run), **as_json(found)))
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    run: Annotated[Path | None, typer.Argument(help="Folder of a run.")] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many words.")] = 20,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same words.")] = 0,
     temperature: Annotated[float, typer.Option(help="Above 0: likelier words below 1, wilder above.")] = 1.0,
@@ -171,8 +190,17 @@ def sample(
     prompt: Annotated[str, typer.Option(help="What every word begins with.")] = "",
     longest: Annotated[int | None, typer.Option(min=1, help="Characters at most: 64 of a word, 500 of a text.")] = None,
     best: BestOption = False,
+    init: Annotated[Path | None, typer.Option(metavar="FILE", help="Another's checkpoint instead of a run.")] = None,
+    ids: Annotated[str | None, typer.Option(help="With --init: the symbols to begin with, commas between.")] = None,
+    size: Annotated[list[str] | None, typer.Option(help="With --init: what it does not say, as heads=2.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --init: whose it is.  [default: the first that has any]")
+    ] = None,
 ) -> None:
     """New words from a trained model, one a line; or of a stream of text, samples with a line between.
+
+    A checkpoint that others have made has symbols without characters: --ids are those to begin with, and what follows
+    is printed as numbers too, a sample a line, for the tokenizer that the checkpoint was trained with.
 
     Example: jaxgrad sample runs/demo -n 20 --seed 42 --temperature 0.8
     """
@@ -182,6 +210,17 @@ def sample(
     from jaxgrad.training import sample as sampling
     from jaxgrad.training.config import record
 
+    if init is not None:
+        if run is not None or prompt or best:
+            raise JaxgradError("--init is instead of a run, and begins with --ids; leave RUN, --prompt and --best out")
+        key = jax.random.key(seed)
+        for drawn in _of_checkpoint(init, ids, size or [], model, key, n, temperature, top_k, longest):
+            print(*drawn)
+        return
+    if run is None:
+        raise JaxgradError("give the folder of a run, or with --init a checkpoint")
+    if ids is not None or size or model is not None:
+        raise JaxgradError("--ids, --size and --model are of a checkpoint, given by --init; a run knows its own")
     with warnings_shown():
         config, params, statistics = runs.load(run, best)
     with runs.precision(config):
@@ -194,6 +233,37 @@ def sample(
         print("\n---\n".join("\n".join(map(visible, sample.split("\n"))) for sample in words))
     else:
         print("\n".join(map(visible, words)))
+
+
+def _of_checkpoint(
+    path: Path,
+    ids: str | None,
+    sizes: list[str],
+    name: str | None,
+    key: Any,
+    n: int,
+    temperature: float,
+    top_k: int | None,
+    longest: int | None,
+) -> list[list[int]]:
+    """Symbols drawn from a checkpoint that others have made, those of `ids` before them."""
+    from jaxgrad.training import initial
+    from jaxgrad.training import sample as sampling
+    from jaxgrad.training.config import parse_arguments
+
+    if ids is None or not all(one.strip().isdecimal() for one in ids.split(",")):
+        raise JaxgradError(
+            f"{path}: has symbols and no characters; give those to begin with as whole numbers, such as --ids 464,3290"
+        )
+    own = name or next(other for other in models.MODELS if models.record(other).checkpoints is not None)
+    given = dict(parse_arguments(sizes))
+    models.sizes_by_name(own, given)
+    model = models.record(own)
+    params, found = initial.read(model, path, **given)
+    prompt = [int(one) for one in ids.split(",")]
+    return sampling.sample_symbols(
+        model, found, params, key, prompt, n, temperature, top_k, longest or sampling.LONGEST
+    )
 
 
 def _mesh(text: str | None, distributed: bool, config: "Config") -> "Mesh | None":

@@ -23,7 +23,8 @@ def tap(name: str, x: Any) -> Any:
     """`x` itself, marked as the node `name`: a JAX array, or a PyTorch tensor in a torch reference.
 
     Outside of a check it does nothing. In a check, mark the same nodes under the same names in the function and
-    in its references. Taps inside `scan`, `while_loop`, `cond` or a custom rule are not seen.
+    in its references. A node in a `scan` is that of all turns, stacked. Taps inside `while_loop`, `cond`, `shard_map`
+    or a custom rule are not seen, and the check says so.
     """
     if isinstance(x, (jax.Array, jax.core.Tracer)):
         return checkpoint_name(x, _PREFIX + name)
@@ -183,9 +184,23 @@ def _tap_name(eqn: Any) -> str | None:
 
 
 def _inlined(eqn: Any) -> ClosedJaxpr | None:
-    """The body of a nested jit, which taps are seen through."""
-    inner = eqn.params.get("jaxpr")
-    return inner if eqn.primitive.name in ("jit", "pjit") and isinstance(inner, ClosedJaxpr) else None
+    """The body of a nested jit or `jax.checkpoint`, which taps are seen through; it computes the same without them."""
+    return jax_seam.called(eqn) if eqn.primitive.name in ("jit", "pjit", "checkpoint", "remat", "remat2") else None
+
+
+def unseen(fn: Callable[..., Any], *args: Any) -> tuple[str, ...]:
+    """The names of taps inside what `tapped` does not look into: `while_loop`, `cond`, `shard_map` and custom rules."""
+    closed = jax.make_jaxpr(fn)(*args)
+    seen = {name for name, _ in _taps_in(closed)}
+    return tuple(name for name in dict.fromkeys(_all_taps(closed.jaxpr)) if name not in seen)
+
+
+def _all_taps(jaxpr: Any) -> Iterator[str]:
+    for eqn in jaxpr.eqns:
+        if (name := _tap_name(eqn)) is not None:
+            yield name
+        for body in jax_seam.inner(eqn):
+            yield from _all_taps(body)
 
 
 def _taps_in(closed: ClosedJaxpr, in_scans: bool = True) -> Iterator[tuple[str, jax.ShapeDtypeStruct]]:

@@ -22,7 +22,6 @@ from jaxgrad.checking.compare import Difference, compare
 from jaxgrad.errors import JaxgradError
 from jaxgrad.learn.reference import (
     EPSILONS,
-    NAMES,
     Answers,
     answers,
     is_sum_of_uses,
@@ -31,25 +30,9 @@ from jaxgrad.learn.reference import (
     with_epsilon,
     without_paths,
 )
-from jaxgrad.models.mlp.forward import EPS
+from jaxgrad.models.model import Factor, Lesson
 from jaxgrad.mutation.operators import operator
-from jaxgrad.parity.cases import seed_case
-
-# The names of the lecture's notebook, where ours differ, and after them the one that its retelling misspells.
-LECTURE = {
-    "hprebn": "h_prenorm",
-    "bnmeani": "bnmean",
-    "bndiff": "bn_diff",
-    "bndiff2": "bn_diff_sq",
-    "bnvar": "bn_var",
-    "bnvar_inv": "bn_var_inv",
-    "bnraw": "bn_raw",
-    "hpreact": "h_norm",
-    "logprobs": "log_probs",
-    "bngain": "bn_gain",
-    "bnbias": "bn_bias",
-    "bn_dff_sq": "bn_diff_sq",
-}
+from jaxgrad.parity.cases import seed_case, seed_names
 
 Alike = Callable[[np.ndarray, np.ndarray], bool]
 
@@ -79,15 +62,19 @@ class _Guess(NamedTuple):
 def check(name: str, derivative: Any, known: Answers | None = None) -> Verdict:
     """Whether an array is the derivative of the loss with respect to the node or parameter `name`.
 
-    `name` is ours or the lecture's (`LECTURE`), with or without a leading d; the verdict uses the same words.
+    `name` is ours or one that the model's lesson has for it, with or without a leading d; the verdict uses the same
+    words. A node inside of a scan has the turns on its first axis, which may be left out where there is one.
     `derivative` is any array, tensor or number, also one that requires gradients; float32 and shorter types are given
     the tolerance of their type. It is held against the notebook's batch, or that of `known`, from `answers(case)`. An
     Ellipsis or None is not answered yet.
     Raises `JaxgradError` for a name that the model does not have, and, for the notebook's batch, without PyTorch.
     """
-    called, node = _names(name)
+    lesson, names = _model(known)
+    called, node = _names(name, lesson, names)
     verdict = _judged(node, derivative, known)
-    return verdict if called == node else verdict._replace(sentence=_in_the_lectures_words(verdict.sentence, called))
+    if called == node:
+        return verdict
+    return verdict._replace(sentence=_in_the_readers_words(verdict.sentence, called, lesson))
 
 
 def or_answer(name: str, derivative: Any, known: Answers | None = None) -> np.ndarray:
@@ -96,29 +83,35 @@ def or_answer(name: str, derivative: Any, known: Answers | None = None) -> np.nd
     Raises what `check` raises.
     """
     known = _notebooks() if known is None else known
-    return _array(derivative) if check(name, derivative, known).right else known.ours[_names(name)[1]]
+    ours = known.ours[_names(name, *_model(known))[1]]
+    return _array(derivative).reshape(ours.shape) if check(name, derivative, known).right else ours
 
 
-def _names(name: str) -> tuple[str, str]:
+def _model(known: Answers | None) -> tuple[Lesson, tuple[str, ...]]:
+    """What is told of the model, and the names of its nodes and parameters."""
+    if known is not None:
+        return known.case.model.lesson, tuple(known.right)
+    model, names = seed_names()
+    return model.lesson, names
+
+
+def _names(name: str, lesson: Lesson, names: tuple[str, ...]) -> tuple[str, str]:
     """What the reader calls a node, without the d of its derivative, and our name for it."""
     if not isinstance(name, str):
         raise JaxgradError(f"the name of a node comes first, such as 'h', and its derivative second; got {type(name)}")
     for called in (name, name.removeprefix("d"), name.removeprefix("d_")):
-        if called in NAMES or called in LECTURE:
-            return called, LECTURE.get(called, called)
-    if name.removeprefix("d") == "b1":
-        raise JaxgradError(
-            f"there is no node or parameter {name!r}: the first layer has no bias, because batch norm would subtract it"
-            " again with the mean; its derivative is zero but for rounding"
-        )
-    near = difflib.get_close_matches(name.removeprefix("d"), (*NAMES, *LECTURE))
+        if called in names or called in lesson.aliases:
+            return called, lesson.aliases.get(called, called)
+    if (missing := name.removeprefix("d")) in lesson.absent:
+        raise JaxgradError(f"there is no node or parameter {name!r}: {lesson.absent[missing]}")
+    near = difflib.get_close_matches(missing, (*names, *lesson.aliases))
     choose = f"did you mean {' or '.join(near)}, or another of" if near else "choose from"
-    raise JaxgradError(f"there is no node or parameter {name!r}; {choose} {', '.join(NAMES)}")
+    raise JaxgradError(f"there is no node or parameter {name!r}; {choose} {', '.join(names)}")
 
 
-def _in_the_lectures_words(sentence: str, called: str) -> str:
-    """The sentence with the lecture's names for ours, and for one node the name that the reader gave it."""
-    theirs = {ours: lecture for lecture, ours in reversed(LECTURE.items())} | {LECTURE[called]: called}
+def _in_the_readers_words(sentence: str, called: str, lesson: Lesson) -> str:
+    """The sentence with the lesson's names for ours, and for one node the name that the reader gave it."""
+    theirs = {ours: other for other, ours in reversed([*lesson.aliases.items()])} | {lesson.aliases[called]: called}
     return re.sub(rf"\b(d?)({'|'.join(theirs)})\b", lambda found: found[1] + theirs[found[2]], sentence)
 
 
@@ -133,6 +126,8 @@ def _judged(name: str, derivative: Any, known: Answers | None) -> Verdict:
         wide = np.asarray(given, np.float64)
     except (TypeError, ValueError, RuntimeError):
         return _wrong(name, "no answer", f"is of the type {type(derivative).__name__}; give an array of numbers")
+    if wide.shape == known.right[name].shape[1:] and known.right[name].shape[:1] == (1,) and "." in name:
+        wide = wide[None]
     dtype = given.dtype if given.dtype.name in ("float32", "float16", "bfloat16") else np.dtype(np.float64)
     if wide.shape != known.right[name].shape:
         kind, words = _of_shape(known, name, wide, dtype)
@@ -143,7 +138,7 @@ def _judged(name: str, derivative: Any, known: Answers | None) -> Verdict:
         return _wrong(name, "not judged", words)
     if difference.agrees:
         if not difference.exact and _without_epsilon(known, name, wide):
-            return _wrong(name, "epsilon", _EPSILON_MISSING)
+            return _wrong(name, "epsilon", _epsilon_missing(known))
         same = "to the last bit" if difference.exact else f"up to rounding, {difference.max_abs:.1e} at most"
         return Verdict(True, "right", f"d{name}: right, {same}.")
     if difference.not_finite:
@@ -265,8 +260,7 @@ def _spreads(small: np.ndarray, large: np.ndarray) -> bool:
 
 
 def _axes(axes: tuple[int, ...], shape: tuple[int, ...], known: Answers) -> str:
-    n, symbols = known.primals["logits"].shape
-    sizes = {known.primals["h"].shape[1]: "the neurons", symbols: "the symbols", n: "the batch"}
+    sizes = known.case.model.lesson.lengths(known.primals)
     return " and ".join(f"axis {axis} ({sizes.get(shape[axis], shape[axis])})" for axis in axes)
 
 
@@ -303,22 +297,12 @@ def _share_of_right(wide: np.ndarray, right: np.ndarray, within: float) -> float
     return float(1 - np.mean(wrong)) if far.sum() >= wrong.sum() / 2 else 0.0
 
 
-# What a batch norm's derivative lacks if nothing comes back through the statistics. The least first: where the second
-# changes nothing more, the first is what is told.
-_CONSTANTS = (
-    (("bn_var",), "has the batch variance taken for a constant: the path through it is missing"),
-    (("bnmean",), "has the batch mean taken for a constant: the path through it is missing"),
-    (
-        ("bnmean", "bn_var"),
-        "has the batch statistics taken for constants: the paths through the mean and the variance are missing",
-    ),
-)
-
-
 def _derived_guesses(known: Answers, name: str, wide: np.ndarray, alike: Alike) -> Iterator[_Guess]:
     """Mistakes in a derivation like ours, and among them those that the look of an array tells better."""
     right = known.right[name]
-    constant = next((words for nodes, words in _CONSTANTS if alike(wide, without_paths(known, name, nodes))), "")
+    lesson = known.case.model.lesson
+    taken = (words for nodes, words in lesson.constants.items() if alike(wide, without_paths(known, name, nodes)))
+    constant = next(taken, "")
     found = [(mutant, wrong) for mutant, wrong in mistakes(known, name) if alike(wide, wrong)]
     found.sort(key=lambda one: one[0].operator == "a stale operand")  # what is missing explains more
     # Before the constant factors: where two uses differ by a constant, one alone looks like a wrong factor.
@@ -336,9 +320,9 @@ def _derived_guesses(known: Answers, name: str, wide: np.ndarray, alike: Alike) 
         yield _Guess(alike(wide, known.right[other]), "another variable", f"is the derivative of {other}")
         yield _Guess(alike(wide, known.primals[other]), "another variable", f"is the value of {other}, no derivative")
     epsilon = _epsilon(known, name, wide, alike)
-    if epsilon is not None:
-        other = f"has an epsilon of about {epsilon:.1g}, and forward adds {EPS:g} to bn_var"
-        yield _Guess(True, "epsilon", other if epsilon > 0.01 * EPS else _EPSILON_MISSING)
+    if epsilon is not None and lesson.epsilon is not None:
+        other = f"has an epsilon of about {epsilon:.1g}, and {lesson.epsilon_in.format(lesson.epsilon)}"
+        yield _Guess(True, "epsilon", other if epsilon > 0.01 * lesson.epsilon else _epsilon_missing(known))
     # A wrong power of a value is one factor of it too many or too few, and the power says which.
     for mutant, _ in found:
         kind = operator(mutant.operator).told_as
@@ -361,8 +345,9 @@ def _plain_guesses(known: Answers, name: str, wide: np.ndarray, alike: Alike) ->
             for power in _POWERS if (value > 0).all() else ():
                 words = f"has {other} to a power that is {abs(power):g} too {'high' if power > 0 else 'low'}"
                 yield _Guess(alike(wide, right * value**power), "power", words)
-    for words, wrong in _slopes_of_tanh(known) if name == "h_norm" else ():
-        yield _Guess(alike(wide, wrong * known.right["h"]), "formula", words)
+    formulas = known.case.model.lesson.formulas
+    for words, wrong in formulas[name](known.primals, known.right) if name in formulas else ():
+        yield _Guess(alike(wide, wrong), "formula", words)
     for words, wrong in other_variables(known, name):
         yield _Guess(alike(wide, wrong), "another variable", f"looks as if {_told(words)}")
     if right.ndim == 2 and right.shape[0] == right.shape[1]:
@@ -381,15 +366,12 @@ def _plain_guesses(known: Answers, name: str, wide: np.ndarray, alike: Alike) ->
     yield _Guess(alike(wide, best * right), "factor", f"is {best:.4g} times what it should be, everywhere")
 
 
-def _slopes_of_tanh(known: Answers) -> Iterator[tuple[str, np.ndarray]]:
-    h = known.primals["h"]
-    yield "has (1 - h)^2 where 1 - h^2 should be", (1 - h) ** 2
-    yield "has h (1 - h), the slope of a sigmoid; that of tanh is 1 - h^2", h * (1 - h)
-
-
 _POWERS = (0.5, -0.5, 1.5, -1.5, 2.0, -2.0, 3.0, -3.0)
 
-_EPSILON_MISSING = f"leaves epsilon out: forward adds {EPS:g} to bn_var before it takes the root"
+
+def _epsilon_missing(known: Answers) -> str:
+    lesson = known.case.model.lesson
+    return f"leaves epsilon out: {lesson.epsilon_in.format(lesson.epsilon)} before it takes the root"
 
 
 def _without_epsilon(known: Answers, name: str, wide: np.ndarray) -> bool:
@@ -397,6 +379,8 @@ def _without_epsilon(known: Answers, name: str, wide: np.ndarray) -> bool:
 
     In float32 epsilon is about as large as rounding, but it is not random.
     """
+    if known.case.model.lesson.epsilon is None:
+        return False
     without = [with_epsilon(known, name, 0.0, *place) for place in EPSILONS]
     apart = [wrong for wrong in without if not _difference(known, name, wrong, np.float64).agrees]
     return any(_norm(wide - wrong) < _norm(wide - known.right[name]) / 2 for wrong in apart)
@@ -404,19 +388,21 @@ def _without_epsilon(known: Answers, name: str, wide: np.ndarray) -> bool:
 
 def _epsilon(known: Answers, name: str, wide: np.ndarray, alike: Alike) -> float | None:
     """The epsilon that explains an array, by least squares; None if there is none."""
-    right = known.right[name]
+    right, own = known.right[name], known.case.model.lesson.epsilon
+    if own is None:
+        return None
     for place in EPSILONS if _distance(wide, right) < 1 else ():
 
         def at(epsilon: float, place: Any = place) -> np.ndarray:
             return with_epsilon(known, name, epsilon, *place)
 
-        direction = at(0.0) - at(EPS)
+        direction = at(0.0) - at(own)
         if abs((direction * (wide - right)).sum()) <= 0.5 * _norm(direction) * _norm(wide - right):
             continue
         # Newton's method: nearly linear in epsilon while that is small beside the variance.
-        epsilon = EPS
+        epsilon = own
         for _ in range(8):
-            value, step = at(epsilon), 0.01 * max(epsilon, EPS)
+            value, step = at(epsilon), 0.01 * max(epsilon, own)
             if alike(wide, value):
                 return epsilon
             slope = (at(epsilon + step) - value) / step
@@ -437,22 +423,21 @@ def _clause(words: str) -> str:
     return words if verb else f"it had {words}"
 
 
-def _factors(known: Answers) -> Iterator[tuple[float, str, str]]:
+def _factors(known: Answers) -> Iterator[Factor]:
     """Constants by which a derivative is likely to be too large."""
     n = len(known.primals["logits"])
-    bessel = "n - 1 is Bessel's correction, in the variance; the mean has n"
     constants = (
-        (2.0, "factor", "is twice too large: look for a 2 that is there once too often, or a sum counted twice"),
-        (0.5, "factor", "is half of what it should be: look for the 2 of d(x^2) = 2x dx, or a half too many"),
-        (float(n), "sum for mean", f"is n = {n} times too large: the 1/n of a mean is missing"),
-        (1 / n, "mean for sum", f"is n = {n} times too small: a mean where a sum should be, or 1/n twice"),
-        (n - 1.0, "missing n - 1", f"is n - 1 = {n - 1} times too large: the 1/(n - 1) of the variance is missing"),
-        (1 / (n - 1), "n and n - 1", f"is n - 1 = {n - 1} times too small: it has 1/(n - 1) once too often"),
-        ((n - 1) / n, "n and n - 1", f"has 1/n where 1/(n - 1) should be: {bessel}"),
-        (n / (n - 1), "n and n - 1", f"has 1/(n - 1) where 1/n should be: {bessel}"),
+        Factor(2.0, "factor", "is twice too large: look for a 2 that is there once too often, or a sum counted twice"),
+        Factor(0.5, "factor", "is half of what it should be: look for the 2 of d(x^2) = 2x dx, or a half too many"),
+        Factor(float(n), "sum for mean", f"is n = {n} times too large: the 1/n of a mean is missing"),
+        Factor(1 / n, "mean for sum", f"is n = {n} times too small: a mean where a sum should be, or 1/n twice"),
+        *known.case.model.lesson.factors(known.primals, known.case.batch),
     )
     for factor, kind, words in constants:
-        yield factor, kind, words
-        yield -factor, kind, f"{words}; and the sign is wrong"
-    for size, what in ((known.primals["logits"].shape[1], "symbols"), (known.primals["h"].shape[1], "neurons")):
-        yield 1 / size, "mean for sum", f"is {size} times too small, the number of {what}: a mean where a sum should be"
+        yield Factor(factor, kind, words)
+        yield Factor(-factor, kind, f"{words}; and the sign is wrong")
+    for size, what in known.case.model.lesson.lengths(known.primals).items():
+        if size not in (1, n):
+            of = what.removeprefix("the ")
+            words = f"is {size} times too small, the number of {of}: a mean where a sum should be"
+            yield Factor(1 / size, "mean for sum", words)

@@ -4,8 +4,8 @@ Training, parity, mutation, sweeps and pictures know a model by its record alone
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -51,12 +51,70 @@ class Kernel:
 
 
 @dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """Checkpoints of a model that others have made: who reads them, and how to draw without their vocabulary.
+
+    Args:
+        reader: a module, imported when it is asked for. Its `load(path, dtype, **sizes)` gives parameters and sizes:
+            those of the file, and where it does not say the ones given; it raises `JaxgradError` where both say it and
+            differ, and for a file of another kind.
+        draw: `(params, key, prompts, count, sizes, temperature, top_k) -> symbols` that follow each row of prompts.
+    """
+
+    reader: str
+    draw: Callable[..., Int[Array, "rows count"]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Operation:
     """An operation that a model is made of, for its own mutants: `arguments(params, batch)` are those it has there."""
 
     op: Callable[..., Any]
     forward: Callable[..., tuple[Any, Any]]
     arguments: Callable[[Any, Any], tuple[Any, ...]]
+
+
+class Factor(NamedTuple):
+    """A constant by which a derivative is likely to be too large; the kind of that mistake, and words for it."""
+
+    factor: float
+    kind: str
+    words: str
+
+
+def no_factors(primals: Mapping[str, Any], batch: Any) -> Iterable[Factor]:
+    """What a model has of which no constant is likely to be mistaken."""
+    return ()
+
+
+def symbols_alone(primals: Mapping[str, Any]) -> Mapping[int, str]:
+    """The one axis whose length every model tells."""
+    return {primals["logits"].shape[-1]: "the symbols"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """What the checker of a reader's derivatives is told of a model; `primals` are values of nodes and parameters.
+
+    Args:
+        aliases: other names of nodes, as other people's notebooks have them.
+        absent: names that a reader may look for and the model does not have, and why.
+        lengths: `(primals) -> {length: words}`, what an axis of so many entries is likely to be.
+        factors: `(primals, batch) -> factors`, constants that are likely to be mistaken, beside those of any model.
+        constants: nodes, and what a derivative has if nothing came back through them, the fewest nodes first.
+        formulas: a node, and `(primals, right derivatives) -> (words, array)` of mistakes in its formula.
+        epsilon: what the forward adds to a variance.
+        epsilon_in: where it does, in words; `{0:g}` is the epsilon.
+    """
+
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    lengths: Callable[[Mapping[str, Any]], Mapping[int, str]] = symbols_alone
+    factors: Callable[[Mapping[str, Any], Any], Iterable[Factor]] = no_factors
+    constants: Mapping[tuple[str, ...], str] = dataclasses.field(default_factory=dict)
+    formulas: Mapping[str, Callable[..., Iterable[tuple[str, Any]]]] = dataclasses.field(default_factory=dict)
+    epsilon: float | None = None
+    epsilon_in: str = "forward adds {0:g} to a variance"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +125,8 @@ class Model:
         name: its name on the list.
         sizes: a frozen dataclass of int, float, bool and str fields, each with a default and a `help` in its metadata.
             They are options of the command line, fields of a run's config, and axes of sweeps. An int is at least 1,
-            or the `least` of its metadata; a size that shapes the examples has `examples` in its metadata.
+            or the `least` of its metadata; a size that shapes the examples has `examples` in its metadata. In Python
+            one may also be given by the name that the maths has for it, `also` in its metadata.
         batch: the type of a batch, made of X and Y.
         init: `(key, sizes, vocab_size, dtype) -> params`, what training starts from.
         examples: `(words, vocabulary, sizes) -> batch` of NumPy arrays, all examples of a split; `words` is the text
@@ -96,6 +155,7 @@ class Model:
         least_rows: the fewest rows of a batch; `few_rows` says why.
         few_rows: why a batch needs so many rows.
         streams: whether `examples` take a text that is one stream.
+        checkpoints: those that others have made, which a run may start from and which can be sampled.
         apart: whether the loss of a row depends on no other row, so that a batch can be taken in parts; `together`
             says why not.
         telling: parameters for parity, none 0 or 1, so that no term of a backward vanishes unseen; `init` if not given.
@@ -107,6 +167,7 @@ class Model:
         embedding: the parameter that holds a row for each symbol, by its dotted name.
         hidden: the four nodes of a saturating layer: its output, its input, and the batch's mean and variance.
         logits: the node that holds a batch's logits.
+        lesson: what the checker of a reader's derivatives is told of it.
     """
 
     name: str
@@ -135,6 +196,7 @@ class Model:
     least_rows: int = 1
     few_rows: str = ""
     streams: bool = False
+    checkpoints: Checkpoints | None = None
     apart: bool = True
     together: str = ""
     telling: Callable[..., Any] | None = None
@@ -146,6 +208,7 @@ class Model:
     embedding: str | None = None
     hidden: tuple[str, str, str, str] | None = None
     logits: str | None = None
+    lesson: Lesson = Lesson()
 
 
 def jax_grad(model: Model) -> Gradients:

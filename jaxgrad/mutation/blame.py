@@ -49,6 +49,20 @@ def wrong_line(
     It is one of a rule's backward pass where a cotangent is wrong, of what makes the output where that is, and else
     the function's first. None where no line is known, and where the report has not failed.
     """
+    found = wrong_rule(
+        report, fn, *args, kwargs=kwargs, static_argnums=static_argnums, no_gradient=no_gradient, domains=domains
+    )
+    return _first_line(fn) if found is None and not all(f.passed for f in report.findings) else found
+
+
+def wrong_rule(
+    report: Report, fn: Callable[..., Any], *args: Any, kwargs: Any = None, static_argnums: Any = (),
+    no_gradient: Any = (), domains: Any = "normal", **others: Any,
+) -> Place | None:  # fmt: skip
+    """The line of a rule's backward pass, or of what makes an output, that a failed check of `fn` blames, or None.
+
+    A rule is blamed only if its cotangents are farther from those of its primal than rounding takes them.
+    """
     finding = next((f for f in report.findings if not f.passed), None)
     if finding is None:
         return None
@@ -59,12 +73,13 @@ def wrong_line(
         q = question(Asked(applied(fn, asked), asked, finding.setting.dtype, finding.setting.seed, None))
         hand = applied(fn, asked)
         if any(t.kind == "output" and t.name == finding.first for t in finding.tensors):
-            place = _of_output(hand, q, str(finding.first))
-            return place if place is not None else _first_line(fn)
+            return _of_output(hand, q, str(finding.first))
         suspects = [suspect for met in _rules(hand, q) for suspect in _suspects(met)]
-        if suspects:
-            return max(suspects, key=lambda suspect: suspect.distance).place
-    return _first_line(fn)
+        worst = max(suspects, key=lambda suspect: suspect.distance, default=None)
+        # Rounding is a few units of the type's last place; half of its digits are more than that.
+        if worst is not None and worst.distance > float(jnp.finfo(finding.setting.dtype).eps) ** 0.5:
+            return worst.place
+    return None
 
 
 def _sized(tree: Any, sizes: str) -> Any:

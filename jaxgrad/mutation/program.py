@@ -57,13 +57,18 @@ class Step(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A traced function, calls within it inlined. Every value has a slot, of the shape and type that `shapes` holds."""
+    """A traced function, calls within it inlined. Every value has a slot, of the shape and type that `shapes` holds.
+
+    `stacks` are the slots that hold what all turns of a scan gave, where each turn is written out, and those of the
+    turns, in the order of the stack.
+    """
 
     steps: tuple[Step, ...]
     shapes: tuple[Any, ...]
     constants: dict[int, Any]
     inputs: dict[int, str]
     outputs: dict[str, int]
+    stacks: dict[int, tuple[int, ...]]
 
 
 def values(program: Program, leaves: Sequence[Any]) -> dict[int, Any]:
@@ -134,6 +139,7 @@ class Tape:
         self.steps: list[Step] = []
         self.shapes: list[Any] = []
         self.constants: dict[int, Any] = {}
+        self.stacks: dict[int, tuple[int, ...]] = {}
 
     def slot(self, aval: Any) -> int:
         self.shapes.append(aval)
@@ -144,7 +150,7 @@ class Tape:
         return self.slot(aval)
 
     def program(self, inputs: dict[int, str], outputs: dict[str, int]) -> Program:
-        return Program(tuple(self.steps), tuple(self.shapes), self.constants, inputs, outputs)
+        return Program(tuple(self.steps), tuple(self.shapes), self.constants, inputs, outputs, self.stacks)
 
     def record(
         self, jaxpr: Any, operands: Sequence[int], backward: bool, call: tuple[str, Place] | None = None
@@ -186,10 +192,11 @@ class Tape:
             carried = made[: scan.carried]
             found.append(made[scan.carried :])
         in_order = found[::-1] if scan.reverse else found
-        return [
-            *carried,
-            *(self.helper(lambda *x: jnp.stack(x), slots, backward, place) for slots in zip(*in_order, strict=True)),
-        ]
+        stacks = {
+            self.helper(lambda *x: jnp.stack(x), slots, backward, place): slots for slots in zip(*in_order, strict=True)
+        }
+        self.stacks |= stacks
+        return [*carried, *stacks]
 
     def helper(self, fn: Callable[..., Any], operands: Sequence[int], backward: bool, place: Place) -> int:
         """Append the steps of a function of ours, which stand in the program at `place`; the slot of its result."""

@@ -10,7 +10,8 @@ import numpy as np
 from jaxgrad import batches, corpus, models
 from jaxgrad.corpus import BOUNDARY
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.model import Model
+from jaxgrad.jaxprs.taps import tapped
+from jaxgrad.models.model import Model, named
 
 # Characters of a random word, of a model that draws no batch itself.
 LONGEST_WORD = 8
@@ -31,7 +32,7 @@ class Case(NamedTuple):
 
 
 def seed_case() -> Case:
-    """The seed notebook's first batch and parameters; its loss is 3.5586. Needs torch, whose generator drew them.
+    """The notebook's first batch and parameters; its loss is 3.5586. Needs torch, whose generator drew them.
 
     Raises `JaxgradError` where torch is not installed.
     """
@@ -39,20 +40,38 @@ def seed_case() -> Case:
         from torchref import seed_case as torch_draws
     except ModuleNotFoundError as error:
         raise JaxgradError(
-            f"the seed case is drawn by PyTorch's generator, and {error.name} is not installed:"
+            f"the notebook's case is drawn by PyTorch's generator, and {error.name} is not installed:"
             " pip install 'jaxgrad[parity]', or compare on a random batch with --batches 1"
         ) from None
-    kept = json.loads(corpus.shipped("seed_case.json").read_text(encoding="utf-8"))
-    model = models.record(kept.get("model", models.DEFAULT))
-    X, Y = np.array(kept["X"]), np.array(kept["Y"])
-    sizes = model.sizes(context=X.shape[1], embedding=kept["emb_size"], hidden=kept["h_size"])
-    vocab_size = kept["vocab_size"]
+    kept, model, sizes = _kept()
+    X, Y, vocab_size = np.array(kept["X"]), np.array(kept["Y"]), kept["vocab_size"]
     tensors = torch_draws.parameters(
         kept["torch_generator_seed"], vocab_size, X.shape[1], kept["emb_size"], kept["h_size"]
     )
     like = jax.eval_shape(lambda: model.init(jax.random.key(0), sizes, vocab_size, jnp.float32))
     params = type(like)(**{name: tensor.numpy() for name, tensor in tensors.items()})
     return case("the notebook's batch", model, sizes, vocab_size, params, model.batch(X, Y))
+
+
+def seed_names() -> tuple[Model, tuple[str, ...]]:
+    """The model of the seed case, and its `names`. Needs no torch."""
+    kept, model, sizes = _kept()
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), sizes, kept["vocab_size"], jnp.float32))
+    return model, names(model, sizes, params, model.batch(*(np.array(kept[name], np.int32) for name in "XY")))
+
+
+def names(model: Model, sizes: Any, params: Any, batch: Any) -> tuple[str, ...]:
+    """The names of a model's nodes, in forward order, and of its parameters."""
+    _, nodes = tapped(lambda p, b: model.loss(p, b, sizes), params, batch, in_scans=True)
+    return (*nodes, *named(params))
+
+
+def _kept() -> tuple[dict[str, Any], Model, Any]:
+    """What is kept of the seed case, its model and its sizes."""
+    kept = json.loads(corpus.shipped("seed_case.json").read_text(encoding="utf-8"))
+    model = models.record(kept.get("model", models.DEFAULT))
+    sizes = model.sizes(context=len(kept["X"][0]), embedding=kept["emb_size"], hidden=kept["h_size"])
+    return kept, model, sizes
 
 
 def corpus_case(model: Model, sizes: Any, data: corpus.Corpus, seed: int, step: int, batch_size: int) -> Case:
@@ -67,9 +86,12 @@ def corpus_case(model: Model, sizes: Any, data: corpus.Corpus, seed: int, step: 
 def random_case(
     seed: int, batch_size: int = 32, vocab_size: int = 27, model: str = models.DEFAULT, **sizes: Any
 ) -> Case:
-    """Random examples, with freshly initialised parameters; `sizes` are the model's own where they are not given."""
+    """Random examples, with freshly initialised parameters; `sizes` are the model's own where they are not given.
+
+    Raises `JaxgradError` as `models.sizes_by_name` does.
+    """
     key, record = jax.random.key(seed), models.record(model)
-    own = record.sizes(**sizes)
+    own = models.sizes_by_name(model, sizes)
     params = _telling(record, key, own, vocab_size)
     batch = (record.random_batch or _random_words(record))(key, own, vocab_size, batch_size)
     return case(f"random symbols, seed {seed}", record, own, vocab_size, params, batch)

@@ -32,7 +32,7 @@ TINY_BATCH = TINY_VOCABULARY = 6
 
 
 class Row(NamedTuple):
-    """One backward pass: its mutants at the seed's initialisation, and those that zeros and ones let live besides."""
+    """One backward pass: its mutants at the notebook's initialisation, and those that zeros and ones let live."""
 
     name: str
     score: Score

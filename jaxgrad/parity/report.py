@@ -17,7 +17,7 @@ SCHEMA = "jaxgrad.parity/2"
 
 
 def tables(verdict: Verdict) -> Group:
-    """One table for each pair of engines, a row for each node and parameter in backward order, in the seed's words.
+    """One table for each pair of engines, a row for each node and parameter in backward order, in the notebook's words.
 
     exact: equal bit for bit (signs of zero apart) · approx: within the limits, "?" where that was not judged ·
     maxdiff: largest |a - b| · ulps: that in units of its own last place, the largest of all elements · rel: 2-norm of

@@ -6,7 +6,7 @@
 
 from jaxgrad.port.locate import Verdict, compare
 from jaxgrad.port.mapping import Mapping, load, read
-from jaxgrad.port.match import match
+from jaxgrad.port.match import match, odd_ones
 from jaxgrad.port.train import Training, train
 
-__all__ = ["Mapping", "Training", "Verdict", "compare", "load", "match", "read", "train"]
+__all__ = ["Mapping", "Training", "Verdict", "compare", "load", "match", "odd_ones", "read", "train"]

@@ -40,6 +40,19 @@ def text(verdict: Verdict) -> str:
     return "\n".join([*lines, *_noted(verdict)])
 
 
+def brief(verdict: Verdict) -> list[tuple[str, str]]:
+    """The place in a few lines, each with its label, as a check tells it; nothing where the programs agree."""
+    if verdict.agrees:
+        return []
+    other = "torch" if verdict.other_name == "torch" else "reference"
+    lines = [("parts", f"{verdict.jax}" if verdict.jax else "the function ends where the other goes on")]
+    lines += [("", f"{other}: {verdict.other}")] if verdict.other is not None else []
+    lines += [("agree", f"the last before it: {pair.jax}") for pair in verdict.last[:1]]
+    lines += [("mend", f"{mend.words}, {mend.place.line or mend.place.op}") for mend in verdict.mends[:2]]
+    lines += [("note", note) for note in verdict.notes if verdict.kind == FORWARD]
+    return lines
+
+
 def _name(verdict: Verdict) -> str:
     return "torch " if verdict.other_name == "torch" else "other "
 

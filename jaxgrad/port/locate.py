@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.heat import heat
+from jaxgrad.checking.oracles import rules
 from jaxgrad.errors import JaxgradError
-from jaxgrad.port import fingerprint, jax_values, rules, torch_values
+from jaxgrad.port import fingerprint, jax_values, torch_values
 from jaxgrad.port.fingerprint import EXACT, SCATTERED, SWAPPED, Layout
 from jaxgrad.port.mapping import Mapping as WeightMapping
 from jaxgrad.port.match import Setting, filled, flat_call, odd_ones, prepare, redrawn, search

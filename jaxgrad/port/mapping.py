@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from jaxgrad import files
+from jaxgrad.checking.oracles import rules
+from jaxgrad.checking.oracles.rules import Rule
 from jaxgrad.errors import JaxgradError
-from jaxgrad.port import rules
-from jaxgrad.port.rules import Rule
 
 SCHEMA = "jaxgrad.port.mapping/1"
 

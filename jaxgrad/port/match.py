@@ -6,7 +6,6 @@ the torch program. Where several fit and a later leaf fits none, the walk goes b
 leaves are placed, names place the rest.
 """
 
-import difflib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,12 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking import question
+from jaxgrad.checking.oracles import rules
+from jaxgrad.checking.oracles.align import all_given, by_names, cost, in_order, is_free, module_and_kind, tokens_of
+from jaxgrad.checking.oracles.rules import ONE, Rule
+from jaxgrad.checking.oracles.torch import transposed_convolutions
 from jaxgrad.errors import JaxgradError
-from jaxgrad.port import fingerprint, jax_values, rules, torch_values
+from jaxgrad.port import fingerprint, jax_values, torch_values
 from jaxgrad.port.fingerprint import SCATTERED, SWAPPED
 from jaxgrad.port.mapping import Entry, is_parameter, paths
 from jaxgrad.port.mapping import Mapping as WeightMapping
-from jaxgrad.port.rules import GATED, ONE, Rule
 from jaxgrad.port.values import as_float64
 
 # How many candidates are tried in all, how many after a first leaf fits none, and for leaves placed together.
@@ -32,14 +34,6 @@ MOST_TOGETHER = 400
 # After a candidate, this many operations are run before it counts as not found: few at first, as what is found far
 # behind may be so whatever the candidate is, as the softmax is whatever the bias of the keys.
 _RUN_ON = (2, 40)
-
-_KINDS = {
-    "kernel": "weight", "w": "weight", "scale": "weight", "gain": "weight", "gamma": "weight", "embedding": "weight",
-    "table": "weight", "embeddings": "weight", "weights": "weight", "b": "bias", "beta": "bias", "offset": "bias",
-    "biases": "bias", "mean": "running_mean", "var": "running_var", "moving_mean": "running_mean",
-    "negative_slope": "weight",
-}  # fmt: skip
-_HOLDERS = frozenset(("params", "batch_stats", "value", "raw_value", "state", "layers", "model", "module", "net"))
 
 
 class Setting(NamedTuple):
@@ -85,9 +79,9 @@ def match(
     if not inputs and torch_inputs is None:
         tensors = torch_values.tensors_of(module)
         shapes = {n: x.shape for n, x in tensors.items()}
-        found = _by_names(
-            paths(params), shapes, {}, _all_given(paths(params), names or {}, shapes), torch_values.turned(module)
-        )
+        leaves = paths(params)
+        given = all_given(leaves, names or {}, shapes)
+        found = by_names(leaves, shapes, {}, given, transposed_convolutions(module), in_order(leaves, shapes))
         return _finished(paths(params), {}, found, tensors, set(tensors), module, strict)
     setting = prepare(call, params, inputs, module, kwargs or {}, torch_inputs, seed)
     return search(setting, module, names or {}, strict)
@@ -241,11 +235,11 @@ class _Search:
         wanted = [leaf for want in self.wants for leaf in sorted(want)]
         self.first = {leaf: wanted.index(leaf) for leaf in set(wanted)}
         self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
-        self.turned = torch_values.turned(setting.torch.module)
+        self.turned = transposed_convolutions(setting.torch.module)
         self.left = MOST_TRIED
         self.best: dict[int, Rule] = {}
         self.guessed: frozenset[int] = frozenset()
-        self.given = _all_given(self.leaves, names, self.shapes)
+        self.given = all_given(self.leaves, names, self.shapes)
         self.options: dict[int, list[Rule]] = {}
 
     def ranked(self, leaf: int) -> list[Rule]:
@@ -268,7 +262,7 @@ class _Search:
 
     def by_names(self, taken: Mapping[int, Rule]) -> dict[int, Rule]:
         """Rules for all leaves that have none, by their names."""
-        return _by_names(self.leaves, self.shapes, taken, self.given, self.turned, self.away)
+        return by_names(self.leaves, self.shapes, taken, self.given, self.turned, self.away)
 
     def holds(self, proposed: Mapping[int, Rule]) -> bool:
         """Whether all outputs are the torch program's with these rules."""
@@ -413,7 +407,7 @@ class _Search:
 
     def combinations(self, wanted: Sequence[int], assigned: Mapping[int, Rule]) -> Iterator[dict[int, Rule]]:
         taken = [rule for leaf, rule in assigned.items()]
-        lists = [[rule for rule in self.ranked(leaf) if _free(rule, taken)] for leaf in wanted]
+        lists = [[rule for rule in self.ranked(leaf) if is_free(rule, taken)] for leaf in wanted]
         if len(wanted) > 1:
             lists = [each[:60] for each in lists]
         # Those that are likely on the whole come first.
@@ -423,7 +417,7 @@ class _Search:
             ranks = iter(sorted(most, key=sum)[:MOST_TOGETHER])
         for rank in ranks:
             chosen = [each[r] for each, r in zip(lists, rank, strict=True)]
-            if all(_free(rule, chosen[:n]) for n, rule in enumerate(chosen)):
+            if all(is_free(rule, chosen[:n]) for n, rule in enumerate(chosen)):
                 yield dict(zip(wanted, chosen, strict=True))
 
 
@@ -435,7 +429,7 @@ def search(setting: Setting, module: Any, names: Mapping[str, str], strict: bool
         for k, (path, leaf) in enumerate(setting.leaves):
             if k not in proposed and found.first.get(k) is not None:
                 # A norm without weights of its own beside one with them, which are then ones and zeros.
-                number = 0.0 if _split(path)[1] in ("bias", "running_mean") else 1.0
+                number = 0.0 if module_and_kind(path)[1] in ("bias", "running_mean") else 1.0
                 proposed[k] = rules.constant(tuple(leaf.shape), number)
         if len(proposed) == len(setting.leaves) and found.holds(proposed):
             return _finished(setting.leaves, proposed, {}, setting.tensors, found.used, module, strict)
@@ -454,7 +448,7 @@ def odd_ones(mapping: WeightMapping) -> dict[str, Rule]:
     for entry in mapping.entries:
         shapes = {mapping.tensors[name] for name in entry.rule.sources}
         if entry.rule.join == ONE and len(entry.shape) == 2 and entry.rule.steps in ((), (_FLAT,)) and len(shapes) == 1:
-            ways.setdefault(_tokens(entry.path)[-1], {})[entry.path] = bool(entry.rule.steps)
+            ways.setdefault(tokens_of(entry.path)[-1], {})[entry.path] = bool(entry.rule.steps)
     found = {}
     for votes in ways.values():
         for path, way in votes.items():
@@ -497,161 +491,3 @@ def _finished(
             " torch name}, or see with compare where the programs part"
         )
     return WeightMapping(tuple(entries), {n: tuple(x.shape) for n, x in tensors.items()}, tuple(free))
-
-
-def _by_names(
-    leaves: Sequence[tuple[str, Any]],
-    shapes: Mapping[str, tuple[int, ...]],
-    taken: Mapping[int, Rule],
-    given: Mapping[int, list[Rule]],
-    turned: frozenset[str],
-    away: Callable[[int, Rule], float] = lambda leaf, rule: 0.0,
-) -> dict[int, Rule]:
-    """Rules for the leaves that are not `taken`, the likeliest name first; `away` decides where names say as much."""
-    all_paths = frozenset(path for path, _ in leaves)
-    proposals = []
-    for k, (path, leaf) in enumerate(leaves):
-        if k in taken:
-            continue
-        fits = given.get(k) or rules.candidates(tuple(leaf.shape), shapes, turned)
-        proposals += [
-            (cost(path, rule, number, all_paths) + away(k, rule), k, number, rule) for number, rule in enumerate(fits)
-        ]
-    placed: dict[int, Rule] = {}
-    used = list(taken.values())
-    # The leaves of one module are made from tensors of one module, where they can be.
-    modules: dict[tuple[str, ...], str] = {}
-    owners: dict[str, tuple[str, ...]] = {}
-    ranked = sorted(proposals, key=lambda each: each[:3])
-    for together in (True, False):
-        for _, k, _, rule in ranked:
-            holder = tuple(_split(leaves[k][0])[0])
-            module = rule.sources[0].rpartition(".")[0]
-            fused = rule.join != ONE or any(step[0] == "slice" for step in rule.steps)
-            apart = modules.get(holder, module) != module or (owners.get(module, holder) != holder and not fused)
-            if k in placed or not _free(rule, used) or (together and apart):
-                continue
-            modules.setdefault(holder, module)
-            owners.setdefault(module, holder)
-            placed[k] = rule
-            used.append(rule)
-    return placed
-
-
-def _free(rule: Rule, taken: Sequence[Rule]) -> bool:
-    """Whether no part of a rule's tensors is taken by other rules."""
-
-    def pieces(r: Rule) -> set[tuple[str, Any]]:
-        cut = next((step for step in r.steps if step[0] == "slice"), None)
-        if r.join == GATED:
-            return {(r.sources[0], None), (r.sources[1], GATED)}
-        return {(name, cut) for name in r.sources}
-
-    own = pieces(rule)
-    for other in taken:
-        for name, cut in pieces(other):
-            for mine, own_cut in own:
-                # Of a gated sum's second tensor the last third is left, which a slice may take.
-                if name == mine and (cut is None or own_cut is None or cut == own_cut):
-                    return False
-    return True
-
-
-def _all_given(
-    leaves: Sequence[tuple[str, Any]], names: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[int, list[Rule]]:
-    """The rules of the leaves that a caller named. Raises `JaxgradError` for a path that is no leaf's."""
-    found = {}
-    for k, (path, leaf) in enumerate(leaves):
-        if (name := _named(path, names)) is not None:
-            found[k] = _given(path, tuple(leaf.shape), name, shapes)
-    if len(found) < len(names):
-        known = {".".join(_tokens(path)) for path, _ in leaves}
-        unknown = [path for path in names if ".".join(_tokens(path)) not in known]
-        raise JaxgradError(f"names has {unknown}, which are no leaves; the leaves are {[path for path, _ in leaves]}")
-    return found
-
-
-def _given(path: str, shape: tuple[int, ...], name: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[Rule]:
-    """The rules from the tensors that a caller named. Raises `JaxgradError` where there is none."""
-    sources = (name,) if isinstance(name, str) else tuple(name)
-    for source in sources:
-        if source not in shapes:
-            close = difflib.get_close_matches(source, shapes, 3)
-            raise JaxgradError(f"names sends {path} to {source!r}, which the module lacks; close are {close}")
-    found = [r for r in rules.candidates(shape, {n: shapes[n] for n in sources}) if set(r.sources) == set(sources)]
-    if not found:
-        raise JaxgradError(
-            f"names sends {path}, of shape {shape}, to {name!r} of {[shapes[n] for n in sources]}:"
-            " no rule makes the one from the other"
-        )
-    return found
-
-
-def _named(path: str, names: Mapping[str, Any]) -> Any:
-    plain = ".".join(_tokens(path))
-    return next((name for given, name in names.items() if given == path or ".".join(_tokens(given)) == plain), None)
-
-
-def _tokens(path: str) -> list[str]:
-    return [token.lower() for token in re.findall(r"[A-Za-z0-9_]+", path)]
-
-
-def _split(path: str) -> tuple[list[str], str]:
-    """The words of a path's modules without holders, and its last in PyTorch's words."""
-    tokens = [token for token in _tokens(path) if token not in _HOLDERS] or _tokens(path)
-    *modules, last = tokens
-    bare = last.rstrip("0123456789_")
-    return [w for m in modules for w in re.findall(r"[a-z]+|\d+", m)], _KINDS.get(last, _KINDS.get(bare, last))
-
-
-# Which part of a fused tensor a name says: queries, keys and values; gates of an LSTM and of a GRU in torch's order.
-_PARTS = (
-    {"query": 0, "q": 0, "key": 1, "k": 1, "value": 2, "v": 2},
-    {"i": 0, "f": 1, "g": 2, "o": 3},
-    {"r": 0, "z": 1, "n": 2},
-)
-
-
-def cost(path: str, rule: Rule, number: int, paths: frozenset[str]) -> float:
-    """How unlikely a rule is for a leaf by names and by what libraries do; `number` is its place among the rules."""
-    found = -likeness(path, rule.sources) + 0.01 * min(number, 50)
-    found += 0.0 if rule.join == ONE else 0.5
-    found += 3.0 if any(step[0] in ("blocks", "flip") for step in rule.steps) else 0.0
-    *modules, last = _tokens(path) or [""]
-    turned = next((step[1] for step in rule.steps if step[0] == "transpose"), None)
-    if last in ("kernel", "w"):
-        # Flax and haiku have kernels with the inputs before the outputs, and windows before both.
-        ordinary = turned is not None and turned[-2:] == (1, 0)
-        found += 0.0 if ordinary else 1.5
-    elif last in ("weight", "embedding", "bias"):
-        found += 1.0 if turned is not None else 0.0
-    cut = next((step for step in rule.steps if step[0] == "slice"), None)
-    gate = re.fullmatch(r"([ih])([ifgorzn])", modules[-1]) if modules else None
-    if cut is not None:
-        part = cut[2] // (cut[3] - cut[2])
-        word = gate[2] if gate else re.sub(r"_?proj|_?linear", "", modules[-1] if modules else last)
-        named = [parts[word] for parts in _PARTS if word in parts]
-        found += (-1.5 if part in named else 1.0) if named else 0.0
-    if gate is not None:
-        side = f"_{gate[1]}h"
-        found += 0.0 if side in rule.sources[0] or len(rule.sources) > 1 else 1.0
-        other = path.replace(gate[0], ("h" if gate[1] == "i" else "i") + gate[2])
-        # A gate with one bias in JAX has the sum of torch's two.
-        if last == "bias" and (other in paths) == (len(rule.sources) > 1):
-            found += 2.0
-    return found
-
-
-def likeness(path: str, sources: Sequence[str]) -> float:
-    """How much the path of a leaf is like the names of tensors, from 0 to 5."""
-    modules, kind = _split(path)
-    best = 0.0
-    for name in sources[:1]:
-        theirs, own = _split(name)
-        same = 2.0 * (kind == own or (own.startswith(kind) and kind in ("weight", "bias")))
-        words = difflib.SequenceMatcher(None, " ".join(modules), " ".join(theirs)).ratio()
-        numbers = [w for w in modules if w.isdigit()], [w for w in theirs if w.isdigit()]
-        # Between names that are not alike, one may count from 0 and the other from 1.
-        best = max(best, same + 2 * words + (numbers[0] == numbers[1] and words >= 0.5))
-    return best

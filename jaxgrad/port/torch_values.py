@@ -62,14 +62,6 @@ def tied(module: Any) -> dict[str, str]:
     return {n: first.setdefault(id(x), n) for n, x in module.named_parameters(remove_duplicate=False)}
 
 
-def turned(module: Any) -> frozenset[str]:
-    """The names of the weights of a module's transposed convolutions."""
-    if not hasattr(module, "named_modules"):
-        return frozenset()
-    inside = ((n, m) for n, m in module.named_modules() if "ConvTranspose" in type(m).__name__)
-    return frozenset(f"{name}.weight".lstrip(".") for name, _ in inside)
-
-
 def record(
     module: Any,
     inputs: Sequence[Any],

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad.checking.oracles import rules
 from jaxgrad.errors import JaxgradError
-from jaxgrad.port import jax_values, rules, torch_values
+from jaxgrad.port import jax_values, torch_values
 from jaxgrad.port.mapping import Mapping as WeightMapping
 from jaxgrad.port.match import flat_call, match
 

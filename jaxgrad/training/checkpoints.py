@@ -22,7 +22,9 @@ from jaxgrad import files, memory
 from jaxgrad.errors import JaxgradError
 from jaxgrad.training.state import State
 
-SEAL = "sha256"
+CHECKSUMS = "sha256"
+# Its name on disk stays: scripts of others open it.
+METADATA = "notes.json"
 
 Record = TypeVar("Record")
 
@@ -40,7 +42,7 @@ class Checkpoint(NamedTuple):
     statistics: Any
 
 
-class Notes(NamedTuple):
+class Metadata(NamedTuple):
     """What a run must know beside its arrays to go on: `dev_loss` is None where it is not finite.
 
     `waiting` are the losses, by step, that no metrics line holds yet; the metrics file had `metrics_bytes` bytes
@@ -57,10 +59,10 @@ class Notes(NamedTuple):
     losses: tuple[float, float, float] | None = None
 
 
-def begin(folder: Path, checkpoint: Any, notes: Any) -> Callable[[], None]:
+def begin(folder: Path, checkpoint: Any, metadata: Any) -> Callable[[], None]:
     """Start to write a checkpoint; the function that is returned waits until it is whole, from any thread.
 
-    `checkpoint` is any tree of arrays, `notes` a NamedTuple of what JSON has, which `notes_of` reads.
+    `checkpoint` is any tree of arrays, `metadata` a NamedTuple of what JSON has, which `metadata_of` reads.
     The arrays may be donated or changed as soon as this returns. Both raise `JaxgradError` where the checkpoint
     exists already or cannot be written; what is then left has a dot before its name.
     """
@@ -84,9 +86,9 @@ def begin(folder: Path, checkpoint: Any, notes: Any) -> Callable[[], None]:
             checkpointer.close()
         except (OSError, ValueError) as error:
             raise _unwritable(folder, error) from None
-        files.write_json(unfinished / "notes.json", notes._asdict())
+        files.write_json(unfinished / METADATA, metadata._asdict())
         try:
-            files.write_bytes(unfinished / SEAL, _hashes(unfinished).encode())
+            files.write_bytes(unfinished / CHECKSUMS, _hashes(unfinished).encode())
             unfinished.rename(folder)
         except OSError as error:
             raise _unwritable(folder, error) from None
@@ -103,8 +105,8 @@ def restore(folder: Path, like: Record) -> Record:
     """
     if not folder.is_dir():
         raise JaxgradError(f"{folder}: there is no checkpoint; train the run again")
-    if not is_whole(folder):
-        raise JaxgradError(f"{folder}: the checkpoint is damaged: its files do not have the sha256 in {SEAL}")
+    if not is_valid(folder):
+        raise JaxgradError(f"{folder}: the checkpoint is damaged: its files do not have the sha256 in {CHECKSUMS}")
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or device),
@@ -125,28 +127,28 @@ def restore(folder: Path, like: Record) -> Record:
     raise JaxgradError(f"{folder}: the checkpoint is of another model: it and the config differ in {min(apart)}")
 
 
-def notes(folder: Path) -> Notes:
-    """The notes of a run's checkpoint; raises as `notes_of` does."""
-    return notes_of(folder, Notes)
+def metadata(folder: Path) -> Metadata:
+    """The metadata of a run's checkpoint; raises as `metadata_of` does."""
+    return metadata_of(folder, Metadata)
 
 
-def notes_of(folder: Path, kind: type[Record]) -> Record:
-    """The notes of a checkpoint, which must be whole: nothing is read of one that is not.
+def metadata_of(folder: Path, kind: type[Record]) -> Record:
+    """The metadata of a checkpoint, which must be valid: nothing is read of one that is not.
 
-    Raises `JaxgradError` where it is damaged, or its notes are of another kind.
+    Raises `JaxgradError` where it is damaged, or its metadata are of another kind.
     """
-    if not is_whole(folder):
-        raise JaxgradError(f"{folder}: the checkpoint is damaged: its files do not have the sha256 in {SEAL}")
-    return files.read_json(folder / "notes.json", kind, "notes of a checkpoint", "train the run again")
+    if not is_valid(folder):
+        raise JaxgradError(f"{folder}: the checkpoint is damaged: its files do not have the sha256 in {CHECKSUMS}")
+    return files.read_json(folder / METADATA, kind, "metadata of a checkpoint", "train the run again")
 
 
-def is_whole(folder: Path) -> bool:
+def is_valid(folder: Path) -> bool:
     """Whether every file of the checkpoint is as it was written, and nothing else is in it: no link, pipe or folder."""
-    seal = folder / SEAL
+    checksums = folder / CHECKSUMS
     try:
         if not stat.S_ISDIR(folder.lstat().st_mode):
             return False
-        expected = files.read_bytes(seal, files.LARGEST_JSON).decode("ascii", errors="replace")
+        expected = files.read_bytes(checksums, files.LARGEST_JSON).decode("ascii", errors="replace")
         return expected == _hashes(folder)
     except (OSError, JaxgradError):
         return False
@@ -158,11 +160,11 @@ def saved(run: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
-def newest_whole(paths: list[Path]) -> tuple[Path | None, list[Path]]:
-    """The last of these checkpoints that is whole, if one is, and the damaged ones after it."""
+def latest_valid(paths: list[Path]) -> tuple[Path | None, list[Path]]:
+    """The last of these checkpoints that is valid, if one is, and the damaged ones after it."""
     damaged: list[Path] = []
     for path in reversed(paths):
-        if is_whole(path):
+        if is_valid(path):
             return path, damaged
         damaged.append(path)
     return None, damaged
@@ -175,9 +177,9 @@ def best(paths: list[Path]) -> Path | None:
     """
     losses: dict[Path, float] = {}
     for path in paths:
-        if not is_whole(path):
+        if not is_valid(path):
             logger.warning("%s: the checkpoint is damaged, so it is passed over", path)
-        elif (loss := notes(path).dev_loss) is not None:
+        elif (loss := metadata(path).dev_loss) is not None:
             losses[path] = loss
     return min(losses, key=lambda path: losses[path], default=None)
 
@@ -195,7 +197,7 @@ def tidy(run: Path, keep: int, stays: Callable[[list[Path]], Path | None] = best
         _remove(_renamed(path, path.with_name(f".{path.name}.removed")))
 
 
-def sweep_up(run: Path) -> None:
+def remove_partial(run: Path) -> None:
     """Remove what a killed process was writing or removing; raises `JaxgradError` where it cannot be."""
     left = (*run.glob("checkpoints/.*.unfinished"), *run.glob("checkpoints/.*.removed"), *run.glob(".*.tmp"))
     for path in left:
@@ -248,7 +250,7 @@ def _unwritable(folder: Path, error: Exception) -> JaxgradError:
 
 
 def _hashes(folder: Path) -> str:
-    """The sha256 and the name of every file below the folder but the seal, a line each, as `sha256sum` writes them.
+    """The sha256 and the name of every file of a checkpoint but `CHECKSUMS`, a line each, as `sha256sum` writes them.
 
     Raises `OSError` for what is in no checkpoint: links, pipes, folders without a file, and files that are larger
     than memory, which need not be read to be known as none of ours.
@@ -261,7 +263,7 @@ def _hashes(folder: Path) -> str:
                 raise OSError(f"{path}: is a folder without a file")
         elif not stat.S_ISREG(found.st_mode) or found.st_size > memory.total():
             raise OSError(f"{path}: is no file that a checkpoint has")
-        elif path != folder / SEAL:
+        elif path != folder / CHECKSUMS:
             lines.append(f"{files.sha256(path)}  {path.relative_to(folder).as_posix()}\n")
     return "".join(lines)
 

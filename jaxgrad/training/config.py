@@ -16,18 +16,19 @@ from jaxgrad.corpus import BOUNDARY, START
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.model import Model, at_least, ways
 
-SEED_SCHEDULE = "seed"
+NOTEBOOK_SCHEDULE = "seed"
 LONGEST_VALUE = 80
 Arguments = tuple[tuple[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A run, decided. The defaults are the seed notebook's recipe; `corpus` None is the corpus that ships.
+    """A run, decided. The defaults are the notebook's recipe; `corpus` None is the corpus that ships.
 
     `model` is a name of `jaxgrad.models.MODELS`, and `sizes` are that model's. `clip` is the largest norm that all
     gradients together are left with, before the optimizer has them. A batch is taken in `accumulate` parts, one after
-    another, whose gradients are added up. A corpus that is `text` is one stream of characters, not words.
+    another, whose gradients are added up. A corpus that is `text` is one stream of characters, not words. `init` is a
+    checkpoint that others have made, which the run starts from instead of drawn parameters.
     `dtype` bfloat16 computes forward and backward in bfloat16 with float32 sums, and keeps float32 parameters.
     `log_every`, `chunk` and `save_every` are in steps: one metrics line, one jitted call, one checkpoint; without
     `save_every` the run picks it. Of the checkpoints the last `keep` stay, and the best. The schedule is laid out over
@@ -40,7 +41,7 @@ class Config:
     learning_rate: float = 0.1
     optimizer: str = "sgd"
     optimizer_args: Arguments = ()
-    schedule: str = SEED_SCHEDULE
+    schedule: str = NOTEBOOK_SCHEDULE
     schedule_args: Arguments = ()
     gradients: str = "fused"
     sizes: Any = dataclasses.field(default_factory=lambda: models.sizes_of(models.DEFAULT)())
@@ -58,10 +59,14 @@ class Config:
     clip: float | None = None
     accumulate: int = 1
     text: bool = False
+    init: str | None = None
+    init_sha256: str = ""
 
 
 # What runs were written without that were begun before there was such a choice.
-SINCE = {"model": models.DEFAULT, "clip": None, "accumulate": 1, "text": False}
+SINCE = {
+    "model": models.DEFAULT, "clip": None, "accumulate": 1, "text": False, "init": None, "init_sha256": "",
+}  # fmt: skip
 
 
 def config_of(model: str = models.DEFAULT, **values: Any) -> Config:
@@ -104,7 +109,7 @@ def record(config: Config) -> Model:
 
 
 # What a run may be told anew, or be interrupted by, without another number in it.
-_FREE = ("steps", "schedule_steps", "chunk", "save_every", "keep", "corpus")
+_FREE = ("steps", "schedule_steps", "chunk", "save_every", "keep", "corpus", "init")
 
 
 def deciding(config: Config) -> dict[str, Any]:
@@ -233,10 +238,10 @@ def schedule(config: Config) -> optax.Schedule:
     where it has them and none is given, the first value is the learning rate and the length the run's steps.
     Raises `JaxgradError` for a name or an argument that optax does not have.
     """
-    if config.schedule == SEED_SCHEDULE:
+    if config.schedule == NOTEBOOK_SCHEDULE:
         if config.schedule_args:
             raise JaxgradError(
-                f"the schedule {SEED_SCHEDULE!r} takes no arguments; name one of optax's, such as cosine_decay"
+                f"the schedule {NOTEBOOK_SCHEDULE!r} takes no arguments; name one of optax's, such as cosine_decay"
             )
         return optax.piecewise_constant_schedule(config.learning_rate, {max(schedule_steps(config) // 2, 1): 0.1})
     build = _named(config.schedule, "schedule", ("_schedule", ""))

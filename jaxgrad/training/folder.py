@@ -105,6 +105,14 @@ def check_held(held: Held) -> None:
         )
 
 
+def take_back(held: Held, *names: str) -> None:
+    """Remove files of these names, the lock, and the folder if it is then empty: of what was refused nothing stays."""
+    for name in (*names, LOCK):
+        (held.at / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        held.shown.rmdir()
+
+
 def _is(descriptor: int, path: Path) -> bool:
     """Whether an open file or folder is what has this name, following links to a folder as its user does."""
     try:

@@ -24,7 +24,7 @@ from jaxgrad.errors import JaxgradError
 from jaxgrad.training import checkpoints, distributed, evaluate, not_finite, plot
 from jaxgrad.training import folder as folders
 from jaxgrad.training import mesh as meshes
-from jaxgrad.training.checkpoints import Checkpoint, Notes
+from jaxgrad.training.checkpoints import Checkpoint, Metadata
 from jaxgrad.training.config import (
     SINCE,
     Config,
@@ -39,6 +39,7 @@ from jaxgrad.training.config import (
     schedule_steps,
 )
 from jaxgrad.training.folder import Held, Line
+from jaxgrad.training.initial import check_initial, drawn_params, initial_params
 from jaxgrad.training.state import State
 from jaxgrad.training.step import check_support, run_steps, start
 
@@ -74,7 +75,7 @@ class Stopped(Exception):
         self.checkpoint, self.step = checkpoint, step
 
 
-class Standing(NamedTuple):
+class RunState(NamedTuple):
     """All that decides the rest of a run; `waiting` are the losses that no metrics line holds yet."""
 
     state: State
@@ -114,19 +115,22 @@ def train(
     steps), checkpoints/STEP/, loss.png and, last, losses.json. Over a `mesh` of `training.mesh` each step is split;
     the mesh may span processes, which then all call this, and the folder is process 0's. Raises `Stopped` after
     `stop` has returned true, and `JaxgradError` for a value out of range, a folder that exists and is not empty, is
-    in use or cannot be written, a corpus that is not the config's, and numbers that are not finite.
+    in use or cannot be written, a corpus or a checkpoint to start from that is not the config's, and numbers that are
+    not finite.
     """
     distributed.compare(_told("a new run", config, corpus, mesh))
     checked(config)
     check_corpus(config, corpus)
     check_memory(config)
+    with precision(config):
+        check_initial(config)
 
-    def begin() -> tuple[Held, Standing]:
+    def begin() -> tuple[Held, RunState]:
         folders.claim(folder)
         held = opened.enter_context(folders.locked(folder))
         # Between the first look and the lock another process may have begun a run here.
         folders.claim(folder)
-        checkpoints.sweep_up(held.at)
+        checkpoints.remove_partial(held.at)
         folders.save_config(held.at, config)
         return held, fresh(config)
 
@@ -143,14 +147,14 @@ def resume(
     mesh: Mesh | None = None,
     steps: int | None = None,
 ) -> Losses:
-    """Go on with a run that was stopped or killed, from its newest whole checkpoint, and end as if it never had been.
+    """Go on with a run that was stopped or killed, from its latest valid checkpoint, and end as if it never had been.
 
     Parameters and metrics.jsonl become those of an undisturbed run, bit for bit where the mesh is the same, and up
     to rounding under another: sums over the batch are then taken in other parts. Damaged checkpoints are set aside,
     and logged. A run that is finished only has its losses returned, unless `steps`, which then are those of the whole
     run, are more than it had: it is continued to them, under its old schedule, which past its end is what optax makes
-    of it, and the seed's a tenth of the rate. Raises as `train` does, and `JaxgradError` for a folder that is no run,
-    has no whole checkpoint among damaged ones, or whose files were altered, and for fewer steps than it had.
+    of it; the notebook's goes on at a tenth of the rate. Raises as `train` does, and `JaxgradError` for a folder that
+    is no run, or whose files were altered, and for fewer steps than it had.
     """
     before = folders.load_config(folder)
     config = before if steps is None else _continued(before, steps, folder)
@@ -161,7 +165,7 @@ def resume(
         return finished
     check_memory(config)
 
-    def begin() -> tuple[Held, Standing]:
+    def begin() -> tuple[Held, RunState]:
         held = opened.enter_context(folders.locked(folder))
         if folders.load_config(held.at) not in (before, config):
             raise JaxgradError(f"{folder}: was continued by another process just now; look at it, and start again")
@@ -173,33 +177,27 @@ def resume(
 
 
 def load(folder: Path, best: bool = False) -> tuple[Config, Any, Any]:
-    """The config, parameters and statistics of a run's newest whole checkpoint, or of that of the lowest dev loss.
+    """The config, parameters and statistics of a run's latest valid checkpoint, or of that of the lowest dev loss.
 
     Statistics are what predictions take beside the parameters, `()` of a model without any.
 
     What was passed over because it is damaged, and a run that is not finished, are logged as warnings.
-    Raises `JaxgradError` for a folder that is no run, a run without a whole checkpoint, and files that were altered.
+    Raises `JaxgradError` for a folder that is no run, a run without a valid checkpoint, and files that were altered.
     """
     config = folders.load_config(folder)
-    path = _newest(folder, checkpoints.saved(folder))
+    path = _latest(folder, checkpoints.saved(folder))
     if path is None:
         raise JaxgradError(
             f"{folder}: there is no checkpoint; was the run stopped before its first? Go on with --resume {folder}"
         )
     if best:
         path = checkpoints.best(checkpoints.saved(folder)) or path
-    _check_decided(config, folder, checkpoints.notes(path))
+    _check_decided(config, folder, checkpoints.metadata(path))
     if not best and int(path.name) < config.steps:
         logger.warning("%s: is after %s of %d steps; finish it with --resume", folder, path.name, config.steps)
     with precision(config):
         checkpoint = checkpoints.restore(path, shapes(config))
     return config, checkpoint.state.params, checkpoint.statistics
-
-
-def initial_params(config: Config, key: jax.Array) -> Any:
-    """The parameters that a run starts from; float64 runs keep float64 parameters, all others float32."""
-    dtype = jnp.float64 if config.dtype == "float64" else jnp.float32
-    return record(config).init(key, config.sizes, len(config.vocabulary), dtype)
 
 
 def examples_of(config: Config, split: Any) -> Any:
@@ -212,10 +210,10 @@ def finished(config: Config, params: Any, split: Any) -> Any:
     return record(config).finish(params, split, config.sizes)
 
 
-def fresh(config: Config) -> Standing:
+def fresh(config: Config) -> RunState:
     """Where a run of this config starts: its parameters, optimizer state and the key of its batches."""
     init_key, batch_key = jax.random.split(jax.random.key(config.seed))
-    return Standing(start(initial_params(config, init_key), optimizer(config)), batch_key, np.empty(0))
+    return RunState(start(initial_params(config, init_key), optimizer(config)), batch_key, np.empty(0))
 
 
 def split_losses(config: Config, params: Any, statistics: Any, corpus: Corpus) -> Losses:
@@ -270,11 +268,11 @@ def check_memory(config: Config) -> None:
 
 
 def state_before(config: Config, folder: Path, examples: Any, step: int) -> tuple[State, PRNGKeyArray]:
-    """The state of a run before a step, and its key, bit for bit: from the last whole checkpoint that is early enough.
+    """The state of a run before a step, and its key, bit for bit: from the last valid checkpoint that is early enough.
 
     Raises `JaxgradError` where that checkpoint cannot be read.
     """
-    path, _ = checkpoints.newest_whole([path for path in checkpoints.saved(folder) if int(path.name) <= step])
+    path, _ = checkpoints.latest_valid([path for path in checkpoints.saved(folder) if int(path.name) <= step])
     if path is None:
         state, key, _ = fresh(config)
     else:
@@ -303,69 +301,69 @@ def _prepared(config: Config, corpus: Corpus, folder: Path, mesh: Mesh | None) -
     return Run(config, corpus, folder, examples, optimizer(config), schedule(config), _sha256(corpus), mesh)
 
 
-def _placed(run: Run, begin: Callable[[], tuple[Held, Standing]]) -> tuple[Run, Standing]:
-    """What `begin` returns, which only process 0 calls: the run with its folder held, and on the mesh its standing."""
+def _placed(run: Run, begin: Callable[[], tuple[Held, RunState]]) -> tuple[Run, RunState]:
+    """What `begin` returns, which only process 0 calls: the run with its folder held, and its state on the mesh."""
     if run.mesh is None:
-        held, standing = begin()
-        return run._replace(held=held), standing
+        held, current = begin()
+        return run._replace(held=held), current
     like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes(run.config))
-    begun: list[tuple[Held, Standing]] = []
+    begun: list[tuple[Held, RunState]] = []
 
     def arrays() -> tuple[State, Any]:
         begun.append(begin())
-        standing = begun[0][1]
-        return standing.state, jax.random.key_data(standing.key)
+        current = begun[0][1]
+        return current.state, jax.random.key_data(current.key)
 
     state, key = distributed.from_leader(arrays, (like.state, like.key))
     state = jax.device_put(jax.device_get(state), meshes.of_state(run.mesh, record(run.config), run.optimizer, state))
     # A key itself cannot be put on devices of other processes; its data can.
     key = jax.random.wrap_key_data(jax.device_put(np.asarray(key), meshes.replicated(run.mesh)))
     if not begun:
-        return run, Standing(state, key, np.empty(0))
+        return run, RunState(state, key, np.empty(0))
     # The folder, and losses that wait for their metrics line, are the leader's.
-    (held, standing), *_ = begun
-    return run._replace(held=held), Standing(state, key, standing.waiting)
+    (held, current), *_ = begun
+    return run._replace(held=held), RunState(state, key, current.waiting)
 
 
-def _whole(run: Run, standing: Standing) -> Standing:
-    """The standing with its arrays on one device, or on the host if they were split."""
+def _gathered(run: Run, current: RunState) -> RunState:
+    """The state with its arrays on one device, or on the host if they were split."""
     if run.mesh is None:
-        return standing
-    state, key = distributed.whole((standing.state, jax.random.key_data(standing.key)))
-    return standing._replace(state=state, key=jax.random.wrap_key_data(key))
+        return current
+    state, key = distributed.whole((current.state, jax.random.key_data(current.key)))
+    return current._replace(state=state, key=jax.random.wrap_key_data(key))
 
 
-def _rewound(run: Run, continued: bool) -> Standing:
-    """The standing of the newest whole checkpoint, with damaged ones set aside and metrics cut to it.
+def _rewound(run: Run, continued: bool) -> RunState:
+    """The state of the latest valid checkpoint, with damaged ones set aside and metrics cut to it.
 
     Nothing of a run that cannot go on is touched. What a continued run ended with goes before its metrics are cut: a
     kill between the two leaves a run that is to be finished, and not one that is finished and lacks a line.
     """
     at = _at(run)
-    path = _newest(run.folder, checkpoints.saved(run.folder))
+    path = _latest(run.folder, checkpoints.saved(run.folder))
     if path is None:
         if continued:
             folders.extend(at, run.config)
         folders.rewind_metrics(at, 0)
-        checkpoints.sweep_up(at)
+        checkpoints.remove_partial(at)
         logger.warning("%s: was stopped before its first checkpoint, so it starts anew", run.folder)
         return fresh(run.config)
-    notes: Notes = checkpoints.notes(path)
-    if notes.corpus_sha256 != run.corpus_sha256:
+    metadata = checkpoints.metadata(path)
+    if metadata.corpus_sha256 != run.corpus_sha256:
         raise JaxgradError(f"{run.folder}: was trained on another corpus; give that one with --corpus")
     checkpoint = checkpoints.restore(path, shapes(run.config))
-    _check_decided(run.config, run.folder, notes)
-    folders.check_metrics(at, notes.metrics_bytes, notes.metrics_sha256)
+    _check_decided(run.config, run.folder, metadata)
+    folders.check_metrics(at, metadata.metrics_bytes, metadata.metrics_sha256)
     if continued:
         folders.extend(at, run.config)
-    folders.rewind_metrics(at, notes.metrics_bytes)
-    checkpoints.sweep_up(at)
-    for damaged in [other for other in checkpoints.saved(at) if not checkpoints.is_whole(other)]:
+    folders.rewind_metrics(at, metadata.metrics_bytes)
+    checkpoints.remove_partial(at)
+    for damaged in [other for other in checkpoints.saved(at) if not checkpoints.is_valid(other)]:
         aside = checkpoints.set_aside(damaged)
         if int(damaged.name) < int(path.name):
             logger.warning("%s: the checkpoint is damaged, and is now %s", run.folder / "checkpoints" / damaged.name,
                            aside.name)  # fmt: skip
-    return Standing(checkpoint.state, jax.random.wrap_key_data(checkpoint.key), np.array(notes.waiting))
+    return RunState(checkpoint.state, jax.random.wrap_key_data(checkpoint.key), np.array(metadata.waiting))
 
 
 def _at(run: Run) -> Path:
@@ -376,9 +374,9 @@ def _at(run: Run) -> Path:
     return run.held.at
 
 
-def _check_decided(config: Config, folder: Path, notes: Notes) -> None:
+def _check_decided(config: Config, folder: Path, metadata: Metadata) -> None:
     """Raise `JaxgradError` where a checkpoint was saved under another config than the folder has."""
-    now, before = deciding(config), {**SINCE, **notes.config}
+    now, before = deciding(config), {**SINCE, **metadata.config}
     apart = [name for name in {**now, **before} if now.get(name) != before.get(name)]
     if apart:
         told = (f"{name} is {str(now.get(name))[:40]} and was {str(before.get(name))[:40]}" for name in apart)
@@ -408,12 +406,18 @@ def _told(what: str, config: Config, corpus: Corpus, mesh: Mesh | None) -> dict[
     }
 
 
-def _newest(folder: Path, saved: list[Path]) -> Path | None:
-    """The newest whole checkpoint; None where there is none at all."""
-    path, damaged = checkpoints.newest_whole(saved)
+def _latest(folder: Path, saved: list[Path]) -> Path | None:
+    """The latest valid checkpoint; None where there is none at all."""
+    path, damaged = checkpoints.latest_valid(saved)
     if path is None and damaged:
-        names = ", ".join(path.name for path in damaged)
-        raise JaxgradError(f"{folder}: all checkpoints are damaged: steps {names}; train the run again")
+        steps = ", ".join(path.name for path in damaged)
+        # Nothing is begun anew unasked: what is damaged may be on a disk that comes back, or in a backup.
+        ends = [path for path in (folder / "losses.json",) if os.path.lexists(path)]
+        remove = shlex.join(["rm", "-r", *map(str, (folder / "checkpoints", *ends))])
+        raise JaxgradError(
+            f"{folder}: all checkpoints are damaged: steps {steps}; put one back from a copy, or train from the first"
+            f" step to the same end: {remove} && jaxgrad train --resume {shlex.quote(str(folder))}"
+        )
     for bad in damaged:
         logger.warning("%s: the checkpoint is damaged, so %s is used", bad, path)
     return path
@@ -426,51 +430,51 @@ def _finished(folder: Path, config: Config) -> Losses | None:
         return None
     losses = files.read_json(path, Losses, "losses", advice)
     last = _path(folder, config.steps)
-    if checkpoints.is_whole(last) and checkpoints.notes(last).losses not in (None, tuple(losses)):
+    if checkpoints.is_valid(last) and checkpoints.metadata(last).losses not in (None, tuple(losses)):
         raise JaxgradError(f"{path}: has not the losses of checkpoint {config.steps}; {advice}")
     return losses
 
 
-def _go_on(run: Run, standing: Standing, report: Report, stop: Stop) -> Losses:
+def _go_on(run: Run, current: RunState, report: Report, stop: Stop) -> Losses:
     """The chunks that are left, a checkpoint being written beside the next ones, and the end of the run."""
     config = run.config
     every, longest = _save_every(config, len(run.examples.Y)), _longest_chunk(config)
-    began, first = time.monotonic(), int(standing.state.step)
+    began, first = time.monotonic(), int(current.state.step)
     done, wanted = first, False
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         writing = pool.submit(lambda: None)
         while done < config.steps and not wanted:
             n_steps = min(longest, config.steps - done)
-            standing, lines = _chunk(run, standing, n_steps, pool)
+            current, lines = _chunk(run, current, n_steps, pool)
             if lines is None:
                 writing.result()
                 raise _not_finite(run, done, n_steps)
             if distributed.leads():
                 folders.append_metrics(_at(run), lines)
             done += n_steps
-            latest = lines[-1].loss if lines else float(standing.waiting.mean())
+            latest = lines[-1].loss if lines else float(current.waiting.mean())
             report(Progress(done, latest, (done - first) / (time.monotonic() - began)))
             wanted = distributed.any_of_us(stop())
             if done < config.steps and (wanted or done // every > (done - n_steps) // every):
                 writing.result()
-                whole = _whole(run, standing)
+                gathered = _gathered(run, current)
                 if distributed.leads():
-                    statistics = finished(config, whole.state.params, run.corpus.train)
-                    dev_loss = _mean_loss(config, whole.state.params, statistics, run.corpus.dev)
-                    writing = pool.submit(_save(run, whole, statistics, dev_loss))
+                    statistics = finished(config, gathered.state.params, run.corpus.train)
+                    dev_loss = _mean_loss(config, gathered.state.params, statistics, run.corpus.dev)
+                    writing = pool.submit(_save(run, gathered, statistics, dev_loss))
         writing.result()
     if done < config.steps:
         raise Stopped(_path(run.folder, done), done)
-    return _end(run, _whole(run, standing))
+    return _end(run, _gathered(run, current))
 
 
 def _chunk(
-    run: Run, standing: Standing, n_steps: int, pool: concurrent.futures.Executor
-) -> tuple[Standing, list[Line] | None]:
+    run: Run, current: RunState, n_steps: int, pool: concurrent.futures.Executor
+) -> tuple[RunState, list[Line] | None]:
     """`n_steps` more steps and the metrics lines that they fill; None for lines if a number is not finite."""
     config = run.config
     state, losses = run_steps(
-        standing.state, standing.key, run.examples, model=record(config), sizes=config.sizes,
+        current.state, current.key, run.examples, model=record(config), sizes=config.sizes,
         gradients=config.gradients, optimizer=run.optimizer, dtype=config.dtype, batch_size=config.batch_size,
         n_steps=n_steps, mesh=run.mesh, accumulate=config.accumulate,
     )  # fmt: skip
@@ -478,10 +482,10 @@ def _chunk(
     # Python hears of signals between its own instructions only: not inside of XLA, where a chunk may take long.
     pool.submit(jax.block_until_ready, sound).result()
     done = int(state.step)
-    waiting = np.append(standing.waiting, np.asarray(losses, np.float64))
+    waiting = np.append(current.waiting, np.asarray(losses, np.float64))
     # Losses that do not fill a line wait for the next chunk, or for the end of the run.
     whole = len(waiting) - len(waiting) % config.log_every
-    now = Standing(state, standing.key, waiting[whole:])
+    now = RunState(state, current.key, waiting[whole:])
     return now, _lines(run, done - len(waiting), waiting[:whole]) if sound else None
 
 
@@ -495,20 +499,20 @@ def _lines(run: Run, first: int, losses: Float64[np.ndarray, " losses"]) -> list
 
 
 def _save(
-    run: Run, standing: Standing, statistics: Any, dev_loss: float, losses: Losses | None = None
+    run: Run, current: RunState, statistics: Any, dev_loss: float, losses: Losses | None = None
 ) -> Callable[[], None]:
     """Start to write a checkpoint; the function that is returned ends it and removes those that need not stay."""
     at = _at(run)
-    notes = Notes(
+    metadata = Metadata(
         dev_loss if np.isfinite(dev_loss) else None,
-        tuple(standing.waiting.tolist()),
+        tuple(current.waiting.tolist()),
         *folders.metrics_mark(at),
         run.corpus_sha256,
         deciding(run.config),
         losses,
     )
-    arrays = Checkpoint(standing.state, jax.random.key_data(standing.key), statistics)
-    finish = checkpoints.begin(_path(at, int(standing.state.step)), arrays, notes)
+    arrays = Checkpoint(current.state, jax.random.key_data(current.key), statistics)
+    finish = checkpoints.begin(_path(at, int(current.state.step)), arrays, metadata)
 
     def write() -> None:
         finish()
@@ -517,10 +521,10 @@ def _save(
     return write
 
 
-def _end(run: Run, standing: Standing) -> Losses:
+def _end(run: Run, current: RunState) -> Losses:
     def write() -> Float64[np.ndarray, "3"]:
-        statistics = finished(run.config, standing.state.params, run.corpus.train)
-        losses = split_losses(run.config, standing.state.params, statistics, run.corpus)
+        statistics = finished(run.config, current.state.params, run.corpus.train)
+        losses = split_losses(run.config, current.state.params, statistics, run.corpus)
         # A step's loss is that before its update, so what the last update spoiled shows only here.
         if not np.isfinite(losses).all():
             raise JaxgradError(
@@ -528,10 +532,10 @@ def _end(run: Run, standing: Standing) -> Losses:
             )
         at = _at(run)
         if not _path(at, run.config.steps).exists():
-            _save(run, standing, statistics, losses.dev, losses)()
+            _save(run, current, statistics, losses.dev, losses)()
         # Those of a last line that is not full are in the checkpoint too, from which a continued run fills it.
-        if len(standing.waiting):
-            folders.append_metrics(_at(run), _lines(run, run.config.steps - len(standing.waiting), standing.waiting))
+        if len(current.waiting):
+            folders.append_metrics(_at(run), _lines(run, run.config.steps - len(current.waiting), current.waiting))
         plot.save_loss_curve(at)
         files.write_json(_at(run) / "losses.json", losses._asdict())
         return np.array(losses)
@@ -553,7 +557,7 @@ def _not_finite(run: Run, done: int, n_steps: int) -> JaxgradError:
         return JaxgradError(
             f"steps {done} to {done + n_steps} were not finite, and are when run again: a broken device?"
         )
-    good, _ = checkpoints.newest_whole(checkpoints.saved(run.folder))
+    good, _ = checkpoints.latest_valid(checkpoints.saved(run.folder))
     kept = "there is no checkpoint before it" if good is None else f"the last good checkpoint is {good}"
     return JaxgradError(
         f"step {found.step} is not finite: {found.what}; its batch is that of seed {config.seed} and this step,"
@@ -588,7 +592,7 @@ def shapes(config: Config) -> Checkpoint:
 
     def empty() -> Checkpoint:
         key = jax.random.key(config.seed)
-        params = initial_params(config, key)
+        params = drawn_params(config, key)
         extra = record(config).extra(params, config.sizes)
         return Checkpoint(start(params, optimizer(config)), jax.random.key_data(key), extra)
 

@@ -9,6 +9,7 @@ from jaxtyping import PRNGKeyArray
 from jaxgrad import memory
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.model import Model
+from jaxgrad.training.initial import vocabulary_size
 
 LONGEST = 64
 
@@ -58,20 +59,54 @@ def sample(
         assert len(words) == 2
         ```
     """
-    if not (0 < temperature < float("inf")):
-        raise JaxgradError(f"temperature is {temperature}; it must be a finite number above 0")
-    if n_words < 1:
-        raise JaxgradError(f"asked for {n_words} words; ask for at least 1")
-    if top_k is not None and not 1 <= top_k <= len(vocabulary):
-        raise JaxgradError(f"top-k is {top_k}; it must be from 1 to {len(vocabulary)}, the vocabulary")
-    if longest < 1:
-        raise JaxgradError(f"asked for words of {longest} characters; ask for at least 1")
-    memory.check(4 * longest * n_words, f"{n_words} words of up to {longest} characters")
+    _check_draw(n_words, temperature, top_k, longest, len(vocabulary))
     drawn = model.sample(
         params, statistics, sizes, key, n_words, longest, jnp.asarray(temperature, jax.tree.leaves(params)[0].dtype),
         top_k, _symbols(prompt, vocabulary, longest),
     )  # fmt: skip
     return ["".join(vocabulary[symbol] for symbol in row if symbol) for row in drawn.tolist()]
+
+
+def sample_symbols(
+    model: Model,
+    sizes: Any,
+    params: Any,
+    key: PRNGKeyArray,
+    prompt: list[int],
+    n_samples: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    longest: int = LONGEST,
+) -> list[list[int]]:
+    """`n_samples` sequences of `longest` symbols that begin with `prompt`, of a model whose symbols have no characters.
+
+    Nothing ends a sequence. Raises `JaxgradError` as `sample` does, for an empty prompt, and for a symbol that the
+    parameters have no embedding of.
+    """
+    symbols = vocabulary_size(model, params)
+    _check_draw(n_samples, temperature, top_k, longest, symbols)
+    if not prompt or len(prompt) >= longest:
+        raise JaxgradError(f"the prompt has {len(prompt)} symbols; give at least one, and fewer than {longest}")
+    for symbol in prompt:
+        if not 0 <= symbol < symbols:
+            raise JaxgradError(f"the prompt has the symbol {symbol}; the checkpoint has 0 to {symbols - 1:,}")
+    assert model.checkpoints is not None  # they were read from one
+    prompts = jnp.tile(jnp.asarray(prompt, jnp.int32), (n_samples, 1))
+    wide = jnp.asarray(temperature, jax.tree.leaves(params)[0].dtype)
+    drawn = model.checkpoints.draw(params, key, prompts, longest - len(prompt), sizes, wide, top_k)
+    return [[*prompt, *row] for row in drawn.tolist()]
+
+
+def _check_draw(n_samples: int, temperature: float, top_k: int | None, longest: int, symbols: int) -> None:
+    if not (0 < temperature < float("inf")):
+        raise JaxgradError(f"temperature is {temperature}; it must be a finite number above 0")
+    if n_samples < 1:
+        raise JaxgradError(f"asked for {n_samples} words; ask for at least 1")
+    if top_k is not None and not 1 <= top_k <= symbols:
+        raise JaxgradError(f"top-k is {top_k}; it must be from 1 to {symbols}, the vocabulary")
+    if longest < 1:
+        raise JaxgradError(f"asked for words of {longest} characters; ask for at least 1")
+    memory.check(4 * longest * n_samples, f"{n_samples} words of up to {longest} characters")
 
 
 def _symbols(prompt: str, vocabulary: tuple[str, ...], longest: int) -> tuple[int, ...]:

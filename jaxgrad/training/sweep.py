@@ -73,7 +73,7 @@ class Rates(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The notes of a sweep's checkpoint: the models of each group so far, the one under way last, and its steps taken.
+    """The metadata of a sweep's checkpoint: the models of each group so far, the one under way last, and its steps.
 
     `plan` is the hash of the plan that the sweep follows.
     """
@@ -161,7 +161,9 @@ def sweep(
         examples = examples_of(configs[0], corpus.train)
         everywhere = jax.device_put(examples, NamedSharding(mesh, PartitionSpec()))
         begun = sum(place.groups[:-1])
-        for number, (group, program) in enumerate(_groups(configs, place.groups, everywhere, memory, mesh)):
+        # All of them before the first step of any: a size that does not fit is refused while nothing is lost by it.
+        groups = list(_groups(configs, place.groups, everywhere, memory, mesh))
+        for number, (group, program) in enumerate(groups):
             if number < len(place.groups) - 1:
                 continue
             rows = slice(begun, begun + len(group))
@@ -199,18 +201,18 @@ def sweep(
 def _restored(
     configs: list[Config], mesh: Mesh, losses: np.ndarray, curves: np.ndarray, kept: Kept | None
 ) -> tuple[Place, _Models | None]:
-    """Where the folder's newest whole checkpoint stands, and its models; `losses` and `curves` are filled from it."""
+    """Where the folder's latest valid checkpoint stands, and its models; `losses` and `curves` are filled from it."""
     nothing = Place((), 0, "" if kept is None else kept.plan), None
     if kept is None:
         return nothing
-    checkpoints.sweep_up(kept.held.at)
-    path, damaged = checkpoints.newest_whole(checkpoints.saved(kept.held.at))
+    checkpoints.remove_partial(kept.held.at)
+    path, damaged = checkpoints.latest_valid(checkpoints.saved(kept.held.at))
     for bad in damaged:
         logger.warning("%s: the checkpoint of step %s is damaged, and passed over", kept.held.shown, bad.name)
         checkpoints.set_aside(bad)
     if path is None:
         return nothing
-    place = checkpoints.notes_of(path, Place)
+    place = checkpoints.metadata_of(path, Place)
     if place.plan != kept.plan:
         raise JaxgradError(f"{kept.held.shown}: its plan is not the one that it was begun with; put that one back")
     begun = sum(place.groups[:-1])
@@ -263,10 +265,10 @@ def _run(
 def _start(group: list[Config], mesh: Mesh) -> _Models:
     """The group's models, and copies of its last to make them a multiple of the devices."""
     group = group + [group[-1]] * (-len(group) % mesh.size)
-    standings = [fresh(config) for config in group]
-    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(standing.state for standing in standings))
+    begun = [fresh(config) for config in group]
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(one.state for one in begun))
     rates = jnp.array([config.learning_rate for config in group], jax.tree.leaves(states.params)[0].dtype)
-    return _Models(states, jnp.stack([standing.key for standing in standings]), rates)
+    return _Models(states, jnp.stack([one.key for one in begun]), rates)
 
 
 def _chunks(config: Config, models: int) -> list[tuple[int, int]]:

@@ -42,7 +42,7 @@ def load_plan(folder: Path) -> tuple[Plan, str]:
     """The plan of a sweep's folder and its hash; raises `JaxgradError` where it is missing or not as it was written."""
     path = folder / "plan.json"
     what, advice = "a plan", "give the folder of a sweep"
-    given = files.read_json(path, dict[str, Any], what, advice)
+    given, sha256 = files.read_json_and_sha256(path, dict[str, Any], what, advice)
     config = from_json(files.converted(given.pop("config", None), dict[str, Any], path, what, advice), path, advice)
     kinds = {name: type(value) for name, value in flat_sizes(config).items()}
     sizes = {
@@ -50,7 +50,7 @@ def load_plan(folder: Path) -> tuple[Plan, str]:
         for name in kinds.keys() & given.keys()
     }
     rest = files.converted(given, _Rest, path, what, advice)
-    return Plan(config, *rest[:2], sizes, *rest[2:]), files.sha256(path)
+    return Plan(config, *rest[:2], sizes, *rest[2:]), sha256
 
 
 def _tuple_of(kind: Any) -> Any:

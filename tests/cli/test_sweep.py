@@ -62,3 +62,4 @@ def test_the_best_is_named_with_the_command_that_trains_it_alone(tmp_path: Path)
 def test_an_error_is_one_sentence_and_exit_code_2(tmp_path: Path, args: tuple[str, ...], message: str):
     done = sweep(tmp_path / "s", *args)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir()), "nothing half-written stays"

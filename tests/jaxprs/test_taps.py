@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jaxgrad import tap
+from jaxgrad import check, tap
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs.taps import collecting_torch_taps, tapped
 
@@ -62,3 +62,23 @@ def test_torch_tensors_are_collected_only_while_asked_for():
         tap("constant", torch.ones(1))
     tap("later", x)
     assert list(taps) == ["x"]
+
+
+def test_nodes_are_seen_through_scan_and_remat_and_those_that_are_not_are_named():
+    def looped(x: jax.Array) -> jax.Array:
+        last, _ = jax.lax.scan(lambda c, _: (tap("turn", jnp.tanh(c)), None), x, None, length=3)
+        return jax.checkpoint(lambda c: tap("again", jnp.sin(c)))(last)
+
+    def branched(x: jax.Array) -> jax.Array:
+        return jax.lax.cond(x.sum() > 0, lambda x: tap("one", jnp.sin(x)), lambda x: tap("other", jnp.cos(x)), x)
+
+    x = jax.ShapeDtypeStruct((2,), jnp.float32)
+    asked = {"dtypes": ("float32",), "transforms": ("jit",), "seeds": (0,)}
+    seen = check(looped, x, reference=looped, **asked).findings[0]
+    assert [(t.name, t.values["hand"].shape) for t in seen.tensors if t.kind == "node"] == [
+        ("again", (2,)),
+        ("turn", (3, 2)),
+    ]
+    assert seen.why == ""
+    unseen = check(branched, x, reference=branched, **asked).findings[0]
+    assert unseen.outcome == "agrees" and "not compared: " in unseen.why and "one" in unseen.why

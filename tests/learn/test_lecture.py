@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from jaxgrad.learn import check, or_answer
-from jaxgrad.learn.verdict import LECTURE
+from jaxgrad.models.mlp.lesson import LECTURE
 from jaxgrad.parity.cases import seed_case
 
 TYPES = [(torch.float64, False), (torch.float32, True), (torch.float64, True), (torch.float32, False)]

@@ -8,11 +8,13 @@ import pytest
 
 from jaxgrad.errors import JaxgradError
 from jaxgrad.learn import check, or_answer
-from jaxgrad.learn.reference import NAMES, mistakes
+from jaxgrad.learn.reference import mistakes
 from jaxgrad.mutation import operators
 from jaxgrad.mutation.score import mutants
+from jaxgrad.parity.cases import seed_names
 
 EPS = 1e-5
+_, NAMES = seed_names()
 
 
 @pytest.fixture(scope="module")

@@ -315,7 +315,7 @@ def test_what_a_model_has_not_is_said_in_a_sentence(tmp_path: Path):
             ("train", "--model", "stack", "--gradients", "kernel"),
             "gradients is 'kernel'; choose from by-node",
         ),
-        (("parity", "--model", "stack", "--seed-case"), "the seed notebook has no batch of stack"),
+        (("parity", "--model", "stack", "--seed-case"), "the notebook has no batch of stack"),
     ):
         with pytest.raises(models.JaxgradError, match=message):
             command(*args)

@@ -94,7 +94,7 @@ OTHERS: list[dict[str, Any]] = [
     {"schema": "jaxgrad.sweep/1", "config": {"steps": 3}, "runs": [
         {"rank": 1, "seed": 0, "learning_rate": 0.1, "train": 2.0, "dev": 2.1, "test": 2.2},
         {"rank": 2, "seed": 1, "learning_rate": 9.0, "train": None, "dev": None, "test": None}]},
-    {"schema": "jaxgrad.eval/1", "run": "runs/a", "losses": {"train": 2.0, "dev": "inf"}, "date": ""},
+    {"schema": "jaxgrad.eval/1", "run": "runs/a", "train": 2.0, "dev": "inf", "test": 2.1, "date": ""},
     {"schema": "jaxgrad.bench.compare/1", "date": "", "changes": [
         {"size": "32 x 200", "peer": "fused", "before": 1e-5, "after": 2e-5, "ratio": 2.0, "verdict": "regression"}]},
     {"schema": "jaxgrad.bench.check/1", "date": "", "costs": [

@@ -1,4 +1,4 @@
-"""The seed case is the seed's, and cases are the same wherever they are made."""
+"""The notebook's case is the notebook's, and cases are the same wherever they are made."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from jaxgrad.models.mlp.record import MODEL
 from jaxgrad.parity import cases
 
 
-def test_the_seed_case_is_the_batch_that_the_notebook_draws_from_its_corpus(seed_corpus):
+def test_the_seed_case_is_the_batch_that_the_notebook_draws_from_its_corpus(notebook_corpus):
     import torch
 
     from torchref import seed_case
@@ -15,7 +15,7 @@ def test_the_seed_case_is_the_batch_that_the_notebook_draws_from_its_corpus(seed
     generator = torch.Generator().manual_seed(2147483647)
     for shape in ((27, 10), (30, 200), (200, 27), (27,), (1, 200), (1, 200)):
         torch.randn(shape, generator=generator)
-    train = corpus.load(seed_corpus).train
+    train = corpus.load(notebook_corpus).train
     ix = torch.randint(0, train.X.shape[0], (32,), generator=generator).numpy()
 
     case = cases.seed_case()
@@ -25,10 +25,10 @@ def test_the_seed_case_is_the_batch_that_the_notebook_draws_from_its_corpus(seed
     assert all(np.array_equal(getattr(case.params, name), tensor.numpy()) for name, tensor in drawn.items())
 
 
-def test_a_corpus_case_is_the_batch_of_a_training_run(seed_corpus):
+def test_a_corpus_case_is_the_batch_of_a_training_run(notebook_corpus):
     import jax
 
-    data = corpus.load(seed_corpus)
+    data = corpus.load(notebook_corpus)
     case = cases.corpus_case(MODEL, MODEL.sizes(embedding=2, hidden=3), data, seed=5, step=9, batch_size=4)
     rows = batches.indices(jax.random.key(5), 9, 4, len(data.train.Y))
     assert np.array_equal(case.batch.X, data.train.X[np.asarray(rows)])

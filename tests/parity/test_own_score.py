@@ -1,4 +1,4 @@
-"""Parity notices every mistake in this project's backward passes at the seed's initialisation, and not at zeros."""
+"""Parity notices every mistake in this project's backward passes at the notebook's initialisation, and not at zeros."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_all_backward_passes_are_measured(measured):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_mutant_that_is_not_equivalent_survives_at_the_seeds_initialisation(measured, name: str):
+def test_no_mutant_that_is_not_equivalent_survives_at_the_notebooks_initialisation(measured, name: str):
     assert measured[name].score.survived == ()
 
 
@@ -39,7 +39,7 @@ def test_what_is_equivalent_cancels(measured):
             }, mutant
 
 
-def test_zeros_and_ones_hide_half_of_the_mistakes_that_the_seeds_initialisation_shows(measured):
+def test_zeros_and_ones_hide_half_of_the_mistakes_that_the_notebooks_initialisation_shows(measured):
     for name in ("by_node", "fused"):
         assert len(measured[name].hidden) > len(measured[name].score.killed) / 2
 

@@ -1,4 +1,4 @@
-"""The table reads like the seed's cmp, and the JSON can be read by any parser."""
+"""The table reads like the notebook's cmp, and the JSON can be read by any parser."""
 
 import io
 import json

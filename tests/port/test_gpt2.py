@@ -49,7 +49,7 @@ def test_loss_and_every_gradient_are_those_of_the_module(model, checkpoint):
     expected.backward()
     grads = {name: p.grad for name, p in model.named_parameters()}
     with jax.enable_x64(True):
-        params, sizes = gpt2.load(checkpoint, heads=SIZES.heads, dtype=jnp.float64)
+        params, sizes = gpt2.load(checkpoint, jnp.float64, heads=SIZES.heads, dropout=0.0)
         actual, dparams = jax.jit(lambda p, b: fused(p, b, sizes))(params, Batch(jnp.asarray(X), jnp.asarray(Y)))
         # Gradients go where their parameters came from.
         right = port.load(params, grads, gpt2.mapping(sizes, VOCAB))
@@ -60,7 +60,7 @@ def test_loss_and_every_gradient_are_those_of_the_module(model, checkpoint):
 
 def test_the_base_models_own_file_loads_too(model, checkpoint, tmp_path):
     save_file(model.transformer.state_dict(), tmp_path / "base.safetensors")
-    of_base, of_lm = gpt2.load(tmp_path / "base.safetensors", 2), gpt2.load(checkpoint, 2)
+    of_base, of_lm = gpt2.load(tmp_path / "base.safetensors", heads=2), gpt2.load(checkpoint, heads=2)
     assert of_base[1] == of_lm[1]
     jax.tree.map(np.testing.assert_array_equal, of_base[0], of_lm[0])
 
@@ -76,12 +76,14 @@ def test_gpt2s_own_sizes_are_read_from_shapes():
     shapes = {"wpe.weight": (1024, 768), "wte.weight": (50257, 768)} | {
         f"h.{layer}.ln_1.weight": (768,) for layer in range(12)
     }
-    assert gpt2.sizes_of(shapes) == Sizes(layers=12, heads=12, width=768, block=1024, dropout=0.0)
+    assert gpt2.sizes_of(shapes) == Sizes(layers=12, heads=12, width=768, block=1024)
 
 
 def test_what_is_no_gpt2_is_refused(tmp_path):
     with pytest.raises(JaxgradError, match=r"no wpe.weight.*another model's"):
         gpt2.sizes_of({"model.embed_tokens.weight": (5, 4)})
+    with pytest.raises(JaxgradError, match=r"no matrix transformer\.wte\.weight"):
+        gpt2.sizes_of({"transformer.wpe.weight": (5, 4)})
     with pytest.raises(JaxgradError, match="leave rope off and tied on"):
         gpt2.mapping(Sizes(rope=True), VOCAB)
     (tmp_path / "x.safetensors").write_text("no")

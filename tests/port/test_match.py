@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from jaxgrad import port
+from jaxgrad.checking.oracles import rules
 from jaxgrad.errors import JaxgradError
-from jaxgrad.port import rules
 
 from . import mistakes
 from .layers import layers

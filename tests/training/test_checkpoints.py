@@ -14,7 +14,7 @@ from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp.forward import Statistics, init
 from jaxgrad.training import checkpoints, run
-from jaxgrad.training.checkpoints import Checkpoint, Notes
+from jaxgrad.training.checkpoints import Checkpoint, Metadata
 from jaxgrad.training.config import config_of, optimizer
 from jaxgrad.training.step import start
 
@@ -29,7 +29,7 @@ def make(dtype=jnp.float32, h_size: int = 4, name: str = "adam") -> Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, dev_loss: float | None = 2.5) -> None:
-    checkpoints.begin(folder, checkpoint, Notes(dev_loss, (0.1, 0.2), 3, "a", "b", {"hidden": 4}))()
+    checkpoints.begin(folder, checkpoint, Metadata(dev_loss, (0.1, 0.2), 3, "a", "b", {"hidden": 4}))()
 
 
 def same_bits(a: Checkpoint, b: Checkpoint) -> bool:
@@ -58,7 +58,7 @@ def test_nan_infinities_and_signed_zeros_are_kept(tmp_path: Path):
 
 def test_arrays_may_be_donated_as_soon_as_a_save_has_begun(tmp_path: Path):
     saved, expected = make(), make()
-    finish = checkpoints.begin(tmp_path / "checkpoint", saved, Notes(None, (), 0, "", "", {}))
+    finish = checkpoints.begin(tmp_path / "checkpoint", saved, Metadata(None, (), 0, "", "", {}))
     for leaf in jax.tree.leaves(saved):
         leaf.delete()
     assert not (tmp_path / "checkpoint").exists()
@@ -72,11 +72,11 @@ def test_nothing_but_the_checkpoint_is_left(tmp_path: Path):
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == ["arrays", "notes.json", "sha256"]
 
 
-def test_notes_are_read_back_as_they_were(tmp_path: Path):
+def test_metadata_are_read_back_as_they_were(tmp_path: Path):
     # Each of these is a float that a shorter text would change.
-    kept = Notes(0.1 + 0.2, (float(np.float32(0.1)), 5e-324, 2.5), 7, "a", "b", {"seed": 2**32 - 1}, (1.5, 0.1, 2.5))
+    kept = Metadata(0.1 + 0.2, (float(np.float32(0.1)), 5e-324, 2.5), 7, "a", "b", {"seed": 2**32 - 1}, (1.5, 0.1, 2.5))
     checkpoints.begin(tmp_path / "checkpoint", make(), kept)()
-    assert checkpoints.notes(tmp_path / "checkpoint") == kept
+    assert checkpoints.metadata(tmp_path / "checkpoint") == kept
 
 
 def test_an_array_goes_where_its_likeness_says(tmp_path: Path):
@@ -102,7 +102,7 @@ def test_what_a_killed_process_left_is_swept_up_and_nothing_else(tmp_path: Path)
     for left in ("checkpoints/.20.unfinished", "checkpoints/.5.removed", "checkpoints/10.damaged"):
         (tmp_path / left).mkdir()
     (tmp_path / ".losses.json.77.tmp").touch()
-    checkpoints.sweep_up(tmp_path)
+    checkpoints.remove_partial(tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "10.damaged"]
     assert not list(tmp_path.glob("*.tmp"))
 

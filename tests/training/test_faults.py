@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -95,23 +96,23 @@ def test_the_newest_whole_checkpoint_is_used_and_it_is_said(stopped, data, harm,
     assert caplog.text.count("60: the checkpoint is damaged, so") == 2
     assert contents(stopped / "checkpoints" / "60.damaged") == harmed
     assert run.load(stopped)[0].steps == 120 and checkpoints.saved(stopped)[-1].name == "120"
-    assert losses.dev == checkpoints.notes(stopped / "checkpoints" / "120").dev_loss
+    assert losses.dev == checkpoints.metadata(stopped / "checkpoints" / "120").dev_loss
 
 
 def test_no_file_of_a_checkpoint_can_be_altered_unseen(stopped):
     for path in files_of(stopped / "checkpoints" / "60"):
         whole = path.read_bytes()
         alter(path)
-        assert not checkpoints.is_whole(stopped / "checkpoints" / "60"), path
+        assert not checkpoints.is_valid(stopped / "checkpoints" / "60"), path
         path.write_bytes(whole)
-    assert checkpoints.is_whole(stopped / "checkpoints" / "60")
+    assert checkpoints.is_valid(stopped / "checkpoints" / "60")
 
 
 def test_a_damaged_older_checkpoint_stops_nothing_and_decides_nothing(stopped, data, caplog):
-    # Its notes say that it is the best, and are not what was written.
+    # Its metadata say that it is the best, and are not what was written.
     older = stopped / "checkpoints" / "20"
-    notes = json.loads((older / "notes.json").read_text())
-    (older / "notes.json").write_text(json.dumps({**notes, "dev_loss": 0.1}))
+    metadata = json.loads((older / "notes.json").read_text())
+    (older / "notes.json").write_text(json.dumps({**metadata, "dev_loss": 0.1}))
     whole_best = min((20, 40, 60), key=lambda step: losses_of(stopped, step) if step != 20 else 9.0)
     with caplog.at_level("WARNING"):
         assert checkpoints.best(checkpoints.saved(stopped)) == stopped / "checkpoints" / str(whole_best)
@@ -126,9 +127,9 @@ def losses_of(folder: Path, step: int) -> float:
     return json.loads((folder / "checkpoints" / str(step) / "notes.json").read_text())["dev_loss"]
 
 
-def test_notes_that_cannot_be_read_of_an_older_checkpoint_stop_nothing(stopped, data):
+def test_metadata_that_cannot_be_read_of_an_older_checkpoint_stop_nothing(stopped, data):
     (stopped / "checkpoints" / "20" / "notes.json").write_text("{")
-    assert run.resume(stopped, data).dev == checkpoints.notes(stopped / "checkpoints" / "120").dev_loss
+    assert run.resume(stopped, data).dev == checkpoints.metadata(stopped / "checkpoints" / "120").dev_loss
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "file", "link in place of a file", "link to it all"])
@@ -149,7 +150,7 @@ def test_what_is_added_to_a_checkpoint_is_seen(stopped, data, kind: str):
         case _:
             newest.rename(stopped / "elsewhere")
             newest.symlink_to(stopped / "elsewhere")
-    assert not checkpoints.is_whole(newest)
+    assert not checkpoints.is_valid(newest)
     run.resume(stopped, data)
     assert os.path.lexists(stopped / "checkpoints" / "60.damaged") and run.load(stopped)[0].steps == 120
 
@@ -199,13 +200,18 @@ def test_a_config_that_the_run_was_not_trained_with_is_refused_by_name(stopped, 
     assert contents(stopped) == all_before
 
 
-def test_checkpoints_that_are_all_damaged_are_refused_and_left_as_they_are(stopped, data):
+def test_checkpoints_that_are_all_damaged_are_refused_and_left_as_they_are(stopped, data, config, tmp_path):
     for checkpoint in checkpoints.saved(stopped):
         cut(checkpoint / "notes.json")
     before = contents(stopped)
-    with pytest.raises(JaxgradError, match="all checkpoints are damaged: steps 60, 40, 20; train the run again"):
+    with pytest.raises(JaxgradError, match="all checkpoints are damaged: steps 60, 40, 20; put one back") as caught:
         run.resume(stopped, data)
     assert contents(stopped) == before
+    # What the sentence says to do does what it says.
+    remove, again = str(caught.value).rpartition("to the same end: ")[2].split(" && ")
+    assert again == f"jaxgrad train --resume {stopped}"
+    subprocess.run(remove, shell=True, check=True)
+    assert run.resume(stopped, data) == run.train(config, data, tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize(
@@ -343,7 +349,7 @@ def test_a_clock_that_was_set_back_changes_nothing(stopped, data):
     # The newest checkpoint is the one of the most steps, whatever the times of files say.
     for age, path in enumerate(checkpoints.saved(stopped)):
         os.utime(path, (1e9 - age, 1e9 - age))
-    assert run._newest(stopped, checkpoints.saved(stopped)).name == "60"
+    assert run._latest(stopped, checkpoints.saved(stopped)).name == "60"
 
 
 def test_a_disk_that_fills_up_while_training_stops_the_run_and_keeps_what_was_saved(stopped, data, monkeypatch):
@@ -398,7 +404,7 @@ def test_a_real_disk_that_is_full_is_a_sentence_and_loses_nothing(small_disk, da
                    "--keep", 20, "--out", folder)  # fmt: skip
     assert_one_sentence(done, "No space left on device")
     kept = checkpoints.saved(folder)
-    assert kept and all(checkpoints.is_whole(path) for path in kept)
+    assert kept and all(checkpoints.is_valid(path) for path in kept)
     assert len(folders.read_metrics(folder)) >= int(kept[-1].name) // 20
     for path in kept[:-1]:
         shutil.rmtree(path)
@@ -421,7 +427,7 @@ files.check_room = lambda folder, n_bytes: folder.mkdir(parents=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 arrays = checkpoints.Checkpoint(jax.random.normal(jax.random.key(0), (500, 100)), jnp.zeros(2), jnp.zeros(2))
 try:
-    checkpoints.begin(Path(sys.argv[1]) / "5", arrays, checkpoints.Notes(None, (), 0, "", "", {}))()
+    checkpoints.begin(Path(sys.argv[1]) / "5", arrays, checkpoints.Metadata(None, (), 0, "", "", {}))()
 except JaxgradError as error:
     print(error)
 """
@@ -457,6 +463,50 @@ def test_a_read_only_run_can_be_looked_at_but_not_resumed(read_only, data):
     with pytest.raises(JaxgradError, match="run: cannot be written \\(Read-only file system\\); make it writable"):
         run.resume(read_only, data)
     assert contents(read_only) == before
+
+
+READ_ONLY = """
+import os, sys
+from pathlib import Path
+from jaxgrad import corpus
+from jaxgrad.errors import JaxgradError
+from jaxgrad.training import run
+
+folder, data = Path(sys.argv[1]), corpus.load()
+# Everything that is imported on the way, while this process may read it.
+config, _, _ = run.load(folder)
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+print(run.load(folder)[0].steps)
+for write in (lambda: run.resume(folder, data), lambda: run.train(config, data, folder / "new")):
+    try:
+        write()
+    except JaxgradError as error:
+        print(error)
+"""
+
+
+def test_a_user_who_may_only_read_a_run_can_look_at_it_and_is_told_why_no_more(stopped):
+    # Modes keep out everybody but root, so root becomes another user; pytest's own folders let no other in.
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(shutil.copytree(stopped, Path(parent) / "run"))
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        before = contents(folder)
+        done = subprocess.run(
+            [sys.executable, "-c", READ_ONLY, str(folder)], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert contents(folder) == before
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755)
+    assert done.stdout.splitlines() == [
+        "120",
+        f"{folder}: cannot be written (Permission denied); make it writable, or copy it",
+        f"{folder / 'new'}: cannot be a run folder (Permission denied); give another --out",
+    ], done.stderr
 
 
 def test_resume_takes_no_other_flags_and_only_a_run(tmp_path):

@@ -80,7 +80,7 @@ def test_what_was_good_is_kept_and_nothing_else(burst):
     step = int(re.match(r"step (\d+)", message)[1])
     last = checkpoints.saved(folder)[-1]
     # Chunks are of 20 steps, each ends with a checkpoint and a metrics line; the bad one left neither.
-    assert int(last.name) == step // 20 * 20 and checkpoints.is_whole(last)
+    assert int(last.name) == step // 20 * 20 and checkpoints.is_valid(last)
     assert [line.step for line in read_metrics(folder)] == list(range(20, step // 20 * 20 + 1, 20))
     assert not (folder / "losses.json").exists()
     config, params, _ = run.load(folder)

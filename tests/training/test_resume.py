@@ -321,7 +321,7 @@ def test_a_signal_saves_says_where_and_exits_with_its_code(tmp_path, words, cach
     (saved,) = checkpoints.saved(folder)
     assert f"saved as {saved}; go on with: jaxgrad train --resume {folder}" in out
     assert "will stop and save after this chunk" in err and "Traceback" not in err
-    assert size(folder / "metrics.jsonl") == checkpoints.notes(saved).metrics_bytes
+    assert size(folder / "metrics.jsonl") == checkpoints.metadata(saved).metrics_bytes
 
 
 def test_a_second_signal_is_obeyed_at_once(tmp_path: Path, cache: Path):

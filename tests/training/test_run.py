@@ -186,7 +186,7 @@ def test_the_last_checkpoints_and_the_best_are_kept(saved_often):
 def test_the_best_checkpoint_can_be_loaded_and_has_the_dev_loss_that_it_was_chosen_for(saved_often, data):
     read, params, statistics = run.load(saved_often, best=True)
     best = checkpoints.best(checkpoints.saved(saved_often))
-    assert evaluate.mean_loss(MODEL, read.sizes, params, statistics, data.dev) == checkpoints.notes(best).dev_loss
+    assert evaluate.mean_loss(MODEL, read.sizes, params, statistics, data.dev) == checkpoints.metadata(best).dev_loss
 
 
 def a_split(n: int, context: int = 3, symbol: int = 0) -> Split:

@@ -102,7 +102,7 @@ def test_bfloat16_computes_narrowly_and_keeps_wide_parameters(examples):
 
 
 @pytest.mark.parametrize(("batch_size", "hidden"), [(1024, 1024), (8192, 4096)])
-def test_the_closed_forms_keep_less_than_jax_grad(batch_size: int, hidden: int):
+def test_the_closed_forms_keep_less_than_jax_grad(batch_size: int, hidden: int, optimised):
     def temporary_bytes(gradients: str) -> int:
         transformation = optimizer(config_of())
         state = jax.eval_shape(lambda: start(init(KEY, 27, h_size=hidden), transformation))
@@ -112,7 +112,7 @@ def test_the_closed_forms_keep_less_than_jax_grad(batch_size: int, hidden: int):
             model=MODEL, sizes=MODEL.sizes(), gradients=gradients, optimizer=transformation, dtype="float32",
             batch_size=batch_size, n_steps=2,
         )  # fmt: skip
-        return lowered.compile().memory_analysis().temp_size_in_bytes
+        return lowered.compile(optimised).memory_analysis().temp_size_in_bytes
 
     # x_hat is kept in place of the input, and neither bn_diff nor its square nor the logits outlive their use.
     assert temporary_bytes("fused") < temporary_bytes("jax-grad")

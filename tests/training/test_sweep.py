@@ -115,6 +115,15 @@ def test_a_model_that_does_not_fit_is_refused_with_the_figures(data):
         sweep.sweep(configs, data, 100_000, jax.devices())
 
 
+def test_a_size_that_does_not_fit_is_refused_before_another_is_trained(data):
+    base = config_of(steps=10, vocabulary=data.vocabulary)
+    configs = sweep.grid(base, [0], [0.1], {"hidden": [8, 20_000]})
+    told: list[sweep.Progress] = []
+    with pytest.raises(JaxgradError, match="one model with hidden 20000 "):
+        sweep.sweep(configs, data, 4_000_000, jax.devices()[:1], told.append)
+    assert not told
+
+
 def test_the_folder_has_table_curves_and_picture(data, tmp_path: Path):
     base = config_of(steps=25, hidden=8, log_every=10, vocabulary=data.vocabulary)
     swept, rates = sweep.sweep(sweep.grid(base, [0, 1], [0.1, 1e30], {"hidden": [8]}), data, GIB, jax.devices())

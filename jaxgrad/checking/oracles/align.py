@@ -1,156 +1,335 @@
-"""Which tensor of a PyTorch module is which leaf of a JAX tree of parameters, and in which layout."""
+"""Which tensors of a PyTorch module each leaf of a JAX tree is made from, as far as names and shapes say.
 
-import copy
+The likeliest names go first, and the leaves of one module are made from tensors of one module, where they can be. What
+names propose, values decide: `jaxgrad.port.match` looks for a mapping with which both programs compute the same.
+"""
+
+import difflib
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxgrad.checking.oracles import rules
+from jaxgrad.checking.oracles.rules import GATED, ONE, Rule
 from jaxgrad.errors import JaxgradError
 
-# What Flax, Haiku, Equinox and hand-made trees call the tensors that PyTorch calls weight and bias.
 _KINDS = {
     "kernel": "weight", "w": "weight", "scale": "weight", "gain": "weight", "gamma": "weight", "embedding": "weight",
     "table": "weight", "embeddings": "weight", "weights": "weight", "b": "bias", "beta": "bias", "offset": "bias",
-    "biases": "bias",
+    "biases": "bias", "mean": "running_mean", "var": "running_var", "moving_mean": "running_mean",
+    "negative_slope": "weight",
 }  # fmt: skip
-# Tokens that say how a tree holds its leaves, not what the leaf is.
-_HOLDERS = frozenset(("params", "value", "raw_value", "layers"))
+_HOLDERS = frozenset(("params", "batch_stats", "value", "raw_value", "state", "layers", "model", "module", "net"))
+
+
+class Unmatched(JaxgradError):
+    """Leaves or tensors are left over."""
 
 
 class Match(NamedTuple):
-    """A leaf's path, the torch tensor's name, and the axes that turn the leaf's layout into the tensor's."""
+    """A leaf's path and shape, and the rule that makes it from tensors of the module."""
 
     path: str
-    torch_name: str
-    axes: tuple[int, ...]
+    shape: tuple[int, ...]
+    rule: Rule
+
+    @property
+    def torch_name(self) -> str:
+        """The name of the tensor, or of each of several."""
+        return ", ".join(self.rule.sources)
+
+    @property
+    def axes(self) -> tuple[int, ...] | None:
+        """The axes that turn the leaf's layout into the tensor's; None where there is more to it than that."""
+        match self.rule.join, self.rule.steps:
+            case "one", ():
+                return tuple(range(len(self.shape)))
+            case "one", (("transpose", axes),):
+                return tuple(int(axis) for axis in np.argsort(axes))
+            case _:
+                return None
 
 
 def align(
-    params: Any, torch_shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str] | None = None
+    params: Any,
+    torch_shapes: Mapping[str, tuple[int, ...]],
+    names: Mapping[str, Any] | None = None,
+    *,
+    buffers: Mapping[str, tuple[int, ...]] | None = None,
+    turned: frozenset[str] = frozenset(),
 ) -> list[Match]:
-    """A match for every leaf of `params`, in order of the leaves.
+    """A match for every leaf of `params`, in order of the leaves, by names and shapes.
 
-    `names` gives torch names by leaf paths (as `jax.tree_util.keystr` writes them, or with dots) and goes first.
-    The rest is guessed: the same name after the conventions of Flax, Equinox and plain dicts are undone; else the
-    only tensor left of that kind and shape; else the same place in the order of modules. A 2-D leaf called
-    `kernel` or `w…` is transposed, a 4-D `kernel` is taken from HWIO to OIHW, wherever the shapes allow.
-    Raises `JaxgradError` listing every leaf and tensor that is left over, or whose shapes do not fit.
+    Args:
+        params: the tree of arrays, their shapes, or numbers.
+        torch_shapes: the parameters of the module; each is needed.
+        names: torch names by leaf paths, as `jax.tree_util.keystr` writes them or with dots; several names, or a
+            `Rule`, where a leaf is made of several tensors. They go first.
+        buffers: further tensors for leaves that no parameter is left for.
+        turned: tensors whose windows may be flipped, as those of transposed convolutions.
+
+    Raises `Unmatched` listing every leaf and tensor that is left over, and `JaxgradError` for names that do not fit.
     """
-    leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
-    given = {_dotted(path): torch_name for path, torch_name in (names or {}).items()}
-    free = dict(torch_shapes)
-    found: dict[str, Match] = {}
-
-    def take(path: str, shape: tuple[int, ...], torch_name: str) -> bool:
-        axes = _axes(path, shape, free[torch_name]) if torch_name in free else None
-        if axes is None:
-            return False
-        found[path] = Match(path, torch_name, axes)
-        del free[torch_name]
-        return True
-
-    for path, leaf in leaves:
-        torch_name = given.get(_dotted(path))
-        if torch_name is not None and not take(path, np.shape(leaf), torch_name):
-            raise JaxgradError(
-                f"names sends {path}, of shape {np.shape(leaf)}, to {torch_name!r}, which"
-                f" {'has shape ' + str(torch_shapes[torch_name]) if torch_name in torch_shapes else 'does not exist'}"
-                " or is taken"
-            )
-    for guess in (_same_name, _only_one, _same_place):
-        for path, leaf in sorted(leaves, key=lambda item: _natural(item[0])):
-            if path not in found:
-                rest = [(p, np.shape(other)) for p, other in leaves if p not in found]
-                for torch_name in guess(path, np.shape(leaf), rest, free):
-                    if take(path, np.shape(leaf), torch_name):
-                        break
-    left = [f"{path} {np.shape(leaf)}" for path, leaf in leaves if path not in found]
+    leaves = [
+        (jax.tree_util.keystr(path), jax.ShapeDtypeStruct(np.shape(leaf), np.float32))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    of_buffers = dict(buffers or {})
+    shapes = dict(torch_shapes)
+    given = all_given(leaves, names or {}, shapes | of_buffers)
+    named = {name for options in given.values() for rule in options for name in rule.sources}
+    shapes |= {name: of_buffers[name] for name in named & of_buffers.keys()}
+    away = in_order(leaves, shapes | of_buffers)
+    # Where each leaf can be one tensor, none is a part or a sum of several.
+    plain = {k: given.get(k) or _whole(leaf.shape, shapes) for k, (_, leaf) in enumerate(leaves)}
+    found = by_names(leaves, shapes, {}, plain, turned, away) if all(plain.values()) else {}
+    if len(found) < max(len(leaves), len(shapes)):
+        found = by_names(leaves, shapes, {}, given, turned, away)
+    if len(found) < len(leaves) and of_buffers:
+        found = by_names(leaves, shapes | of_buffers, found, given, turned, away) | found
+    taken: dict[str, int] = {}
+    for rule in found.values():
+        for name in rule.sources:
+            taken[name] = taken.get(name, 0) + rules.covered(rule, name, shapes | of_buffers)
+    free = {name: shape for name, shape in torch_shapes.items() if taken.get(name, 0) < math.prod(shape)}
+    left = [f"{path} {leaf.shape}" for number, (path, leaf) in enumerate(leaves) if number not in found]
+    # A tensor without numbers is taken by nobody, and nobody lacks it.
     if left or free:
-        tensors = [f"{name} {shape}" for name, shape in free.items()]
-        raise JaxgradError(
+        tensors = [f"{name} {tuple(shape)}" for name, shape in free.items()]
+        raise Unmatched(
             f"parameters left over: JAX leaves [{', '.join(left)}], torch tensors [{', '.join(tensors)}];"
             " give names={leaf path: torch name} for them"
         )
-    return [found[path] for path, _ in leaves]
+    return [Match(path, leaf.shape, found[number]) for number, (path, leaf) in enumerate(leaves)]
 
 
-def as_function(reference: Any, args: tuple[Any, ...], names: Mapping[str, str] | None = None) -> Callable[..., Any]:
-    """A torch reference as a function of tensors: itself, or of a module `f(params, *inputs)` in JAX's layout.
+def _whole(shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> list[Rule]:
+    """The rules that make a leaf of one whole tensor."""
+    same = {name: own for name, own in shapes.items() if math.prod(own) == math.prod(shape)}
+    found = (Rule((name,), ONE, steps) for name, own in same.items() for steps in rules.arranged(own, shape))
+    return list(found)
 
-    Of an `nn.Module`, `args[0]` is the tree of parameters that `align` matches with `named_parameters`.
+
+def in_order(leaves: Sequence[tuple[str, Any]], shapes: Mapping[str, tuple[int, ...]]) -> Callable[[int, Rule], float]:
+    """How far apart a leaf and a tensor stand, each among those of its kind and size, in the order of modules.
+
+    A module with weights of other sizes is far.
     """
-    if not hasattr(reference, "named_parameters"):
-        return reference
-    shapes = {name: tuple(p.shape) for name, p in reference.named_parameters()}
-    matches = align(args[0], shapes, names)
 
-    def of_params(params: Any, *inputs: Any) -> Any:
-        from torch.func import functional_call
+    def places(items: Sequence[tuple[Any, str, tuple[int, ...]]]) -> dict[Any, float]:
+        groups: dict[Any, list[Any]] = {}
+        for key, name, shape in items:
+            groups.setdefault((module_and_kind(name)[1], math.prod(shape)), []).append(key)
+        return {key: n / len(group) for group in groups.values() for n, key in enumerate(group)}
 
-        tensors = jax.tree.leaves(params)
-        named = {m.torch_name: t.permute(*m.axes) for m, t in zip(matches, tensors, strict=True)}
-        # A copy, because the module's buffers must have the type of this run and the user's module must not change.
-        module = copy.deepcopy(reference).to(tensors[0].dtype)
-        return functional_call(module, named, inputs)
+    natural = sorted(enumerate(leaves), key=lambda each: _natural(each[1][0]))
+    of_leaves = places([(k, path, leaf.shape) for k, (path, leaf) in natural])
+    of_tensors = places([(name, name, shape) for name, shape in shapes.items()])
+    own = _sizes_by_module([(path, leaf.shape) for path, leaf in leaves])
+    theirs = _sizes_by_module(list(shapes.items()))
 
-    return of_params
+    def away(k: int, rule: Rule) -> float:
+        path = leaves[k][0]
+        return min(
+            (abs(of_leaves[k] - of_tensors[n]) + (own[_module(path)] != theirs[_module(n)]) for n in rule.sources),
+            default=1.0,
+        )
 
-
-def _axes(path: str, shape: tuple[int, ...], torch_shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    same = tuple(range(len(shape)))
-    last = _tokens(path)[-1]
-    choices = [same]
-    if len(shape) == 2:
-        transposed = last == "kernel" or (last.startswith("w") and last != "weight")
-        choices = [(1, 0), same] if transposed else [same, (1, 0)]
-    if len(shape) == 4 and last == "kernel":
-        choices = [(3, 2, 0, 1), same]
-    return next((axes for axes in choices if tuple(shape[axis] for axis in axes) == tuple(torch_shape)), None)
+    return away
 
 
-def _tokens(path: str) -> list[str]:
-    return [token.lower() for token in re.findall(r"[A-Za-z0-9_]+", path)]
+def _module(name: str) -> tuple[str, ...]:
+    return tuple(module_and_kind(name)[0])
 
 
-def _dotted(path: str) -> str:
-    return ".".join(_tokens(path))
-
-
-def _normal(path: str) -> tuple[str, ...]:
-    """The tokens of a name without holders, numbers apart from words, and its last in PyTorch's words."""
-    tokens = [token for token in _tokens(path) if token not in _HOLDERS] or _tokens(path)
-    *modules, last = tokens
-    return (*(re.sub(r"(?<=[a-z])_?(?=\d)", "_", token) for token in modules), _kind(last))
-
-
-def _kind(token: str) -> str:
-    # W1 and b2 are a weight and a bias with a number: the number names the module.
-    return _KINDS.get(token, _KINDS.get(token.rstrip("0123456789_"), token))
-
-
-def _same_name(path: str, shape: Any, rest: Any, free: Mapping[str, Any]) -> Iterator[str]:
-    return (name for name in list(free) if _normal(name) == _normal(path))
-
-
-def _only_one(path: str, shape: Any, rest: list[tuple[str, Any]], free: Mapping[str, Any]) -> Iterator[str]:
-    """The torch tensor of this kind and fitting shape, where one leaf and one tensor are left of them."""
-    kind = _normal(path)[-1]
-    tensors = [name for name in free if _normal(name)[-1] == kind and _axes(path, shape, free[name]) is not None]
-    rivals = [p for p, s in rest if _normal(p)[-1] == kind and any(_axes(p, s, free[t]) is not None for t in tensors)]
-    return iter(tensors if len(tensors) == len(rivals) == 1 else [])
-
-
-def _same_place(path: str, shape: Any, rest: list[tuple[str, Any]], free: Mapping[str, Any]) -> Iterator[str]:
-    """The first tensor left of this kind and shape, where leaves of the kind come in a natural order of modules."""
-    kind = _normal(path)[-1]
-    rivals = [p for p, s in rest if _normal(p)[-1] == kind and sorted(s) == sorted(shape)]
-    if path != min(rivals, key=_natural):
-        return iter([])
-    return (name for name in list(free) if _normal(name)[-1] == kind and _axes(path, shape, free[name]) is not None)
+def _sizes_by_module(items: Sequence[tuple[str, tuple[int, ...]]]) -> dict[tuple[str, ...], list[list[int]]]:
+    found: dict[tuple[str, ...], list[list[int]]] = {}
+    for name, shape in items:
+        found.setdefault(_module(name), []).append(sorted(size for size in shape if size > 1))
+    return {module: sorted(sizes) for module, sizes in found.items()}
 
 
 def _natural(path: str) -> list[Any]:
     return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"\d+|\D+", path.lower())]
+
+
+def by_names(
+    leaves: Sequence[tuple[str, Any]],
+    shapes: Mapping[str, tuple[int, ...]],
+    taken: Mapping[int, Rule],
+    given: Mapping[int, list[Rule]],
+    turned: frozenset[str],
+    away: Callable[[int, Rule], float] = lambda leaf, rule: 0.0,
+) -> dict[int, Rule]:
+    """Rules for the leaves that are not `taken`, the likeliest name first; `away` decides where names say as much."""
+    all_paths = frozenset(path for path, _ in leaves)
+    proposals = []
+    for k, (path, leaf) in enumerate(leaves):
+        if k in taken:
+            continue
+        fits = given.get(k) or rules.candidates(tuple(leaf.shape), shapes, turned)
+        proposals += [
+            (cost(path, rule, number, all_paths) + away(k, rule), k, number, rule) for number, rule in enumerate(fits)
+        ]
+    placed: dict[int, Rule] = {}
+    used = list(taken.values())
+    # The leaves of one module are made from tensors of one module, where they can be.
+    modules: dict[tuple[str, ...], str] = {}
+    owners: dict[str, tuple[str, ...]] = {}
+    ranked = sorted(proposals, key=lambda each: each[:3])
+    for together in (True, False):
+        for _, k, _, rule in ranked:
+            holder = tuple(module_and_kind(leaves[k][0])[0])
+            module = rule.sources[0].rpartition(".")[0]
+            fused = rule.join != ONE or any(step[0] == "slice" for step in rule.steps)
+            apart = modules.get(holder, module) != module or (owners.get(module, holder) != holder and not fused)
+            if k in placed or not is_free(rule, used) or (together and apart):
+                continue
+            modules.setdefault(holder, module)
+            owners.setdefault(module, holder)
+            placed[k] = rule
+            used.append(rule)
+    return placed
+
+
+def is_free(rule: Rule, taken: Sequence[Rule]) -> bool:
+    """Whether no part of a rule's tensors is taken by other rules."""
+
+    def pieces(r: Rule) -> set[tuple[str, Any]]:
+        cut = next((step for step in r.steps if step[0] == "slice"), None)
+        if r.join == GATED:
+            return {(r.sources[0], None), (r.sources[1], GATED)}
+        return {(name, cut) for name in r.sources}
+
+    own = pieces(rule)
+    for other in taken:
+        for name, cut in pieces(other):
+            for mine, own_cut in own:
+                # Of a gated sum's second tensor the last third is left, which a slice may take.
+                if name == mine and (cut is None or own_cut is None or cut == own_cut):
+                    return False
+    return True
+
+
+def all_given(
+    leaves: Sequence[tuple[str, Any]], names: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[int, list[Rule]]:
+    """The rules of the leaves that a caller named. Raises `JaxgradError` for a path that is no leaf's."""
+    found = {}
+    for k, (path, leaf) in enumerate(leaves):
+        if (name := _named(path, names)) is not None:
+            found[k] = _given(path, tuple(leaf.shape), name, shapes)
+    if len(found) < len(names):
+        known = {".".join(tokens_of(path)) for path, _ in leaves}
+        unknown = [path for path in names if ".".join(tokens_of(path)) not in known]
+        raise JaxgradError(f"names has {unknown}, which are no leaves; the leaves are {[path for path, _ in leaves]}")
+    return found
+
+
+def _given(path: str, shape: tuple[int, ...], name: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[Rule]:
+    """The rules from the tensors that a caller named. Raises `JaxgradError` where there is none."""
+    if isinstance(name, Rule):
+        return [name]
+    sources = (name,) if isinstance(name, str) else tuple(name)
+    for source in sources:
+        if source not in shapes:
+            close = difflib.get_close_matches(source, shapes, 3)
+            raise JaxgradError(
+                f"names sends {path}, of shape {shape}, to {source!r}, which the module lacks; close are {close}"
+            )
+    found = [r for r in rules.candidates(shape, {n: shapes[n] for n in sources}) if set(r.sources) == set(sources)]
+    # The first of a series stands for all that are stacked into one leaf.
+    found = found or [r for r in rules.candidates(shape, shapes) if set(sources) <= set(r.sources)]
+    if not found:
+        raise JaxgradError(
+            f"names sends {path}, of shape {shape}, to {name!r} of {[shapes[n] for n in sources]}:"
+            " no rule makes the one from the other"
+        )
+    return found
+
+
+def _named(path: str, names: Mapping[str, Any]) -> Any:
+    plain = ".".join(tokens_of(path))
+    return next((name for given, name in names.items() if given == path or ".".join(tokens_of(given)) == plain), None)
+
+
+def tokens_of(path: str) -> list[str]:
+    return [token.lower() for token in re.findall(r"[A-Za-z0-9_]+", path)]
+
+
+def module_and_kind(path: str) -> tuple[list[str], str]:
+    """The words of a path's modules without holders, and its last in PyTorch's words."""
+    tokens = [token for token in tokens_of(path) if token not in _HOLDERS] or tokens_of(path)
+    *modules, last = tokens
+    bare = last.rstrip("0123456789_")
+    return [w for m in modules for w in re.findall(r"[a-z]+|\d+", m)], _KINDS.get(last, _KINDS.get(bare, last))
+
+
+# Which part of a fused tensor a name says: queries, keys and values; gates of an LSTM and of a GRU in torch's order.
+_PARTS = (
+    {"query": 0, "q": 0, "key": 1, "k": 1, "value": 2, "v": 2},
+    {"i": 0, "f": 1, "g": 2, "o": 3},
+    {"r": 0, "z": 1, "n": 2},
+)
+
+
+def cost(path: str, rule: Rule, number: int, paths: frozenset[str]) -> float:
+    """How unlikely a rule is for a leaf by names and by what libraries do; `number` is its place among the rules."""
+    found = -likeness(path, rule.sources) + 0.01 * min(number, 50)
+    found += 0.0 if rule.join == ONE else 0.5
+    found += 3.0 if any(step[0] in ("blocks", "flip") for step in rule.steps) else 0.0
+    *modules, last = [token for token in tokens_of(path) if token not in _HOLDERS] or tokens_of(path) or [""]
+    turned = next((step[1] for step in rule.steps if step[0] == "transpose"), None)
+    if last in ("kernel", "w"):
+        # Flax and haiku have kernels with the inputs before the outputs, and windows before both.
+        ordinary = turned is not None and turned[-2:] == (1, 0)
+        found += 0.0 if ordinary else 1.5
+    elif last in ("weight", "embedding", "bias"):
+        found += 1.0 if turned is not None else 0.0
+    cut = next((step for step in rule.steps if step[0] == "slice"), None)
+    gate = re.fullmatch(r"([ih])([ifgorzn])", modules[-1]) if modules else None
+    if cut is not None:
+        part = cut[2] // (cut[3] - cut[2])
+        word = gate[2] if gate else re.sub(r"_?proj|_?linear", "", modules[-1] if modules else last)
+        named = [parts[word] for parts in _PARTS if word in parts]
+        found += (-1.5 if part in named else 1.0) if named else 0.0
+    if gate is not None:
+        side = f"_{gate[1]}h"
+        found += 0.0 if side in rule.sources[0] or len(rule.sources) > 1 else 1.0
+        other = path.replace(gate[0], ("h" if gate[1] == "i" else "i") + gate[2])
+        # A gate with one bias in JAX has the sum of torch's two.
+        if last == "bias" and (other in paths) == (len(rule.sources) > 1):
+            found += 2.0
+    return found
+
+
+def certain(path: str, rule: Rule) -> bool:
+    """Whether a leaf has the name of its tensor, up to what wraps either, and PyTorch's word for it.
+
+    Then its layout is the tensor's too. A `kernel` may lie in memory as the author likes.
+    """
+    if len(rule.sources) != 1 or tokens_of(path)[-1:] == ["kernel"]:
+        return False
+    (own, kind), (theirs, other) = module_and_kind(path), module_and_kind(rule.sources[0])
+    shorter = min(len(own), len(theirs))
+    return kind == other and own[len(own) - shorter :] == theirs[len(theirs) - shorter :] and shorter > 0
+
+
+def likeness(path: str, sources: Sequence[str]) -> float:
+    """How much the path of a leaf is like the names of tensors, from 0 to 5."""
+    modules, kind = module_and_kind(path)
+    best = 0.0
+    for name in sources[:1]:
+        theirs, own = module_and_kind(name)
+        same = 2.0 * (kind == own or (own.startswith(kind) and kind in ("weight", "bias")))
+        words = difflib.SequenceMatcher(None, " ".join(modules), " ".join(theirs)).ratio()
+        # Below this the letters are alike by chance, and the order of the modules says more.
+        words *= words >= 0.5
+        numbers = [w for w in modules if w.isdigit()], [w for w in theirs if w.isdigit()]
+        # Between names that are not alike, one may count from 0 and the other from 1.
+        best = max(best, same + 2 * words + (numbers[0] == numbers[1] and words >= 0.5))
+    return best

@@ -51,7 +51,7 @@ def program(fn: Function, question: Question, second: bool) -> Any:
 
 def node_names(fn: Function, question: Question) -> list[str]:
     """The names of a function's taps, in backward order."""
-    return list(reversed(tapped(fn, question.inputs, question.carried)[1]))
+    return list(reversed(tapped(fn, question.inputs, question.carried, in_scans=True)[1]))
 
 
 def names_of_outputs(fn: Function, question: Question) -> list[str]:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.checking.oracles import Oracle, Sample
+from jaxgrad.checking.oracles import Oracle, Sample, rules
 from jaxgrad.checking.oracles.align import Match, align
 from jaxgrad.checking.oracles.torch_noise import (
     FLOAT32,
@@ -45,6 +45,7 @@ class TorchProgram(NamedTuple):
     comparison on the other side too.
 
     `matches` has one entry for each leaf of the tree of parameters, None for one that is no tensor of the module.
+    `shapes` are those of the module's tensors.
     `skip` is 1 where the first argument is that tree, and `keywords` names each further positional argument that
     `forward` takes by name alone.
     """
@@ -55,13 +56,14 @@ class TorchProgram(NamedTuple):
     keywords: tuple[str | None, ...]
     inputs: tuple[int, ...]
     frozen: tuple[int, ...]
+    shapes: dict[str, tuple[int, ...]]
 
 
 def prepare(
     reference: Any,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None = None,
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str, Any] | None = None,
     *,
     arg_names: Sequence[str] = (),
     no_gradient: Collection[int] = (),
@@ -78,7 +80,7 @@ def prepare(
         reference: an `nn.Module` or a function of tensors.
         args: the JAX function's positional arguments.
         kwargs: its keyword arguments.
-        names: torch names by leaf paths, for `align`; a buffer's name gives the buffer that leaf's value.
+        names: torch names by leaf paths, for `align`. A leaf made from a buffer gives the buffer its value.
         arg_names: the names of `args` in the JAX function.
         no_gradient: numbers of the leaves of `(args, kwargs)` whose cotangents are not wanted.
 
@@ -108,7 +110,8 @@ def prepare(
     without |= {number for number in inexact if getattr(leaves[number], "dtype", np.dtype(float)).itemsize == 1}
     inputs = tuple(number for number in inexact if number not in without and number not in set(no_gradient))
     frozen = tuple(number for number in inexact if number in without)
-    return TorchProgram(reference, matches, skip, keywords, inputs, frozen)
+    shapes = {name: tuple(x.shape) for name, x in _tensors(reference).items()} if matches else {}
+    return TorchProgram(reference, matches, skip, keywords, inputs, frozen, shapes)
 
 
 def pull(
@@ -217,6 +220,19 @@ def to_numpy(tensor: Any) -> Any:
     return tensor.numpy()
 
 
+def transposed_convolutions(module: Any) -> frozenset[str]:
+    """The names of the weights of a module's transposed convolutions."""
+    if not hasattr(module, "named_modules"):
+        return frozenset()
+    inside = ((n, m) for n, m in module.named_modules() if "ConvTranspose" in type(m).__name__)
+    return frozenset(f"{name}.weight".lstrip(".") for name, _ in inside)
+
+
+def matched_tensors(module: Any, params: Any, names: Mapping[str, Any] | None = None) -> list[Match]:
+    """The matches of a module's tensors with the leaves of `params` that are any; raises as `align` does."""
+    return [match for match in _matched(module, params, names) if match is not None]
+
+
 # Preparing: which argument goes where.
 
 
@@ -249,32 +265,40 @@ def _no_keys(args: tuple[Any, ...], kwargs: Mapping[str, Any], arg_names: Sequen
                 )
 
 
-def _matched(module: Any, params: Any, names: Mapping[str, str] | None) -> tuple[Match | None, ...]:
+def _tensors(module: Any) -> dict[str, Any]:
+    """The parameters and buffers of a module by name, tied ones once."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _matched(module: Any, params: Any, names: Mapping[str, Any] | None) -> tuple[Match | None, ...]:
     shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
-    # Buffers are the module's own, unless a name gives one a leaf.
-    own = {name: tuple(b.shape) for name, b in module.named_buffers()}
-    shapes |= {name: own[name] for name in (names or {}).values() if name in own}
+    # Buffers are the module's own, unless a leaf is made from one.
+    buffers = {name: tuple(b.shape) for name, b in module.named_buffers() if differentiable(b)}
 
     def of(wanted: Callable[[Any], bool]) -> tuple[Match | None, ...]:
         leaves, structure = jax.tree.flatten(params)
         matched = [wanted(leaf) for leaf in leaves]
         tree = jax.tree.unflatten(structure, [x if w else None for x, w in zip(leaves, matched, strict=True)])
-        found = iter(align(tree, shapes, names))
+        found = iter(align(tree, shapes, names, buffers=buffers, turned=transposed_convolutions(module)))
         return tuple(next(found) if w else None for w in matched)
 
-    try:
-        return of(lambda leaf: _is_array(leaf) or _is_number(leaf))
-    except JaxgradError:
-        # A number may be a parameter, or an option that the tree keeps, such as the rate of Equinox's Dropout.
-        if not any(_is_number(leaf) and not _is_array(leaf) for leaf in jax.tree.leaves(params)):
-            raise
-        return of(_is_array)
+    failed: JaxgradError | None = None
+    # A number may be a parameter, or an option that the tree keeps, such as the rate of Equinox's Dropout. An array
+    # that is no float may be a count, such as that of steps.
+    for wanted in (lambda x: _is_array(x) or _is_number(x), _is_array, lambda x: _is_array(x) and _is_inexact(x)):
+        try:
+            return of(wanted)
+        except JaxgradError as error:
+            failed = failed or error
+    assert failed is not None
+    raise failed
 
 
 def _frozen(module: Any, matches: tuple[Match | None, ...]) -> Iterator[int]:
     for number, match in enumerate(matches):
-        parameter = None if match is None else dict(module.named_parameters()).get(match.torch_name)
-        if parameter is None or not parameter.requires_grad:
+        named = dict(module.named_parameters())
+        sources = () if match is None else match.rule.sources
+        if not sources or not any(name in named and named[name].requires_grad for name in sources):
             yield number
 
 
@@ -312,12 +336,15 @@ def _keywords(reference: Any, arg_names: Sequence[str], kwargs: Mapping[str, Any
 
 
 class _Call(NamedTuple):
-    """A call of the reference: what to call, with what, the tensors to differentiate, and the type of the run."""
+    """A call of the reference: what to call, with what, the tensors to differentiate, and the type of the run.
+
+    `inputs` are by the name of the module's tensor, or the number of the leaf.
+    """
 
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    inputs: list[Any]
+    inputs: dict[str | int, Any]
     dtype: Any
 
 
@@ -345,15 +372,17 @@ def _pull_program(
             outs = leaves(call.fn(*call.args, **call.kwargs))
         ys = [y for y in outs if differentiable(y)]
         cotangents = [_laid_out(dy, layout, y.dtype) for dy, y in zip(_fitting(dys, ys), ys, strict=True)]
-        first = _gradients(ys, cotangents, [*call.inputs, *taps.values()], directions is not None, "backward pass")
-        of_inputs, of_taps = first[: len(call.inputs)], first[len(call.inputs) :]
+        at = list(call.inputs.values())
+        first = _gradients(ys, cotangents, [*at, *taps.values()], directions is not None, "backward pass")
+        of_inputs, of_taps = first[: len(at)], first[len(at) :]
         if directions is not None:
             # Re<v, dx> with dx the conjugate of what torch gives: Re(conj(v) conj(g)) = Re(v g).
-            vs = [to_torch(v).to(g.dtype) for v, g in zip(_transposed(program, directions), of_inputs, strict=True)]
+            along = _as_tensors(program, dict(zip(program.inputs, directions, strict=True)))
+            vs = [to_torch(along[key]).to(g.dtype) for key, g in zip(call.inputs, of_inputs, strict=True)]
             inner = [torch.real((v * g).sum()) for v, g in zip(vs, of_inputs, strict=True)]
             ones = [torch.ones_like(term) for term in inner]
-            of_inputs = _gradients(inner, ones, call.inputs, False, "second backward pass")
-    inputs = _transposed(program, [_conjugate(g) for g in of_inputs], back=True)
+            of_inputs = _gradients(inner, ones, at, False, "second backward pass")
+    inputs = _as_leaves(program, {key: _conjugate(g) for key, g in zip(call.inputs, of_inputs, strict=True)})
     if directions is not None:
         return Pulled([], [], inputs), []
     return Pulled([to_numpy(y) for y in outs], [_conjugate(g) for g in reversed(of_taps)], inputs), list(reversed(taps))
@@ -366,29 +395,42 @@ def _bound(program: TorchProgram, args: tuple[Any, ...], kwargs: dict[str, Any],
     dtype = _run_dtype(leaves[: len(program.matches)]) or _run_dtype(leaves)
     tensors = []
     for number, leaf in enumerate(leaves):
-        match = program.matches[number] if number < len(program.matches) else None
-        if _is_array(leaf):
-            leaf = to_torch(leaf if match is None else np.transpose(np.asarray(leaf), match.axes))
+        if _match(program, number) is not None:
+            leaf = None
+        elif _is_array(leaf):
+            leaf = to_torch(leaf)
         elif _is_number(leaf):
             tensor = to_torch(leaf)
             leaf = tensor.to(dtype) if dtype is not None and tensor.dtype.is_floating_point else tensor
         tensors.append(leaf)
     fn = program.reference
+    named: dict[str, Any] = {}
     if _is_module(fn):
-        given = {m.torch_name: t for m, t in zip(program.matches, tensors, strict=False) if m is not None}
-        wanted = {m.torch_name for n in program.inputs if n < len(program.matches) and (m := program.matches[n])}
+        matched = {k: _as_array(x, dtype) for k, x in enumerate(leaves) if _match(program, k) is not None}
+        given = {name: to_torch(x) for name, x in _as_tensors(program, matched).items() if isinstance(name, str)}
+        wanted = {name for number in program.inputs for name in _sources(program, number)}
         fn = _module_with(fn, given, wanted, dtype, roundings)
         # The module's own parameters hold these values now, and it is they that are differentiated.
         named = dict(fn.named_parameters())
-        for number, match in enumerate(program.matches):
-            if match is not None:
-                tensors[number] = named.get(match.torch_name)
-    inputs = [tensors[number].requires_grad_() for number in program.inputs]
+    inputs: dict[str | int, Any] = {}
+    for number in program.inputs:
+        for name in _sources(program, number):
+            if name in named:
+                inputs[name] = named[name].requires_grad_()
+        if _match(program, number) is None:
+            inputs[number] = tensors[number].requires_grad_()
     args, kwargs = jax.tree.unflatten(structure, tensors)
     passed = list(zip(program.keywords, args[program.skip :], strict=True))
     by_place = tuple(arg for name, arg in passed if name is None)
     by_name = {name: arg for name, arg in passed if name is not None}
     return _Call(fn, by_place, {**by_name, **kwargs}, inputs, dtype)
+
+
+def _as_array(leaf: Any, dtype: Any) -> np.ndarray:
+    """A leaf as an array; a number in the type of the run."""
+    if _is_number(leaf) and dtype is not None:
+        return np.asarray(leaf, jnp.dtype(str(dtype).removeprefix("torch.")))
+    return np.asarray(leaf)
 
 
 def _widened(leaf: Any) -> Any:
@@ -551,18 +593,47 @@ def _conjugate(gradient: Any) -> Any:
     return np.conj(array) if np.iscomplexobj(array) else array
 
 
-def _transposed(program: TorchProgram, arrays: list[Any], *, back: bool = False) -> list[Any]:
-    """One array for each of `program.inputs`, from JAX's layout to torch's, or back."""
-    arranged = []
-    for number, array in zip(program.inputs, arrays, strict=True):
-        match = program.matches[number] if number < len(program.matches) else None
-        if match is not None:
-            array = np.transpose(np.asarray(array), np.argsort(match.axes) if back else match.axes)
-        arranged.append(array)
-    return arranged
+def _match(program: TorchProgram, number: int) -> Match | None:
+    return program.matches[number] if number < len(program.matches) else None
 
 
-def torch_oracle(name: str, reference: Any, asked: Call, names: Mapping[str, str] | None) -> tuple[Oracle, set[int]]:
+def _sources(program: TorchProgram, number: int) -> tuple[str, ...]:
+    match = _match(program, number)
+    return () if match is None else match.rule.sources
+
+
+def _as_tensors(program: TorchProgram, leaves: Mapping[int, Any]) -> dict[str | int, np.ndarray]:
+    """Leaves by number as the module's tensors by name; a leaf that is no tensor of it stays under its number."""
+    found: dict[str | int, np.ndarray] = {}
+    for number, leaf in leaves.items():
+        match = _match(program, number)
+        if match is None:
+            found[number] = np.asarray(leaf)
+            continue
+        for piece in rules.undone(match.rule, np.asarray(leaf), program.shapes):
+            shape = program.shapes[piece.name]
+            if piece.numbers.shape == shape:
+                found[piece.name] = piece.numbers
+            else:
+                # Zeros where no leaf reaches, as in a direction that another leaf has a part of.
+                found.setdefault(piece.name, np.zeros(shape, piece.numbers.dtype))[piece.at] = piece.numbers
+    return found
+
+
+def _as_leaves(program: TorchProgram, tensors: Mapping[str | int, np.ndarray]) -> list[np.ndarray]:
+    """Cotangents of the module's tensors, and of leaves by number, as those of `program.inputs`."""
+    found = []
+    for number in program.inputs:
+        match = _match(program, number)
+        if match is None:
+            found.append(tensors[number])
+        else:
+            of = {name: tensors.get(name, np.zeros(program.shapes[name])) for name in match.rule.sources}
+            found.append(rules.shared(match.rule, of))
+    return found
+
+
+def torch_oracle(name: str, reference: Any, asked: Call, names: Mapping[str, Any] | None) -> tuple[Oracle, set[int]]:
     """A torch reference as an oracle of a call, and the numbers of the call's leaves that it has no cotangent of.
 
     Raises `JaxgradError` as `prepare` does.

@@ -8,9 +8,10 @@ import jax
 from jaxgrad.models import sequences
 from jaxgrad.models.gpt import by_node, fused, params, sample
 from jaxgrad.models.gpt.forward import loss
+from jaxgrad.models.gpt.lesson import LESSON
 from jaxgrad.models.gpt.params import Params
 from jaxgrad.models.gpt.sizes import Sizes
-from jaxgrad.models.model import Model, named
+from jaxgrad.models.model import Checkpoints, Model, named
 from jaxgrad.models.sequence_sampling import words_by
 from jaxgrad.models.sequences import IGNORED, Batch
 
@@ -74,10 +75,12 @@ MODEL = Model(
     hand=(by_node.__file__,),
     ignored=IGNORED,
     streams=True,
+    checkpoints=Checkpoints("jaxgrad.port.gpt2", jax.jit(sample.sample, static_argnames=("count", "sizes", "top_k"))),
     telling=params.nowhere_zero,
     hiding=zeros_and_ones,
     tiny=Sizes(layers=2, heads=2, width=4, block=4, dropout=0.0),
     swept="width",
     embedding="tokens",
     logits="logits",
+    lesson=LESSON,
 )

@@ -14,6 +14,7 @@ from jaxgrad.models.mlp import backward, sampling, statistics
 from jaxgrad.models.mlp import forward as forwards
 from jaxgrad.models.mlp import fused as closed_forms
 from jaxgrad.models.mlp.forward import Batch, Gradients, Params, Statistics, forward
+from jaxgrad.models.mlp.lesson import LESSON
 from jaxgrad.models.mlp.sizes import Sizes
 from jaxgrad.models.model import Kernel, Model, Operation
 
@@ -175,4 +176,5 @@ MODEL = Model(
     embedding="C",
     hidden=("h", "h_norm", "bnmean", "bn_var"),
     logits="logits",
+    lesson=LESSON,
 )

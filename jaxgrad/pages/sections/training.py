@@ -55,7 +55,9 @@ def sweep(data: Mapping[str, Any]) -> Section:
 
 def losses(data: Mapping[str, Any]) -> Section:
     """What `jaxgrad eval` measured, schema `jaxgrad.eval/1`."""
-    return Section("losses of a run", CLOSE, _losses(data["losses"]), data["date"], paragraph(data["run"], "soft"))
+    measured = {split: data[split] for split in ("train", "dev", "test")}
+    more = f"{data['run']} · its PyTorch twin: {_losses(data['twin'])}" if "twin" in data else data["run"]
+    return Section("losses of a run", CLOSE, _losses(measured), data["date"], paragraph(more, "soft"))
 
 
 def _losses(losses: Mapping[str, Any]) -> str:

@@ -52,8 +52,8 @@ def test_names_of_norms_and_embeddings_are_known():
 
 
 def test_convolution_kernels_go_from_hwio_to_oihw():
-    found = align({"kernel": zeros(3, 3, 2, 8)}, {"weight": (8, 2, 3, 3)})
-    assert found == [Match("['kernel']", "weight", (3, 2, 0, 1))]
+    found = named(align({"kernel": zeros(3, 3, 2, 8)}, {"weight": (8, 2, 3, 3)}))
+    assert found == {"['kernel']": ("weight", (3, 2, 0, 1))}
 
 
 def test_given_names_go_first():

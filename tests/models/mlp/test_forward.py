@@ -10,7 +10,7 @@ from jaxgrad.models.mlp.forward import Batch, Nodes, Params, Statistics, forward
 SEED_SHAPES = Params((27, 10), (30, 200), (200, 27), (27,), (1, 200), (1, 200))
 
 
-def test_the_seeds_sizes_make_12097_numbers():
+def test_the_notebooks_sizes_make_12097_numbers():
     params = init(jax.random.key(0), 27)
     assert tuple(p.shape for p in params) == tuple(SEED_SHAPES)
     assert sum(p.size for p in params) == 12_097
@@ -32,7 +32,7 @@ def test_a_size_below_one_is_named(size: str):
         init(jax.random.key(0), **{"vocab_size": 5, size: 0})
 
 
-def test_forward_returns_the_seeds_twenty_nodes_in_their_shapes():
+def test_forward_returns_the_notebooks_twenty_nodes_in_their_shapes():
     params = init(jax.random.key(0), 5, n=2, emb_size=3, h_size=7)
     nodes = forward(params, Batch(jnp.zeros((4, 2), jnp.uint8), jnp.arange(4, dtype=jnp.uint8)))
     row, hidden, column, symbols = (1, 7), (4, 7), (4, 1), (4, 5)

@@ -14,7 +14,7 @@ KERNEL_CALLS = [
     for name in ("tpu_custom_call", "__gpu$xla.gpu.triton", "triton_kernel_call", "triton_kernel_call_ffi")
 ]
 PLATFORMS = [("gpu", "cuda"), ("tpu", "tpu")]
-# The seed's, then odd ones: batch, n, vocab, emb_size, h_size.
+# The notebook's, then odd ones: batch, n, vocab, emb_size, h_size.
 SIZES = [(32, 3, 27, 10, 200), (31, 5, 53, 7, 333)]
 
 

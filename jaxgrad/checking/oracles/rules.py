@@ -1,7 +1,7 @@
 """How a leaf of a JAX tree is made from tensors of a state dict, and which ways there are to try.
 
 A rule joins its sources (or takes the only one) and then goes through steps of reordering. It is data, so that it can
-be written to JSON, shown as code, and transposed.
+be written to JSON, shown as code, undone and transposed.
 """
 
 import itertools
@@ -92,6 +92,106 @@ def _stepped(x: np.ndarray, step: tuple[Any, ...]) -> np.ndarray:
             axis, order = rest
             parts = np.split(x, len(order), axis)
             return np.concatenate([parts[k] for k in order], axis)
+
+
+class Piece(NamedTuple):
+    """A part of a tensor that a leaf holds: the tensor's name, where in it the part lies, and its numbers."""
+
+    name: str
+    at: tuple[slice, ...]
+    numbers: np.ndarray
+
+
+def undone(rule: Rule, leaf: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> list[Piece]:
+    """Tensors from which a rule makes `leaf` again; `shapes` are theirs. Of a sum each of them is an equal share.
+
+    Together with `shared` it is a linear map and its transpose. A constant has no sources and gives nothing.
+    """
+    if rule.join == CONSTANT:
+        return []
+    own = shapes[rule.sources[0]]
+    count = len(rule.sources)
+    joined = {STACK: (count, *own), CONCATENATE: (count * own[0], *own[1:]) if own else own}.get(rule.join, own)
+    before = [joined]
+    for step in rule.steps:
+        before.append(_shape_after(before[-1], step))
+    x, at = np.asarray(leaf), ()
+    for step, shape in zip(reversed(rule.steps), reversed(before[:-1]), strict=True):
+        if step[0] == "slice":
+            # A part is always cut out first.
+            axis, start, stop = step[1:]
+            at = (*(slice(None),) * axis, slice(start, stop))
+        else:
+            x = _step_undone(x, step, shape)
+    match rule.join:
+        case "stack":
+            return [Piece(name, at, part) for name, part in zip(rule.sources, x, strict=True)]
+        case "concatenate":
+            return [Piece(name, at, part) for name, part in zip(rule.sources, np.split(x, count), strict=True)]
+        case "sum":
+            return [Piece(name, at, x / x.dtype.type(count)) for name in rule.sources]
+        case "sum in the first two thirds":
+            upto = len(x) * 2 // 3
+            half = x[:upto] / x.dtype.type(2)
+            first, second = rule.sources
+            return [Piece(first, at, np.concatenate([half, x[upto:]])), Piece(second, (slice(0, upto),), half)]
+        case _:
+            return [Piece(rule.sources[0], at, x)]
+
+
+def shared(rule: Rule, dtensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The cotangent of a leaf for those of the tensors that `undone` makes of it: the transpose of `undone`."""
+    if rule.join not in (SUM, GATED):
+        return apply(rule, dtensors)
+    found = [np.asarray(dtensors[name]) for name in rule.sources]
+    half = found[0].dtype.type(len(found))
+    if rule.join == SUM:
+        x = np.sum(found, 0) / half
+    else:
+        upto = len(found[0]) * 2 // 3
+        x = np.concatenate([(found[0][:upto] + found[1][:upto]) / half, found[0][upto:]])
+    for step in rule.steps:
+        x = _stepped(x, step)
+    return x
+
+
+def covered(rule: Rule, name: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many numbers of a tensor a rule takes."""
+    size = math.prod(shapes[name])
+    cut = next((step for step in rule.steps if step[0] == "slice"), None)
+    if rule.join == GATED and name == rule.sources[1]:
+        return size * 2 // 3
+    return size if cut is None else size * (cut[3] - cut[2]) // shapes[name][cut[1]]
+
+
+def _shape_after(shape: tuple[int, ...], step: tuple[Any, ...]) -> tuple[int, ...]:
+    kind, *rest = step
+    match kind:
+        case "transpose":
+            return tuple(shape[axis] for axis in rest[0])
+        case "reshape":
+            return tuple(rest[0])
+        case "slice":
+            axis, start, stop = rest
+            return (*shape[:axis], stop - start, *shape[axis + 1 :])
+        case _:
+            return shape
+
+
+def _step_undone(x: np.ndarray, step: tuple[Any, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """What a step took to make `x`, of `shape`."""
+    kind, *rest = step
+    match kind:
+        case "transpose":
+            return x.transpose(np.argsort(rest[0]))
+        case "reshape":
+            return x.reshape(shape)
+        case "flip":
+            return np.flip(x, rest[0])
+        case _:
+            axis, order = rest
+            parts = np.split(x, len(order), axis)
+            return np.concatenate([parts[k] for k in np.argsort(order)], axis)
 
 
 def transposed(rule: Rule, dleaf: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
