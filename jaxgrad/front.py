@@ -5,18 +5,23 @@ and the check is made again; what is left of the difference is located in both p
 read.
 """
 
+import contextlib
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, ParamSpec
 
+import jax
 import numpy as np
 
+from jaxgrad import jax_seam
 from jaxgrad.checking import three_way
 from jaxgrad.checking.findings import DIFFERS, NOT_JUDGED, Finding, GradientMismatch, Report, Setting
 from jaxgrad.checking.oracles.align import Unmatched, certain
 from jaxgrad.checking.oracles.torch import matched_tensors
 from jaxgrad.checking.question import Call, applied, arguments, call, drawn
+from jaxgrad.checking.subject import in_type
 from jaxgrad.errors import JaxgradError
 
 P = ParamSpec("P")
@@ -52,13 +57,13 @@ def _located(judge: Callable[P, Report]) -> Callable[P, Report]:
         try:
             report = judge(*args, **options)
         except Unmatched as unmatched:
-            report = _by_values(asked, unmatched)
+            report, asked = _by_values(asked, unmatched)
         except GradientMismatch as failed:
             # Where outputs agree, the weights are where they belong.
             other = asked.module is not None and "torch_names" not in options and _outputs_differ(failed)
             if not other:
                 raise _with_place(failed, asked) from None
-            report = _by_values(asked, failed)
+            report, asked = _by_values(asked, failed)
         return _with_buffers(report, asked)
 
     return check
@@ -68,14 +73,17 @@ def _outputs_differ(failed: GradientMismatch) -> bool:
     return any(t.kind == "output" and not t.agree for f in failed.judged.findings for t in f.tensors)
 
 
-def _by_values(asked: Asked, failed: GradientMismatch | Unmatched) -> Report:
-    """The check made again with the weights where values place them. Raises `failed` where that is not elsewhere."""
+def _by_values(asked: Asked, failed: GradientMismatch | Unmatched) -> tuple[Report, Asked]:
+    """The check made again with the weights where values place them, and what was then asked.
+
+    Raises `failed` where that is not elsewhere.
+    """
     rules = _rules_by_values(asked)
     if rules is None:
         raise failed if isinstance(failed, Unmatched) else _with_place(failed, asked)
     again = asked._replace(options={**asked.options, "torch_names": rules})
     try:
-        return three_way.check(again.fn, *again.args, **again.options)
+        return three_way.check(again.fn, *again.args, **again.options), again
     except Unmatched:
         raise failed from None
     except GradientMismatch as second:
@@ -87,7 +95,7 @@ def _rules_by_values(asked: Asked) -> dict[str, Any] | None:
     from jaxgrad import port
 
     by_names = _matched(asked)
-    if by_names and all(certain(path, rule) for path, rule in by_names.items()):
+    if (by_names and all(certain(path, rule) for path, rule in by_names.items())) or not _fits_in_memory(asked):
         return None
     try:
         params, *inputs = _arguments(asked)[0]
@@ -110,10 +118,12 @@ def _matched(asked: Asked) -> dict[str, Any]:
 
 
 def _call(asked: Asked) -> Call:
+    # Of several sizes the first.
+    _, args, kwargs = next(three_way.with_sizes(asked.args, asked.option("kwargs", {}), asked.option("vary", {})))
     return call(
         asked.fn,
-        asked.args,
-        asked.option("kwargs", {}),
+        args,
+        kwargs,
         asked.option("static_argnums", ()),
         asked.option("no_gradient", ()),
         asked.option("domains", "normal"),
@@ -124,6 +134,29 @@ def _arguments(asked: Asked) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments with numbers in the place of shapes, in float64."""
     of = _call(asked)
     return arguments(of, *drawn(of, "float64", asked.option("seeds", (0,))[0]))
+
+
+# Every value of a program is kept in float64, and of the other one too.
+_MOST_NUMBERS = 2**27
+
+
+def _fits_in_memory(asked: Asked) -> bool:
+    """Whether all values of the function may be kept; so it is of one that JAX cannot trace, which has none."""
+    of = _call(asked)
+    with contextlib.suppress(Exception):
+        return _numbers(jax.make_jaxpr(applied(asked.fn, of))(*drawn(of, "float32", 0)).jaxpr) <= _MOST_NUMBERS
+    return True
+
+
+def _numbers(jaxpr: Any) -> int:
+    """How many numbers a program makes in all, those of each turn of a scan too."""
+    own = sum(math.prod(getattr(var.aval, "shape", ())) for eqn in jaxpr.eqns for var in eqn.outvars)
+    inside = (
+        _numbers(body) * (scan.length if (scan := jax_seam.scan(eqn)) else 1)
+        for eqn in jaxpr.eqns
+        for body in jax_seam.inner(eqn)
+    )
+    return own + sum(inside)
 
 
 # Where the programs part.
@@ -155,6 +188,8 @@ def _place(failed: GradientMismatch, asked: Asked) -> list[tuple[str, str]]:
     def bare(params: tuple[()], *inputs: Any, **kwargs: Any) -> Any:
         return asked.fn(*inputs, **kwargs)
 
+    if not _fits_in_memory(asked):
+        return [("place", "not looked for in a program of this size; jaxgrad.port.compare finds it in a smaller one")]
     try:
         args, kwargs = _arguments(asked)
         plain = asked.option("reference", None)
@@ -196,7 +231,8 @@ def _with_buffers(report: Report, asked: Asked) -> Report:
         for name, norm in _norms(asked.module)
         if not norm.running_mean.any() and (norm.running_var == 1).all() and _inside(name, "running_mean") not in taken
     ]
-    if not as_made or _holds_statistics(asked, [norm.running_mean.shape for _, norm in as_made]):
+    shapes = [norm.running_mean.shape for _, norm in as_made]
+    if not as_made or _holds_statistics(asked, report.findings[0].setting.dtype, shapes):
         return report
     moved = copy.deepcopy(asked.module)
     of_moved = dict(moved.named_modules())
@@ -205,7 +241,7 @@ def _with_buffers(report: Report, asked: Asked) -> Report:
         of_moved[name].running_var.fill_(2.25)
     first = report.findings[0].setting
     options = {
-        **asked.options,
+        **{name: value for name, value in asked.options.items() if name != "progress"},
         "torch_reference": moved,
         "dtypes": (first.dtype,),
         "transforms": ("jit",),
@@ -238,13 +274,12 @@ def _inside(module: str, name: str) -> str:
     return f"{module}.{name}".lstrip(".")
 
 
-def _holds_statistics(asked: Asked, shapes: list[Any]) -> bool:
+def _holds_statistics(asked: Asked, dtype: str, shapes: list[Any]) -> bool:
     """Whether the function closes over arrays of zeros or ones of these shapes, which may be the statistics."""
-    import jax
-
     of = _call(asked)
-    inputs, carried = drawn(of, "float32", 0)
-    constants = [np.asarray(x) for x in jax.make_jaxpr(applied(asked.fn, of))(inputs, carried).consts]
+    with in_type(dtype):
+        program = jax.make_jaxpr(applied(asked.fn, of))(*drawn(of, dtype, 0))
+    constants = [np.asarray(x) for x in program.consts]
     wanted = [tuple(shape) for shape in shapes]
     return any(x.shape in wanted and (not x.any() or (x == 1).all()) for x in constants)
 

@@ -187,3 +187,11 @@ def test_a_right_rule_beside_a_stopped_gradient_is_not_blamed():
     with pytest.raises(GradientMismatch) as failed:
         check(lambda x: right(x) + jax.lax.stop_gradient(x), shape(3), reference=lambda x: jnp.sin(x) + x, **ONCE)
     assert "rule      " not in str(failed.value)
+
+
+def test_sizes_that_vary_are_located_at_the_first():
+    wrong = lambda p, x: first_then_second(p, x) + x.sum()  # noqa: E731
+    asked = {**ONCE, "vary": {"n": (2, 3)}, "torch_reference": Two()}
+    with pytest.raises(GradientMismatch) as failed:
+        check(wrong, LAYERS, jax.ShapeDtypeStruct(("n", 3), jnp.float32), **asked)
+    assert "parts     " in str(failed.value)

@@ -114,7 +114,7 @@ def check(
     def so_far() -> Report:
         return _stopped(title, findings, total)
 
-    all_sizes = list(_sizes(args, dict(kwargs or {}), vary or {}))
+    all_sizes = list(with_sizes(args, dict(kwargs or {}), vary or {}))
     for number, (sizes, sized, sized_kwargs) in enumerate(all_sizes, 1):
         asked = call(fn, sized, sized_kwargs, static_argnums, no_gradient, domains)
         asked, torch_oracles = _with_torch(asked, torch_reference, torch_names)
@@ -184,7 +184,7 @@ def _check_options(
         raise JaxgradError("seeds is empty; give at least one whole number")
 
 
-def _sizes(
+def with_sizes(
     args: tuple[Any, ...], kwargs: dict[str, Any], vary: Mapping[str, Sequence[int]]
 ) -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]:
     """The arguments with each choice of sizes in the places of their names, and the choice in words."""

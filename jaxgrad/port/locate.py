@@ -325,7 +325,10 @@ def _twisted(trace: Trace, pairs: Mapping[int, Pair]) -> frozenset[int]:
             continue
         sources = _nearest(trace, n, pairs)
         kinds = {pairs[m].layout.kind for m in sources}
-        if found.intersection(sources) or (EXACT in kinds and SWAPPED not in kinds and not trace.values[n].moved):
+        # What is computed from images with their channels last has them last, wherever the other program has them.
+        kinds |= {pairs[m].layout.kind for m in trace.values[n].operands if m in pairs and trace.values[m].varies}
+        otherwise = SWAPPED in kinds or fingerprint.TRANSPOSED in kinds
+        if found.intersection(sources) or (EXACT in kinds and not otherwise and not trace.values[n].moved):
             found.add(n)
     return frozenset(found)
 

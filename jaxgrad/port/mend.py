@@ -335,6 +335,8 @@ def operations(r: Region) -> Iterator[Change]:
                 yield _with(k, op, place, "the operands swapped", _exchanged(op))
         if name == "conv_general_dilated":
             yield from _convolutions(r, k, op)
+        if name.startswith("reduce_window") and op.eqn is not None and "padding" in op.eqn.params:
+            yield from _paddings(k, op, [size > 1 for size in op.eqn.params["window_dimensions"]])
         if name in ("cumsum", "cumprod", "cumlogsumexp", "cummax") and op.eqn is not None:
             turned = {"reverse": not op.eqn.params["reverse"]}
             yield _with(k, op, place, f"{name} from the other end", _changed_params(op, turned))
@@ -385,12 +387,22 @@ def _convolutions(r: Region, k: int, op: Op) -> Iterator[Change]:
     axes = len(np.shape(r.recorded.values[op.operands[1]])) - 2
     spatial = op.eqn.params["dimension_numbers"].rhs_spec[2:]
     yield _with(k, op, op.place, "the kernel flipped", _changing(op, 1, lambda y: np.flip(y, tuple(spatial))))
-    old = op.eqn.params["padding"]
-    for pad in itertools.product(range(4), repeat=2):
-        new = (pad,) * axes
-        if new != tuple(map(tuple, old)):
-            words = f"padding {list(new)} in the place of {list(map(tuple, old))}"
-            yield _with(k, op, op.place, words, _changed_params(op, {"padding": new}))
+    yield from _paddings(k, op, [True] * axes)
+
+
+def _paddings(k: int, op: Op, windowed: Sequence[bool]) -> Iterator[Change]:
+    """The same padding before and behind each windowed axis. "SAME" puts the odd one behind, where a stride is above 1.
+
+    PyTorch's padding is explicit, and the same at both ends.
+    """
+    old = list(map(tuple, op.eqn.params["padding"]))
+    # Where several give the same, the one that PyTorch can say comes first.
+    for pad in sorted(itertools.product(range(4), repeat=2), key=lambda pad: abs(pad[0] - pad[1])):
+        new = [pad if wanted else (0, 0) for wanted in windowed]
+        if new != old:
+            told = [[each for each, wanted in zip(pads, windowed, strict=True) if wanted] for pads in (new, old)]
+            words = f"padding {told[0]} in the place of {told[1]}"
+            yield _with(k, op, op.place, words, _changed_params(op, {"padding": tuple(new)}))
 
 
 def _other_axes(r: Region, k: int, op: Op) -> Iterator[Change]:

@@ -148,6 +148,30 @@ def conv(p: Any, x: Any, bug: str) -> Any:
     return jnp.moveaxis(x, -1, 1)
 
 
+# A convolution with a stride, and a pool: the beginning of a ResNet.
+
+
+class TorchStem(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
+
+    def forward(self, x: Any) -> Any:
+        return F.max_pool2d(torch.tanh(self.conv(x)), 3, 2, padding=1)
+
+
+def stem(p: Any, x: Any, bug: str) -> Any:
+    pad: Any = "SAME" if bug == "padded as SAME" else [(1, 1)] * 2
+    numbers = ("NHWC", "HWIO", "NHWC")
+    x = jnp.tanh(
+        jax.lax.conv_general_dilated(  # padded as SAME
+            jnp.moveaxis(x, 1, -1), p["conv"]["kernel"], (2, 2), pad, dimension_numbers=numbers)
+    )  # fmt: skip
+    pads: Any = "SAME" if bug == "pooled as SAME" else [(0, 0), (1, 1), (1, 1), (0, 0)]
+    x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pads)  # pooled as SAME
+    return jnp.moveaxis(x, -1, 1)
+
+
 # Losses.
 
 
@@ -201,6 +225,10 @@ PROGRAMS = {
     "conv": Program(conv, CONV, lambda: TorchConv().eval(), (shape(2, 3, 5, 7),), {
         "kernel flipped": "", "padding": "", "batch norm's epsilon": "0.001 should be 1e-05", "running mean forgotten": "",
         "relu for silu": "silu", "padding counted": "",
+    }),
+    "stem": Program(stem, {"conv": {"kernel": shape(3, 3, 3, 4)}}, TorchStem, (shape(2, 3, 8, 8),), {
+        "padded as SAME": "padding [(1, 1), (1, 1)] in the place of [(0, 1), (0, 1)]",
+        "pooled as SAME": "padding [(1, 1), (1, 1)] in the place of [(0, 1), (0, 1)]",
     }),
     "loss": Program(loss, {"head": {"kernel": shape(C, 5)}}, TorchLoss, (shape(2, T, C), LABELS), {
         "temperature": "0.8 should be 0.7", "log_softmax's axis": "", "labels shifted": "", "sign": "", "smoothing": "0.2 should be 0.1",

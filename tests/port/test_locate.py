@@ -24,7 +24,8 @@ PLANTED = [
     ("block", "sign"), ("attention", "heads split"), ("attention", "queries for keys"),
     ("attention", "mask's diagonal"), ("attention", "softmax's axis"), ("attention", "heads joined"),
     ("conv", "kernel flipped"), ("conv", "padding"), ("conv", "batch norm's epsilon"), ("conv", "padding counted"),
-    ("loss", "temperature"), ("loss", "labels shifted"), ("loss", "smoothing"), ("loss", "absolute for square"),
+    ("stem", "padded as SAME"), ("stem", "pooled as SAME"), ("loss", "temperature"),
+    ("loss", "labels shifted"), ("loss", "smoothing"), ("loss", "absolute for square"),
 ]  # fmt: skip
 
 
