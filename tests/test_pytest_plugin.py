@@ -72,6 +72,18 @@ def test_y(three_way, number):
     three_way(abs)
 """
 
+# A check that Ctrl-C stops when one setting of it was judged.
+STOPPED = """
+import jax.numpy as jnp
+
+def test_z(three_way):
+    def stop(done, total, note):
+        if done:
+            raise KeyboardInterrupt
+
+    three_way(jnp.sin, jnp.ones(3), reference=jnp.sin, dtypes=("float64",), progress=stop)
+"""
+
 HEAVY = """
 import sys
 
@@ -224,6 +236,14 @@ def test_at_most_ten_settings_that_were_not_judged_are_listed():
 def test_where_all_was_judged_there_is_one_line():
     judged = [("float32/jit/0", "agrees", ""), ("float32/vmap/0", "differs", ""), ("bfloat16/jit/0", "differs", "")]
     assert summary([("test_f", judged)]) == ["three_way: 1 check, 1 setting agrees, 2 differ"]
+
+
+def test_a_session_that_is_stopped_reports_what_was_judged(tmp_path):
+    (tmp_path / "test_z.py").write_text(STOPPED)
+    result = run(tmp_path, "--three-way-report", "out.json")
+    assert result.returncode == 2 and "three_way: 1 check, 1 setting agrees" in result.stdout
+    (check,) = json.loads((tmp_path / "out.json").read_text())["checks"]
+    assert not check["passed"] and len(check["settings"]) == 1 and "was stopped after 1 of " in check["message"]
 
 
 def test_an_annotation_is_one_line_in_which_signs_of_its_own_are_escaped():

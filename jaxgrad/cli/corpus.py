@@ -29,8 +29,11 @@ def corpus_show(
     splits = {name: getattr(data, name) for name in ("train", "dev", "test")}
     words = len(corpora.read_words(path))
     if json is not None:
+        from jaxgrad.checking.report import dated
+
         sizes = {name: list(split.X.shape) for name, split in splits.items()}
-        files.write_json(json, {"corpus": str(path), "words": words, "vocabulary": data.vocabulary, "X": sizes})
+        told = {"corpus": str(path), "words": words, "vocabulary": data.vocabulary, "X": sizes}
+        files.write_json(json, dated("jaxgrad.corpus/1", **told))
     print(visible(f"{path}: {words:,} words, {len(data.vocabulary)} symbols {''.join(data.vocabulary)}"))
     for name, split in splits.items():
         print(f"{name:5s} X {split.X.shape} Y {split.Y.shape} {split.X.dtype}")

@@ -68,7 +68,8 @@ def wrong_rule(
         return None
     # Only an explanation: what cannot be run again has its place nonetheless.
     with contextlib.suppress(Exception), in_type(finding.setting.dtype):
-        asked = call(fn, args, dict(kwargs or {}), static_argnums, no_gradient, domains)
+        sized, sized_kwargs = _sized((args, dict(kwargs or {})), finding.setting.sizes)
+        asked = call(fn, sized, sized_kwargs, static_argnums, no_gradient, domains)
         q = question(Asked(applied(fn, asked), asked, finding.setting.dtype, finding.setting.seed, None))
         hand = applied(fn, asked)
         if any(t.kind == "output" and t.name == finding.first for t in finding.tensors):
@@ -79,6 +80,18 @@ def wrong_rule(
         if worst is not None and worst.distance > float(jnp.finfo(finding.setting.dtype).eps) ** 0.5:
             return worst.place
     return None
+
+
+def _sized(tree: Any, sizes: str) -> Any:
+    """Arguments with the sizes of a setting, such as "n=7, m=3", in the places of their names."""
+    of = {name: int(size) for name, _, size in (part.partition("=") for part in sizes.split(", ")) if size}
+
+    def filled(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        return jax.ShapeDtypeStruct(tuple(of.get(size, size) for size in leaf.shape), leaf.dtype)
+
+    return jax.tree.map(filled, tree)
 
 
 def _of_output(hand: Function, q: Question, name: str) -> Place | None:

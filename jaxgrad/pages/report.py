@@ -17,6 +17,7 @@ SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
     "jaxgrad.run/1": training.run,
     "jaxgrad.sweep/1": training.sweep,
     "jaxgrad.eval/1": training.losses,
+    "jaxgrad.corpus/1": training.corpus,
     "jaxgrad.bench/1": benchmarks.steps,
     "jaxgrad.bench.ops/1": benchmarks.operations,
     "jaxgrad.bench.compare/1": benchmarks.changes,

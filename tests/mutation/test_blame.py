@@ -99,6 +99,15 @@ def test_the_line_of_what_is_wrong_is_found(fn: Any, args: tuple[Any, ...], fail
     assert place is not None and place.file == __file__ and place.text.startswith(text)
 
 
+def test_sizes_that_vary_are_those_of_the_setting_that_failed():
+    failed = report("w")
+    (finding,) = failed.findings
+    sized = finding._replace(setting=finding.setting._replace(sizes="m=2, n=3"))
+    x, w = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (("m", "n"), ("n",)))
+    place = wrong_line(failed._replace(findings=(sized,)), scaled, x, w, vary={"m": (2, 5), "n": (3,)})
+    assert place is not None and place.text.startswith("dw =")
+
+
 def test_there_is_none_where_nothing_failed_or_no_source_is_known():
     assert wrong_line(report("x", passed=True), scaled, X, W) is None
     assert wrong_line(report("x"), max, X) is None

@@ -94,6 +94,14 @@ OTHERS: list[dict[str, Any]] = [
     {"schema": "jaxgrad.sweep/1", "config": {"steps": 3}, "runs": [
         {"rank": 1, "seed": 0, "learning_rate": 0.1, "train": 2.0, "dev": 2.1, "test": 2.2},
         {"rank": 2, "seed": 1, "learning_rate": 9.0, "train": None, "dev": None, "test": None}]},
+    {
+        "schema": "jaxgrad.corpus/1",
+        "date": "",
+        "corpus": "names.txt",
+        "words": 3,
+        "vocabulary": [".", "a"],
+        "X": {"train": [9, 3], "dev": [1, 3]},
+    },
     {"schema": "jaxgrad.eval/1", "run": "runs/a", "train": 2.0, "dev": "inf", "test": 2.1, "date": ""},
     {"schema": "jaxgrad.bench.compare/1", "date": "", "changes": [
         {"size": "32 x 200", "peer": "fused", "before": 1e-5, "after": 2e-5, "ratio": 2.0, "verdict": "regression"}]},
@@ -137,6 +145,13 @@ def everything(folder: Path) -> list[Source]:
     ]
     written = "2026-05-06T07:08:09+00:00"
     return [_source(run(folder / "run")), *(Source(f"{k}.json", data, written) for k, data in enumerate(shown))]
+
+
+def test_every_schema_that_is_written_is_shown():
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "jaxgrad").rglob("*.py"))
+    written = set(re.findall(r'"(jaxgrad\.[\w.]+/\d+)"', sources))
+    # A mapping is what a verdict of a port holds, and is read by the next.
+    assert written == {*SECTIONS, "jaxgrad.port.mapping/1"}
 
 
 def section(data: dict[str, Any]) -> Section:

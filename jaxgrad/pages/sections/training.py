@@ -60,6 +60,16 @@ def losses(data: Mapping[str, Any]) -> Section:
     return Section("losses of a run", CLOSE, _losses(measured), data["date"], paragraph(more, "soft"))
 
 
+def corpus(data: Mapping[str, Any]) -> Section:
+    """What `jaxgrad corpus show` tells of a corpus, schema `jaxgrad.corpus/1`."""
+    symbols = data["vocabulary"]
+    rows = [(split, *(f"{n:,}" for n in shape)) for split, shape in data["X"].items()]
+    columns = Column("split"), Column("examples"), Column("characters of context")
+    verdict = f"{counted(data['words'], 'word')}, {counted(len(symbols), 'symbol')}"
+    named = paragraph(f"{data['corpus']}: {''.join(symbols)}", "soft")
+    return Section("corpus", CLOSE, verdict, data["date"], named + table(columns, rows))
+
+
 def _losses(losses: Mapping[str, Any]) -> str:
     return " · ".join(f"{name} {float(loss):.4f}" for name, loss in losses.items())
 
