@@ -229,9 +229,11 @@ def _results(eqn: Any, operands: list[int], state: _State, place: Place, stack: 
     name = jax_seam.name(eqn)
     custom = name.startswith("custom_")
     below = "/".join(part for part in (stack, jax_seam.name_stack(eqn)) if part)
-    if (not custom or state.open_custom) and (body := jax_seam.called(eqn)) is not None:
+    # A rule is compiled for the types that it was traced in, and is given float64 where these are narrower.
+    keeps = custom and not state.open_custom and _is_of_types(eqn, operands, state)
+    if not keeps and (body := jax_seam.called(eqn)) is not None:
         return _open(body, operands, state, place.lines, below, jax_seam.jitted(eqn))
-    if custom:
+    if custom and keeps:
         return state.apply(name, _kept(eqn, jaxpr), operands, place, eqn)
     if state.inline and (scan := jax_seam.scan(eqn)) is not None:
         size = sum(1 for _ in scan.body.jaxpr.eqns)
@@ -244,6 +246,12 @@ def _results(eqn: Any, operands: list[int], state: _State, place: Place, stack: 
         taken = int(np.clip(int(state.values[index]), 0, len(branches) - 1))
         return _open(branches[taken], rest, state, place.lines, below)
     return state.apply(name, _bound(eqn, state.use), operands, place, eqn)
+
+
+def _is_of_types(eqn: Any, operands: list[int], state: _State) -> bool:
+    """Whether the values are of the types that an equation was traced for."""
+    types = (getattr(state.values[n], "dtype", None) for n in operands)
+    return all(dtype == atom.aval.dtype for dtype, atom in zip(types, eqn.invars, strict=True))
 
 
 def _scan(scan: jax_seam.Scan, operands: list[int], state: _State, place: Place, stack: str) -> list[int]:

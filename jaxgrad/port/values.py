@@ -1,6 +1,7 @@
 """What a recorded run of a program holds, of either library: every value, its place, and what it was made from."""
 
 import linecache
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,10 +103,30 @@ def as_float64(x: Any) -> np.ndarray:
 def decimal(x: np.ndarray) -> np.ndarray:
     """A float32 array in float64, each number as it was probably written: 0.1 and not 0.10000000149.
 
-    >>> float(decimal(np.float32(0.1)))
-    0.1
+    So are the roots and quotients that activations and scales are made with.
+
+    >>> float(decimal(np.float32(0.1))), float(decimal(np.sqrt(np.float32(0.5))))
+    (0.1, 0.7071067811865476)
     """
     array = np.asarray(x)
     if array.dtype != np.float32 or array.size > 100_000:
         return array.astype(np.float64)
-    return np.array([float(str(number)) for number in array.ravel()], np.float64).reshape(array.shape)
+    return np.array([_written(number) for number in array.ravel()], np.float64).reshape(array.shape)
+
+
+# What people compute constants from: GELU's roots, SELU's are decimals, and the scales of attention.
+_KNOWN = (
+    *(1 / n for n in range(3, 65)),
+    *(n**0.5 for n in range(2, 257)),
+    *(n**-0.5 for n in range(2, 257)),
+    2 / 3, math.pi, 2 * math.pi, (2 / math.pi) ** 0.5, (math.pi / 2) ** 0.5, (2 * math.pi) ** 0.5,
+    2 / math.pi**0.5, math.e, math.log(2), 1 / math.log(2), math.log(10), math.log(2 * math.pi),
+)  # fmt: skip
+_EXACT = {float(np.float32(sign * number)): sign * number for number in _KNOWN for sign in (1, -1)}
+
+
+def _written(number: np.float32) -> float:
+    shortest = str(number)
+    # A number of few digits was written with these.
+    few = sum(sign.isdigit() for sign in shortest.split("e")[0].strip("-0.")) < 7
+    return float(shortest) if few else _EXACT.get(float(number), float(shortest))

@@ -320,7 +320,7 @@ def certain(path: str, rule: Rule) -> bool:
 
 
 def likeness(path: str, sources: Sequence[str]) -> float:
-    """How much the path of a leaf is like the names of tensors, from 0 to 5."""
+    """How much the path of a leaf is like the names of tensors, from 0 to 7."""
     modules, kind = module_and_kind(path)
     best = 0.0
     for name in sources[:1]:
@@ -329,6 +329,9 @@ def likeness(path: str, sources: Sequence[str]) -> float:
         words = difflib.SequenceMatcher(None, " ".join(modules), " ".join(theirs)).ratio()
         # Below this the letters are alike by chance, and the order of the modules says more.
         words *= words >= 0.5
+        # One name is another's end where either is wrapped once more. That says more than any place in the program.
+        shorter = min(len(modules), len(theirs))
+        words += shorter > 0 and modules[len(modules) - shorter :] == theirs[len(theirs) - shorter :]
         numbers = [w for w in modules if w.isdigit()], [w for w in theirs if w.isdigit()]
         # Between names that are not alike, one may count from 0 and the other from 1.
         best = max(best, same + 2 * words + (numbers[0] == numbers[1] and words >= 0.5))
