@@ -780,7 +780,7 @@ def _backward(setting: Setting, arrays: Sequence[np.ndarray], found: WeightMappi
     inputs = {n: parted.pairs[n] for n in recorded.program.inputs[len(arrays) :] if n in parted.pairs}
     verdict = _first_backward(parted, of_own, of_other, inputs, "torch", bool(wrong))
     if verdict is None and wrong:
-        leaf = wrong[0]
+        leaf = wrong[0].leaf
         consumers = [v.place for v in recorded.trace.values if recorded.program.inputs[leaf] in v.operands]
         after = _suspect(recorded.trace, recorded.program.inputs[leaf])
         place = after or next(iter(consumers), None)
@@ -788,9 +788,31 @@ def _backward(setting: Setting, arrays: Sequence[np.ndarray], found: WeightMappi
         base = judged(parted, "torch")
         return base._replace(
             agrees=False, kind=BACKWARD, jax=place, region=_lines([place] if place else []),
-            sentence=f"outputs agree, and the gradient of {name} does not",
+            sentence=f"outputs agree, and the gradient of {name} does not{_padding(setting, wrong[0])}",
         )  # fmt: skip
     return verdict
+
+
+class _WrongWeight(NamedTuple):
+    """A leaf, a tensor that it is made from, and the two gradients of that, which differ."""
+
+    leaf: int
+    tensor: str
+    own: np.ndarray
+    theirs: np.ndarray
+
+
+def _padding(setting: Setting, wrong: _WrongWeight) -> str:
+    """That the row of an embedding's padding has no gradient in torch, where that is all that differs."""
+    module = dict(setting.torch.module.named_modules()).get(wrong.tensor.rpartition(".")[0])
+    row = getattr(module, "padding_idx", None)
+    if row is None:
+        return ""
+    without = wrong.own.copy()
+    without[row] = 0.0
+    if not near(without, wrong.theirs, float(np.abs(wrong.own).max(initial=0.0))):
+        return ""
+    return f": row {row} has none in torch, whose embedding has padding_idx={row}"
 
 
 def _wrong_weights(
@@ -800,7 +822,7 @@ def _wrong_weights(
     of_own: Mapping[int, np.ndarray],
     of_other: Mapping[int, np.ndarray],
     by_name: Mapping[str, int],
-) -> list[int]:
+) -> list[_WrongWeight]:
     """The leaves whose gradients differ from those of the tensors that they are made from."""
     paths = {path: k for k, (path, _) in enumerate(setting.leaves)}
     total: dict[str, np.ndarray] = {}
@@ -820,7 +842,7 @@ def _wrong_weights(
             continue
         theirs = of_other.get(by_name[name], np.zeros_like(dx))
         if not near(dx, theirs, largest(of_other)):
-            wrong += users[name]
+            wrong += [_WrongWeight(leaf, name, dx, theirs) for leaf in users[name]]
     return wrong
 
 

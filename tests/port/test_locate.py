@@ -237,3 +237,12 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def test_the_padding_of_an_embedding_is_named():
+    ids, params = np.array([[0, 1], [3, 0]]), {"table": mistakes.shape(5, 3)}
+    module = torch.nn.Embedding(5, 3, padding_idx=0)
+    verdict = port.compare(lambda p, x: p["table"][x], params, ids, torch=module)
+    assert verdict.kind == "backward" and "row 0 has none in torch" in verdict.sentence, str(verdict)
+    plain = port.compare(lambda p, x: 2 * p["table"][x] - p["table"][x], params, ids, torch=torch.nn.Embedding(5, 3))
+    assert plain.agrees, str(plain)
