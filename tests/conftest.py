@@ -50,8 +50,32 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 # A process may hold some 65,000 memory mappings, and every compiled program in use takes a few.
 MOST_MAPPINGS = 20_000
+# The files that take longest, the longest first: they begin first, so that no worker is left with one at the end.
+SLOWEST = (
+    "training/test_resume.py",
+    "ops/test_library.py",
+    "docs/test_code_blocks.py",
+    "ops/test_attention.py",
+    "models/test_gpt_mutants.py",
+    "parity/test_own_score.py",
+    "docs/test_notebook.py",
+    "training/test_sweep.py",
+    "models/test_seam.py",
+    "checking/test_kinds.py",
+    "checking/test_taylor.py",
+    "training/test_faults.py",
+    "test_install.py",
+    "learn/test_verdict.py",
+    "test_extremes.py",
+)
 # For the tests of meshes; all others run on the first of them.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slowest files first, and leave all else in its order."""
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
