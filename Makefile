@@ -26,8 +26,11 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A file is run by one worker; which begin first, tests/conftest.py says.
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations 10
+	$(BIN)/python -m pytest $(PARALLEL) --durations 10
 
 # The core on the oldest versions that are allowed, in an environment of its own.
 OLDEST := .venv-oldest
@@ -38,7 +41,7 @@ $(OLDEST)/installed: pyproject.toml oldest.txt
 	touch $@
 
 test-oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/python -m pytest --numprocesses auto --dist loadfile tests/jaxprs tests/checking tests/ops tests/models tests/parity \
+	$(OLDEST)/bin/python -m pytest $(PARALLEL) tests/jaxprs tests/checking tests/ops tests/models tests/parity \
 	  tests/test_jax_seam.py
 
 # The theme would print what it expects of a later MkDocs than the one that pyproject.toml allows.

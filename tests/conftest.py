@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,19 +17,18 @@ if TYPE_CHECKING:
 
 # Most of the time would be XLA's. Most programs here are small and run a few times, so they are compiled without
 # optimisation, which takes a fifth of the time; `jax_seam.quick_options` does the same to the programs of a check. A
-# test of what users' programs are, such as of their memory, compiles with `optimised`. With JAXGRAD_TEST_OPTIMISED=1,
-# as each night, everything is compiled as users have it.
+# test of what users' programs are, such as of their memory, compiles with `optimised`; one of what users are shown, to
+# the last digit, is marked `as_users_compile`. With JAXGRAD_TEST_OPTIMISED=1, as each night, all are compiled so.
 QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
-if not os.environ.get("JAXGRAD_TEST_OPTIMISED"):
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    flags += [f"--{name}={str(value).lower()}" for name, value in QUICK.items()]
-    # Each once: a child that inherits them has the same key in the cache of compiled programs.
-    os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys(flags))
+QUICK_FLAGS = [f"--{name}={str(value).lower()}" for name, value in QUICK.items()]
+OPTIMISED = bool(os.environ.get("JAXGRAD_TEST_OPTIMISED"))
+FLAGS = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in QUICK_FLAGS]
+os.environ["XLA_FLAGS"] = " ".join(FLAGS if OPTIMISED else FLAGS + QUICK_FLAGS)
 
 # Compiled programs are kept from run to run, by a key that is made of the program and JAX's version, but not in the
 # user's own cache folder. Every worker has a folder of its own, because JAX does not write an entry in one step, and
@@ -50,8 +51,46 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 # A process may hold some 65,000 memory mappings, and every compiled program in use takes a few.
 MOST_MAPPINGS = 20_000
+# The files that take longest, the longest first: they begin first, so that no worker is left with one at the end.
+SLOWEST = (
+    "training/test_resume.py",
+    "ops/test_library.py",
+    "docs/test_code_blocks.py",
+    "ops/test_attention.py",
+    "models/test_gpt_mutants.py",
+    "parity/test_own_score.py",
+    "docs/test_notebook.py",
+    "training/test_sweep.py",
+    "models/test_seam.py",
+    "checking/test_kinds.py",
+    "checking/test_taylor.py",
+    "training/test_faults.py",
+    "test_install.py",
+    "learn/test_verdict.py",
+    "test_extremes.py",
+)
 # For the tests of meshes; all others run on the first of them.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slowest files first, and leave all else in its order."""
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is marked `as_users_compile` in a process of its own: XLA reads its flags once."""
+    if OPTIMISED or pyfuncitem.get_closest_marker("as_users_compile") is None:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    environment = {**os.environ, "JAXGRAD_TEST_OPTIMISED": "1"}
+    done = subprocess.run(
+        command, cwd=pyfuncitem.config.rootpath, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return True
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -31,6 +31,7 @@ def test_the_model_that_is_shown_has_gradients():
     assert len(gradients) == 5 and all(np.isfinite(leaf).all() for leaf in gradients.values())
 
 
+@pytest.mark.as_users_compile
 def test_the_failing_check_that_is_shown_fails_as_shown():
     shown = block_with("def test_my_norm(three_way)")
     with pytest.raises(GradientMismatch) as caught:
@@ -39,6 +40,7 @@ def test_the_failing_check_that_is_shown_fails_as_shown():
     assert "\n".join(lines) in README
 
 
+@pytest.mark.as_users_compile
 def test_the_mistake_that_is_shown_is_found_as_shown(seeded_case):
     case = seeded_case()
     gradients = run(("by-node", "jax.grad", "torch"), case, Target("float64"))

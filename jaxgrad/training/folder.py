@@ -109,8 +109,9 @@ def take_back(held: Held, *names: str) -> None:
     """Remove files of these names, the lock, and the folder if it is then empty: of what was refused nothing stays."""
     for name in (*names, LOCK):
         (held.at / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        held.shown.rmdir()
+    if _is(held.descriptor, held.shown):
+        with contextlib.suppress(OSError):
+            held.shown.rmdir()
 
 
 def _is(descriptor: int, path: Path) -> bool:

@@ -154,7 +154,7 @@ def resume(
     and logged. A run that is finished only has its losses returned, unless `steps`, which then are those of the whole
     run, are more than it had: it is continued to them, under its old schedule, which past its end is what optax makes
     of it; the notebook's goes on at a tenth of the rate. Raises as `train` does, and `JaxgradError` for a folder that
-    is no run, or whose files were altered, and for fewer steps than it had.
+    is no run, whose checkpoints are all damaged or whose files were altered, and for fewer steps than it had.
     """
     before = folders.load_config(folder)
     config = before if steps is None else _continued(before, steps, folder)

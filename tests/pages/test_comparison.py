@@ -316,7 +316,8 @@ def test_in_a_browser_a_node_can_be_chosen_and_its_map_appears(browser: Browser,
     assert browser.js("document.querySelectorAll('.graph path.head').length") == len(spoiled["cases"][1]["edges"])
     assert re.fullmatch(r"bn_diff\n✗ [\d.]+e1\d × limit", browser.text("[data-node=bn_diff]"))
     assert browser.text("[data-node=h_prenorm]") == "h_prenorm\n! not finite"
-    assert browser.text("[data-node=h]").startswith("h\n✓ 0.0")
+    # How much of its limit an engine takes is rounding's, and so the compiler's.
+    assert re.fullmatch(r"h\n✓ 0\.\d+ × limit", browser.text("[data-node=h]"))
     assert browser.js("[...document.querySelectorAll('tr.apart th, tr.lost th')].map(th => th.innerText)") == [
         "bn_diff\nfirst to part",
         "h_prenorm",
