@@ -1,19 +1,13 @@
-"""The same model as a user of Flax NNX and optax would write it."""
-
-import time
+"""The notebook's model as a user of Flax NNX and optax would write it."""
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
-from jaxgrad.batches import indices
-from jaxgrad.bench.jax_peers import temp_bytes
-from jaxgrad.bench.peers import Place, Ready
-from jaxgrad.bench.task import Task
-from jaxgrad.bench.task import examples as examples_of
-from jaxgrad.models.mlp.forward import EPS, Batch
+from jaxgrad.models.mlp.forward import EPS, Batch, Params
+from jaxgrad.models.mlp.sizes import Sizes
 
 
 class BatchNorm(nnx.Module):
@@ -43,36 +37,14 @@ class MLP(nnx.Module):
         return self.output(jnp.tanh(self.norm(self.hidden(emb))))
 
 
-def loss_fn(model: MLP, batch: Batch) -> Float[Array, ""]:
+def loss(model: MLP, batch: Batch) -> Float[Array, ""]:
     """Mean cross-entropy."""
     return optax.softmax_cross_entropy_with_integer_labels(model(batch.X), batch.Y).mean()
 
 
-def training(task: Task, place: Place, n_steps: int) -> Ready:
-    """A Python loop over an `nnx.jit` step that draws its batch."""
-    key, examples = task.key, examples_of(task)
-
-    @nnx.jit
-    def train_step(model: MLP, optimizer: nnx.Optimizer, key: PRNGKeyArray, examples: Batch) -> Float[Array, ""]:
-        rows = indices(key, optimizer.step[...].astype(jnp.int32), task.size.batch, len(examples.Y))
-        loss, grads = nnx.value_and_grad(loss_fn)(model, Batch(examples.X[rows], examples.Y[rows]))
-        optimizer.update(model, grads)
-        return loss
-
-    def begin() -> tuple[MLP, nnx.Optimizer]:
-        model = _with_params(task)
-        return model, nnx.Optimizer(model, optax.sgd(task.learning_rate), wrt=nnx.Param)
-
-    def advance(state: tuple[MLP, nnx.Optimizer]) -> tuple[tuple[MLP, nnx.Optimizer], list[Array]]:
-        return state, [train_step(*state, key, examples) for _ in range(n_steps)]
-
-    began = time.perf_counter()
-    program = train_step.lower(*begin(), key, examples).compile()
-    return Ready(begin, advance, time.perf_counter() - began, temp_bytes(program))
-
-
-def _with_params(task: Task) -> MLP:
-    params = jax.tree.map(jnp.array, task.params)
+def make(given: Params, sizes: Sizes) -> MLP:
+    """The module with these parameters."""
+    params = jax.tree.map(jnp.array, given)
     vocab_size, emb_size = params.C.shape
     n_emb, h_size = params.W1.shape
     model = MLP(vocab_size, n_emb // emb_size, emb_size, h_size, nnx.Rngs(0))

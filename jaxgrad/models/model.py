@@ -117,6 +117,30 @@ class Lesson:
     epsilon_in: str = "forward adds {0:g} to a variance"
 
 
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What is timed of a model, and against whom.
+
+    Args:
+        sizes: rows of a batch and the model's sizes, by name.
+        usual: the names of those that are timed if none is named.
+        trial: a small batch and sizes, at which a wrong gradient shows.
+        flops: `(params, sizes, rows) -> int`, the floating-point operations of a step's products.
+        shown: the sizes that a table's title tells.
+        telling_rows: the largest batch at which a mistake shows; where all are larger, the trial is held first.
+        peers: modules by library: of `jaxgrad.bench` for flax and equinox, with `make(params, sizes)` and
+            `loss(model, batch)`; of `torchref` for torch, with ways to train, as `torchref.steps` has them.
+    """
+
+    sizes: Mapping[str, tuple[int, Any]]
+    usual: tuple[str, ...]
+    trial: tuple[int, Any]
+    flops: Callable[[Any, Any, int], int]
+    shown: tuple[str, ...]
+    telling_rows: int = 0
+    peers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
     """A model as a record. `params` is a NamedTuple tree of arrays; `batch` has the fields X and Y, by rows.
@@ -168,6 +192,7 @@ class Model:
         hidden: the four nodes of a saturating layer: its output, its input, and the batch's mean and variance.
         logits: the node that holds a batch's logits.
         lesson: what the checker of a reader's derivatives is told of it.
+        benchmark: what is timed of it, and against whom.
     """
 
     name: str
@@ -209,6 +234,7 @@ class Model:
     hidden: tuple[str, str, str, str] | None = None
     logits: str | None = None
     lesson: Lesson = Lesson()
+    benchmark: Benchmark | None = None
 
 
 def jax_grad(model: Model) -> Gradients:
