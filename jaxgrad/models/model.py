@@ -160,6 +160,7 @@ class Model:
         gradients: hand-written ways by name, `(params, batch, sizes, key=None) -> (loss, cotangents)`, the one that
             training takes unless it is told otherwise first.
         nodes: the same ways for parity, `(params, batch, sizes) -> (loss, cotangents, nodes' cotangents by name)`.
+            `without_nodes` makes one of `gradients` from one that takes a key too.
         predict: `(params, extra, X, sizes) -> logits`, of the shape of Y and the vocabulary.
         sample: `(params, extra, sizes, key, n_words, longest, temperature, top_k, prompt) -> symbols` of the shape
             `(n_words, longest)`, 0 after a word's end; `top_k` is None or how many symbols are drawn from, `prompt` the
@@ -235,6 +236,16 @@ class Model:
     logits: str | None = None
     lesson: Lesson = Lesson()
     benchmark: Benchmark | None = None
+
+
+def without_nodes(way: Callable[..., tuple[Any, Any, Any]]) -> Gradients:
+    """A way of `nodes` as one of `gradients`. Under `jit` what nodes alone would need is not computed."""
+
+    def gradients(params: Any, batch: Any, sizes: Any, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
+        loss, cotangents, _ = way(params, batch, sizes, key)
+        return loss, cotangents
+
+    return gradients
 
 
 def jax_grad(model: Model) -> Gradients:

@@ -11,7 +11,7 @@ from jaxgrad.models.gpt.forward import loss
 from jaxgrad.models.gpt.lesson import LESSON
 from jaxgrad.models.gpt.params import Params
 from jaxgrad.models.gpt.sizes import Sizes
-from jaxgrad.models.model import Benchmark, Checkpoints, Model, named
+from jaxgrad.models.model import Benchmark, Checkpoints, Model, named, without_nodes
 from jaxgrad.models.sequence_sampling import words_by
 from jaxgrad.models.sequences import IGNORED, RECIPE, Batch
 
@@ -57,7 +57,7 @@ MODEL = Model(
     examples=lambda words, vocabulary, sizes: sequences.examples(words, vocabulary, sizes.block),
     shapes=lambda sizes: ((sizes.block,), (sizes.block,)),
     loss=loss,
-    gradients={"fused": fused.fused, "by-node": by_node.by_node},
+    gradients={"fused": fused.fused, "by-node": without_nodes(by_node.nodes_by_node)},
     nodes={"by-node": by_node.nodes_by_node, "fused": fused.nodes_fused},
     predict=lambda params, extra, X, sizes: sample.predict(params, X, sizes),
     sample=words_by(sample.sample),

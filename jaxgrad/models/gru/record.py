@@ -5,7 +5,7 @@ from jaxgrad.models.gru import by_node, fused, params, sample
 from jaxgrad.models.gru.forward import loss
 from jaxgrad.models.gru.params import Params
 from jaxgrad.models.gru.sizes import Sizes
-from jaxgrad.models.model import Benchmark, Model
+from jaxgrad.models.model import Benchmark, Model, without_nodes
 from jaxgrad.models.sequence_sampling import words_by
 from jaxgrad.models.sequences import IGNORED, RECIPE, Batch
 
@@ -39,7 +39,7 @@ MODEL = Model(
     examples=lambda words, vocabulary, sizes: sequences.examples(words, vocabulary, sizes.block),
     shapes=lambda sizes: ((sizes.block,), (sizes.block,)),
     loss=loss,
-    gradients={"fused": fused.fused, "by-node": by_node.by_node},
+    gradients={"fused": without_nodes(fused.nodes_fused), "by-node": without_nodes(by_node.nodes_by_node)},
     nodes={"by-node": by_node.nodes_by_node, "fused": fused.nodes_fused},
     predict=lambda params, extra, X, sizes: sample.predict(params, X),
     sample=words_by(
