@@ -91,3 +91,27 @@ class GPT2LMHeadModel(nn.Module):
 def loss(model: nn.Module, X: Tensor, Y: Tensor) -> Tensor:
     """The mean cross-entropy of the targets that are not -1."""
     return F.cross_entropy(model(X).flatten(0, 1), Y.flatten().long(), ignore_index=-1)
+
+
+# What a block's tensors are called in the parameters of `torchref.gpt`, where those of all layers are stacked.
+_OF_BLOCK = {
+    "ln1_gain": "ln_1.weight", "ln1_bias": "ln_1.bias", "qkv_w": "attn.c_attn.weight", "qkv_b": "attn.c_attn.bias",
+    "proj_w": "attn.c_proj.weight", "proj_b": "attn.c_proj.bias", "ln2_gain": "ln_2.weight", "ln2_bias": "ln_2.bias",
+    "fc_w": "mlp.c_fc.weight", "fc_b": "mlp.c_fc.bias", "out_w": "mlp.c_proj.weight", "out_b": "mlp.c_proj.bias",
+}  # fmt: skip
+_OF_MODEL = {"tokens": "wte.weight", "positions": "wpe.weight", "ln_gain": "ln_f.weight", "ln_bias": "ln_f.bias"}
+
+
+def from_params(params: dict[str, Tensor], heads: int) -> GPT2LMHeadModel:
+    """A module that holds the parameters of `torchref.gpt`, with learned positions and a tied head, on their device."""
+    (vocab_size, width), block = params["tokens"].shape, len(params["positions"])
+    layers = len(params["blocks.qkv_w"])
+    model = GPT2LMHeadModel(vocab_size, layers, heads, width, block)
+    model.to(params["tokens"])
+    with torch.no_grad():
+        for name, place in _OF_MODEL.items():
+            model.get_parameter(f"transformer.{place}").copy_(params[name])
+        for name, place in _OF_BLOCK.items():
+            for layer in range(layers):
+                model.get_parameter(f"transformer.h.{layer}.{place}").copy_(params[f"blocks.{name}"][layer])
+    return model

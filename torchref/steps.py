@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchref import by_hand as hand
 from torchref import module
@@ -23,17 +23,17 @@ class Training(NamedTuple):
     parameters: list[Tensor]
 
 
-def autograd(params: dict[str, Tensor], lr: float) -> Training:
+def autograd(params: dict[str, Tensor], lr: float, **sizes: object) -> Training:
     """The module of `torchref.module`, eager, under autograd and `torch.optim.SGD`."""
-    return _of_module(params, lr, lambda loss: loss)
+    return of_module(module.from_notebook(params), F.cross_entropy, lr)
 
 
-def compiled(params: dict[str, Tensor], lr: float) -> Training:
+def compiled(params: dict[str, Tensor], lr: float, **sizes: object) -> Training:
     """The same with forward and backward from `torch.compile`, which compiles at the first step."""
-    return _of_module(params, lr, lambda loss: torch.compile(loss, fullgraph=True, dynamic=False))
+    return of_module(module.from_notebook(params), F.cross_entropy, lr, compiled=True)
 
 
-def by_hand(params: dict[str, Tensor], lr: float) -> Training:
+def by_hand(params: dict[str, Tensor], lr: float, **sizes: object) -> Training:
     """The gradients of `torchref.by_hand`, subtracted in place."""
     params = {name: p.detach().clone() for name, p in params.items()}
 
@@ -46,10 +46,14 @@ def by_hand(params: dict[str, Tensor], lr: float) -> Training:
     return Training(step, list(params.values()))
 
 
-def _of_module(params: dict[str, Tensor], lr: float, wrap: Callable[[Loss], Loss]) -> Training:
-    model = module.from_notebook(params)
+def of_module(model: nn.Module, loss: Loss, lr: float, compiled: bool = False) -> Training:
+    """Steps of `torch.optim.SGD` on a module whose output and the targets are given to `loss`."""
     optimizer = torch.optim.SGD(model.parameters(), lr)
-    loss_of = wrap(lambda Xb, Yb: F.cross_entropy(model(Xb), Yb))
+
+    def of_batch(Xb: Tensor, Yb: Tensor) -> Tensor:
+        return loss(model(Xb), Yb)
+
+    loss_of = torch.compile(of_batch, fullgraph=True, dynamic=False) if compiled else of_batch
 
     def step(Xb: Tensor, Yb: Tensor) -> Tensor:
         optimizer.zero_grad()

@@ -11,15 +11,17 @@ batch, where gradients are largest; how training bends small differences is left
 this rate they do not grow. The tolerance of a loss is then `DEVIATIONS` times the root of $V_k$.
 """
 
+import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxgrad.bench.task import Task, examples, rows
-from jaxgrad.checking.measure import measure, shaken
-from jaxgrad.models.mlp.forward import Batch, Params, forward
+from jaxgrad.checking.compare import Noise
+from jaxgrad.checking.measure import Shaken, measure, shaken
+from jaxgrad.models.model import Model
 
 # Of a normal error known from 32 samples, a chance of 1 in 15 million: once in thousands of checks of 100 steps.
 DEVIATIONS = 7.0
@@ -40,22 +42,22 @@ def tolerances(task: Task, steps: int) -> np.ndarray:
     """How far from the others a loss may be, for the loss before each update and the one after the last: steps + 1."""
     first = rows(task, 1)[0]
     batch = jax.tree.map(lambda symbols: np.asarray(symbols)[first], examples(task))
-    (_, grads), (of_loss, of_grads) = measure(_LOSS_AND_GRADS, "float32", task.params, batch)
+    run = _loss_and_gradients(task.model, task.size.sizes)
+    (_, found), (of_loss, noise) = measure(run, "float32", task.params, batch)
+    grads, params = jax.tree.leaves(found), jax.tree.leaves(task.params)
+    of_grads = jax.tree.leaves(noise, is_leaf=lambda node: isinstance(node, Noise))
     k = np.arange(steps + 1)
     by_gradients = sum(float((g**2 * n.deviation**2).sum()) for g, n in zip(grads, of_grads, strict=True))
     unit = 2.0**-24
-    by_updates = sum(
-        float((g**2 * np.asarray(p, np.float64) ** 2).sum()) for g, p in zip(grads, task.params, strict=True)
-    )
+    by_updates = sum(float((g**2 * np.asarray(p, np.float64) ** 2).sum()) for g, p in zip(grads, params, strict=True))
     of_loss = float(of_loss.deviation) ** 2
     return DEVIATIONS * np.sqrt(of_loss + (k * task.learning_rate) ** 2 * by_gradients + k * unit**2 * by_updates)
 
 
-def _loss(params: Params, batch: Batch) -> jax.Array:
-    return forward(params, batch).loss
-
-
-_LOSS_AND_GRADS = shaken(jax.value_and_grad(_loss))
+@functools.cache
+def _loss_and_gradients(model: Model, sizes: Any) -> Shaken:
+    """`jax.grad`'s program as `measure` evaluates it: compiled once for the sizes."""
+    return shaken(jax.value_and_grad(lambda params, batch: model.loss(params, batch, sizes)))
 
 
 def judge(losses: Mapping[str, np.ndarray], limits: np.ndarray) -> dict[str, Judged]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from jaxgrad import files
 from jaxgrad.bench.report import SCHEMA
 from jaxgrad.errors import JaxgradError
+from jaxgrad.models import DEFAULT
 
 # What a time cannot be compared across.
 MACHINE = ("cpu", "cores", "machine", "jax_device_kind", "torch_device_kind", "torch_threads")
@@ -83,11 +84,17 @@ def _whole(run: dict[str, Any]) -> bool:
 
 def _timed(run: dict[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
     return {
-        (f"{size['batch']} x {size['hidden']}", peer["name"]): peer["seconds_per_step"]
+        (_told(size), peer["name"]): peer["seconds_per_step"]
         for size in run["sizes"]
         for peer in size["peers"]
         if peer["reason"] is None
     }
+
+
+def _told(size: dict[str, Any]) -> str:
+    """The numbers of a size, after its model's name where that is not the notebook's."""
+    numbers = " x ".join(str(size[name]) for name in ("batch", *size.get("shown", ["hidden"])))
+    return numbers if size.get("model", DEFAULT) == DEFAULT else f"{size['model']}, {numbers}"
 
 
 def _change(size: str, peer: str, before: dict[str, float], after: dict[str, float]) -> Change:

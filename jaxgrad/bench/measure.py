@@ -13,11 +13,12 @@ from jaxgrad.bench import agreement, jax_peers, peak
 from jaxgrad.bench.agreement import Judged
 from jaxgrad.bench.peak import Peak
 from jaxgrad.bench.peers import Peer, Place, Ready
-from jaxgrad.bench.task import Size, Task
+from jaxgrad.bench.task import Size, Task, benchmark
 from jaxgrad.bench.task import task as task_of
 from jaxgrad.bench.timing import rounds_of
 from jaxgrad.corpus import Corpus
 from jaxgrad.errors import JaxgradError
+from jaxgrad.models.model import Model
 from jaxgrad.parity.engines import jax_device, torch_device
 
 # A check of all steps that would take a competitor longer than so many seconds is cut down to fit, but not below
@@ -26,10 +27,10 @@ CHECK_STEPS, CHECK_SECONDS, LEAST_CHECK_STEPS = 100, 15.0, 10
 # After a round, threads of a library that wait for more work by spinning do so for some milliseconds.
 PAUSE = 0.02
 MOST_STEPS = 10_000
-# n for n - 1 in one term of a gradient moves losses by more than rounding does on batches up to this one, where it
-# is 1 part in 32; on 1,024 rows it no longer does. Runs without such a batch are preceded by a trial.
-TELLING_BATCH = 32
-TRIAL = Size("trial", 8, 16)
+# What a step's noise takes to measure grows with the numbers in it. A size of more than so many is given the trial's
+# tolerances, and a margin: noise of a mean falls with its terms, and grows with depth by less than so much. A wrong
+# gradient was seen at the trial, and moves a loss by far more.
+MEASURED_NUMBERS, MARGIN = 50_000_000, 8.0
 
 
 class Row(NamedTuple):
@@ -66,8 +67,9 @@ def peaks(place: Place) -> list[Peak]:
 
 
 def run(
+    model: Model,
     sizes: list[Size],
-    data: Corpus,
+    read: Callable[[Any], Corpus],
     peers: tuple[Peer, ...],
     place: Place,
     rounds: int,
@@ -77,22 +79,35 @@ def run(
 ) -> list[Result]:
     """Check and time the peers at each size, from the smallest batch to the largest, as `measure` does.
 
-    Who is wrong on a small batch is timed on none: where no batch is small, a trial is held first.
+    Who is wrong on a small batch is timed on none: where no batch is small, a trial is held first. `read(sizes)` is the
+    corpus as the model has it in these sizes.
     """
     results: list[Result] = []
     ordered = sorted(sizes, key=lambda size: size.batch)
     with _on(place):
-        wrong = {} if ordered[0].batch <= TELLING_BATCH else _trial(task_of(TRIAL, data), peers, place, progress)
+        trial = task_of(model, trial_of(model), read)
+        wrong = {} if telling(model, ordered) else _trial(trial, peers, place, progress)
         for size in ordered:
-            results.append(measure(task_of(size, data), peers, place, rounds, seconds, check_steps, progress, wrong))
+            task = task_of(model, size, read)
+            results.append(measure(task, peers, place, rounds, seconds, check_steps, progress, wrong, trial))
             found = {row.peer.name: row for row in results[-1].rows if row.judged is not None and row.judged.worst > 1}
             wrong |= {name: f"at size {size.name} {row.reason}" for name, row in found.items()}
     return results
 
 
-def pieces(sizes: list[Size], peers: tuple[Peer, ...], rounds: int) -> int:
+def trial_of(model: Model) -> Size:
+    """The size at which a wrong gradient of the model shows."""
+    return Size("trial", *benchmark(model).trial)
+
+
+def telling(model: Model, sizes: list[Size]) -> bool:
+    """Whether a mistake shows at one of the sizes, so that no trial need be held."""
+    return min(size.batch for size in sizes) <= benchmark(model).telling_rows
+
+
+def pieces(model: Model, sizes: list[Size], peers: tuple[Peer, ...], rounds: int) -> int:
     """How many pieces of work `run` tells of, if every competitor can be timed."""
-    trial = 0 if min(size.batch for size in sizes) <= TELLING_BATCH else len(peers)
+    trial = 0 if telling(model, sizes) else len(peers)
     return trial + len(sizes) * (2 + len(peers) + rounds + 1)
 
 
@@ -105,9 +120,11 @@ def measure(
     check_steps: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
     known_wrong: Mapping[str, str] = MappingProxyType({}),
+    trial: Task | None = None,
 ) -> Result:
     """Check and time the peers on a task, but for those that are known to be wrong, by name with the reason.
 
+    Tolerances are measured on the task, or where that is too large on the `trial`, if there is one.
     A round is as many steps for each competitor as `jax.grad`, one step at a time, does in `seconds`. Without
     `check_steps`, 100 are checked, or fewer where that takes too long. `progress` is told what comes next. A peer
     that is not there, cannot be compiled, or has other losses than most, is not timed: its row has the reason.
@@ -120,7 +137,7 @@ def measure(
         n_steps = max(1, min(MOST_STEPS, round(seconds / estimate)))
         steps = check_steps or max(LEAST_CHECK_STEPS, min(CHECK_STEPS, int(CHECK_SECONDS / estimate)))
         progress(f"{name}: what rounding explains")
-        limits = agreement.tolerances(task, steps)
+        limits = _tolerances(task, trial, steps)
         unknown = tuple(peer for peer in peers if peer.name not in known_wrong)
         running, judged, reasons = _held_together(unknown, task, place, n_steps, limits, progress)
         calls = {name: _caller(*ready) for name, ready in running.items() if name not in reasons}
@@ -138,6 +155,13 @@ def measure(
         else:
             table.append(Row(peer, None, (reasons | dict(known_wrong))[peer.name], of_peer, None, None))
     return Result(task, n_steps, steps, float(limits[-1]), table)
+
+
+def _tolerances(task: Task, trial: Task | None, steps: int) -> np.ndarray:
+    large = task.model.numbers(task.size.sizes, task.vocab_size, task.size.batch) > MEASURED_NUMBERS
+    if trial is None or not large:
+        return agreement.tolerances(task, steps)
+    return MARGIN * agreement.tolerances(trial, steps)
 
 
 def _trial(task: Task, peers: tuple[Peer, ...], place: Place, progress: Callable[[str], None]) -> dict[str, str]:

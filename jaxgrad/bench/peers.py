@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from jaxgrad.bench.task import Task
+from jaxgrad.bench.task import Task, benchmark
 from jaxgrad.errors import JaxgradError, not_installed
 
 
@@ -38,6 +38,14 @@ class Peer(NamedTuple):
     name: str
     library: str
     prepare: Prepare
+
+
+def module_of(task: Task, library: str) -> str:
+    """The module that has the task's model in a library; raises `JaxgradError` where it is not written."""
+    module = benchmark(task.model).peers.get(library)
+    if module is None:
+        raise JaxgradError(f"the model {task.model.name} is not written in {library}")
+    return module
 
 
 def _lazy(module: str, function: str, *args: Any) -> Prepare:

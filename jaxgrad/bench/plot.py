@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxgrad import files
+from jaxgrad.bench.report import titled
 from jaxgrad.plots.theme import LIGHT, Theme, blank, image, title
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _panel(axes: "Axes", size: dict[str, Any], theme: Theme) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.grid(visible=False)
     axes.set_xlabel("µs a step (log scale)")
-    title(axes, theme, f"{size['name']}: batch {size['batch']:,}, hidden {size['hidden']:,}")
+    title(axes, theme, titled(size))
 
 
 def _short(value: float) -> str:

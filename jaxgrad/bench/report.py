@@ -1,5 +1,6 @@
 """A run of the benchmark as JSON, and that JSON as tables in a terminal."""
 
+import dataclasses
 import os
 import platform
 import statistics
@@ -16,7 +17,7 @@ from rich.text import Text
 from jaxgrad.bench.measure import Result, Row
 from jaxgrad.bench.peak import Peak, jax_precision
 from jaxgrad.bench.peers import REFERENCE, TORCH, Place
-from jaxgrad.bench.task import EMB_SIZE, SEED, flops
+from jaxgrad.bench.task import SEED, benchmark, flops
 from jaxgrad.bench.timing import timing
 from jaxgrad.checking import report as checks
 from jaxgrad.checking.report import version
@@ -31,8 +32,9 @@ def to_json(results: list[Result], peaks: list[Peak], place: Place, rounds: int)
     `peaks`, one for each library: library, device, rows of its square product, flops_per_second, precision (the
     library's setting, which is its default) and error (what that precision means: the relative root mean square
     error of a product of 16 terms).
-    `sizes`, one for each: name, batch, hidden, vocab, context, embedding, learning_rate, seed, flops_per_step (see
-    `task.flops`), rounds, steps_per_round, steps_checked, tolerance (of the loss after the last of them) and `peers`.
+    `sizes`, one for each: name, model (none in runs of before there was a choice: mlp), batch, the model's own sizes by
+    name, shown (those that a title tells), vocab, learning_rate, seed, flops_per_step (see the model's record), rounds,
+    steps_per_round, steps_checked, tolerance (of the loss after the last of them) and `peers`.
 
     A peer has name, library, device, and `reason`: null, or why it was not timed, and then only what is known of it.
     loss: after the steps checked, null if it never ran · worst: its largest distance from the median of all losses, in
@@ -77,10 +79,12 @@ def _size(result: Result, peaks: list[Peak], place: Place, rounds: int) -> dict[
     task = result.task
     seconds = {row.peer.name: row.seconds for row in result.rows}
     return {
-        **task.size._asdict(),
-        "vocab": task.params.C.shape[0],
-        "context": task.examples.X.shape[1],
-        "embedding": EMB_SIZE,
+        "name": task.size.name,
+        "model": task.model.name,
+        "batch": task.size.batch,
+        **dataclasses.asdict(task.size.sizes),
+        "shown": list(benchmark(task.model).shown),
+        "vocab": task.vocab_size,
         "learning_rate": task.learning_rate,
         "seed": SEED,
         "flops_per_step": flops(task),
@@ -162,11 +166,14 @@ def _torch_environment(place: Place) -> dict[str, Any]:
     }
 
 
+def titled(size: dict[str, Any]) -> str:
+    """A size of a run in words; those of before there was a choice of models are the notebook's."""
+    told = ", ".join(f"{name} {size[name]:,}" for name in ("batch", *size.get("shown", ["hidden"])))
+    return f"{size['name']}: {told}"
+
+
 def _table(size: dict[str, Any]) -> Table:
-    title = (
-        f"{size['name']}: batch {size['batch']:,}, hidden {size['hidden']:,}, vocabulary {size['vocab']};"
-        f" {figures(size['flops_per_step'] / 1e6)} MFLOP a step"
-    )
+    title = f"{titled(size)}, vocabulary {size['vocab']}; {figures(size['flops_per_step'] / 1e6)} MFLOP a step"
     caption = (
         f"{size['rounds']} rounds of {size['steps_per_round']:,} steps;"
         f" losses agree within {size['tolerance']:.1e} after {size['steps_checked']} steps"

@@ -1,6 +1,7 @@
-"""What every competitor is given: sizes, parameters, examples, the key of the batches; and what a step costs."""
+"""What every competitor is given: a model and its sizes, parameters, examples, the key of the batches."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,32 +9,29 @@ import numpy as np
 
 from jaxgrad import batches, corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp.forward import Batch, Params, init
-from jaxgrad.models.mlp.sizes import Sizes
+from jaxgrad.models.model import Benchmark, Model, check_rows
 
-EMB_SIZE = 10
 SEED = 0
 LEARNING_RATE = 0.1
 
 
 class Size(NamedTuple):
-    """Rows of a batch and hidden neurons, under a name."""
+    """Rows of a batch and the model's sizes, under a name."""
 
     name: str
     batch: int
-    hidden: int
-
-
-SIZES = {size.name: size for size in (Size("seed", 32, 200), Size("middle", 1024, 1024), Size("large", 8192, 4096))}
+    sizes: Any
 
 
 class Task(NamedTuple):
     """Train from `params`, by SGD at `learning_rate`, on the batches that `key` draws from `examples`; NumPy arrays."""
 
+    model: Model
     size: Size
-    params: Params
-    examples: corpus.Split
+    params: Any
+    examples: Any
     key_data: np.ndarray
+    vocab_size: int
     learning_rate: float = LEARNING_RATE
 
     @property
@@ -42,28 +40,34 @@ class Task(NamedTuple):
         return jax.random.wrap_key_data(jnp.asarray(self.key_data))
 
 
-def task(size: Size, data: corpus.Corpus) -> Task:
-    """The task of a size on the training split of a corpus, the same on every machine.
+def benchmark(model: Model) -> Benchmark:
+    """What is timed of a model; raises `JaxgradError` where its record does not say."""
+    if model.benchmark is None:
+        raise JaxgradError(f"the record of the model {model.name} names no sizes to time; give it a benchmark")
+    return model.benchmark
 
-    Raises `JaxgradError` for a size that has no batch norm.
+
+def sizes_of(model: Model) -> dict[str, Size]:
+    """The sizes that are timed of a model, by name."""
+    return {name: Size(name, *size) for name, size in benchmark(model).sizes.items()}
+
+
+def task(model: Model, size: Size, read: Callable[[Any], corpus.Corpus]) -> Task:
+    """The task of a size on the training split of `read(sizes)`, a corpus; the same on every machine.
+
+    Raises `JaxgradError` for a batch of too few rows.
     """
-    if size.batch < 2 or size.hidden < 1:
-        raise JaxgradError(
-            f"batch is {size.batch} and hidden {size.hidden}; Bessel's correction needs 2 rows, and a layer 1 neuron"
-        )
+    check_rows(model, size.batch)
+    data = read(size.sizes)
     drawn, initial = jax.random.split(jax.random.key(SEED))
-    params = init(initial, len(data.vocabulary), data.train.X.shape[1], EMB_SIZE, size.hidden)
-    return Task(size, jax.tree.map(np.asarray, params), data.train, np.asarray(jax.random.key_data(drawn)))
+    params = model.init(initial, size.sizes, len(data.vocabulary), jnp.float32)
+    kept = jax.tree.map(np.asarray, params)
+    return Task(model, size, kept, data.train, np.asarray(jax.random.key_data(drawn)), len(data.vocabulary))
 
 
-def sizes_of(task: Task) -> Sizes:
-    """The sizes of the task's model."""
-    return Sizes(hidden=task.size.hidden, context=task.examples.X.shape[1], embedding=EMB_SIZE)
-
-
-def examples(task: Task) -> Batch:
+def examples(task: Task) -> Any:
     """The examples on JAX's default device."""
-    return Batch(jnp.asarray(task.examples.X), jnp.asarray(task.examples.Y))
+    return task.model.batch(jnp.asarray(task.examples.X), jnp.asarray(task.examples.Y))
 
 
 def rows(task: Task, n_steps: int) -> np.ndarray:
@@ -73,13 +77,5 @@ def rows(task: Task, n_steps: int) -> np.ndarray:
 
 
 def flops(task: Task) -> int:
-    r"""Floating-point operations of one step's products and of the embedding's sum.
-
-    A product of (m, k) and (k, n) takes $2mnk$. Each of the two linear layers has three of one size: $xW$ forward;
-    $dy\,W^T$ and $x^T dy$ backward. With B rows, E = n · emb_size inputs, H neurons and V symbols that is
-    $3 \cdot 2BEH + 3 \cdot 2BHV = 6BH(E + V)$. Looking rows up computes nothing; the scatter-add of their
-    cotangents takes BE additions. Elementwise operations are left out, as is usual.
-    """
-    n_emb, h_size = task.params.W1.shape
-    vocab_size, batch = task.params.C.shape[0], task.size.batch
-    return 6 * batch * h_size * (n_emb + vocab_size) + batch * n_emb
+    """Floating-point operations of one step, as the model's record counts them."""
+    return benchmark(task.model).flops(task.params, task.size.sizes, task.size.batch)

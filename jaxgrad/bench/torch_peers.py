@@ -1,6 +1,8 @@
 """PyTorch's competitors, fed the rows that JAX draws."""
 
 import contextlib
+import dataclasses
+import importlib
 import signal
 import threading
 import time
@@ -8,9 +10,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxgrad.bench.peers import Place, Ready
+from jaxgrad.bench.peers import Place, Ready, module_of
 from jaxgrad.bench.task import Task, rows
 from jaxgrad.errors import JaxgradError
+from jaxgrad.models.model import named
 from jaxgrad.parity.engines import torch_device
 
 # Rows of this many batches are kept; a longer run begins with the first again.
@@ -22,19 +25,22 @@ class TooLong(BaseException):
 
 
 def training(way: str, task: Task, place: Place, n_steps: int) -> Ready:
-    """A Python loop over the step of `torchref.steps.<way>`; rows are drawn beforehand, which no time includes.
+    """A Python loop over the step of the model's module in `torchref`; rows are drawn beforehand, in no one's time.
 
-    Raises `JaxgradError` for a device that PyTorch does not have, and where `torch.compile` fails or takes too long.
+    Raises `JaxgradError` for a model that is not written so, for a device that PyTorch does not have, and where
+    `torch.compile` fails or takes too long.
     """
     import torch
 
-    from torchref import steps
-
+    steps = importlib.import_module(f"torchref.{module_of(task, 'torch')}")
+    if not hasattr(steps, way):
+        raise JaxgradError(f"the model {task.model.name} is not written in torch {way.replace('_', ' ')}")
     device = torch_device(place.torch_device)
-    params = {name: torch.tensor(p, device=device) for name, p in task.params._asdict().items()}
+    params = {name: torch.tensor(p, device=device) for name, p in named(task.params).items()}
     X, Y = (torch.tensor(symbols, dtype=torch.int64, device=device) for symbols in task.examples)
     drawn = torch.tensor(rows(task, KEPT_BATCHES), dtype=torch.int64, device=device)
-    step, parameters = getattr(steps, way)(params, task.learning_rate)
+    sizes = dataclasses.asdict(task.size.sizes)
+    step, parameters = getattr(steps, way)(params, task.learning_rate, **sizes)
     initial = [p.detach().clone() for p in parameters]
 
     def begin() -> int:

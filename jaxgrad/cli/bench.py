@@ -1,19 +1,25 @@
 """`jaxgrad bench`: competitors timed side by side, and two such runs compared."""
 
+import dataclasses
+import functools
 import itertools
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jaxgrad import models
 from jaxgrad.cli.app import CorpusOption, JsonOption, Platform
 from jaxgrad.cli.progress import bar, stoppable
+from jaxgrad.cli.sized import ModelOption
 from jaxgrad.errors import JaxgradError
 
 if TYPE_CHECKING:
     from jaxgrad.bench.task import Size
+    from jaxgrad.corpus import Corpus
+    from jaxgrad.models.model import Model
 
 app = typer.Typer()
 
@@ -21,12 +27,13 @@ app = typer.Typer()
 @app.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
+    model: ModelOption = models.DEFAULT,
     size: Annotated[
         list[str] | None,
-        typer.Option(help="seed (batch 32, hidden 200), middle (1024, 1024) or large (8192, 4096); may be repeated."),
+        typer.Option(help="One of the model's, such as seed, middle or large; may be repeated."),
     ] = None,
     batch: Annotated[int | None, typer.Option(min=2, help="Rows of a batch, for a size of your own.")] = None,
-    hidden: Annotated[int | None, typer.Option(min=1, help="Hidden neurons, for a size of your own.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="Its hidden neurons, or the model's width.")] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Interleaved rounds; their median and quartiles are shown.")] = 9,
     seconds: Annotated[float, typer.Option(min=0.001, help="How long a round of one competitor lasts, about.")] = 0.1,
     check_steps: Annotated[
@@ -49,7 +56,7 @@ def bench(
 ) -> None:
     """Time a training step of every competitor: hand-written gradients, jax.grad, PyTorch, Flax, Equinox.
 
-    Sizes are seed and middle if none is given. One competitor whose losses are not those of the others is not timed.
+    One competitor whose losses are not those of the others is not timed.
 
     Example: jaxgrad bench --size seed --json a.json --png a.png · jaxgrad bench --compare a.json b.json
     """
@@ -68,19 +75,27 @@ def bench(
     from jaxgrad import files
     from jaxgrad.bench import measure, plot, report
     from jaxgrad.bench import peers as competitors
+    from jaxgrad.models.model import load_corpus
 
-    sizes = _sizes(size or [], batch, hidden)
+    timed = models.record(model)
+    sizes = _sizes(timed, size or [], batch, hidden)
     some = competitors.chosen(peers)
     place = competitors.Place(device.value, torch_device, compile_limit)
-    data = corpora.load(corpora.shipped("names.txt") if corpus is None else corpus)
+    path = corpora.shipped("names.txt") if corpus is None else corpus
+
+    @functools.cache
+    def read(own: Any) -> "Corpus":
+        """The corpus in the model's examples; as one stream where it takes one, because rows of words have gaps."""
+        return load_corpus(timed, own, path, timed.streams)
+
     # Where nobody looks, nothing need be shortened to fit.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     done = itertools.count(1)
-    with bar(1 + measure.pieces(sizes, some, rounds), "pieces") as update:
+    with bar(1 + measure.pieces(timed, sizes, some, rounds), "pieces") as update:
         update(0, "the fastest product")
         peaks = measure.peaks(place)
         results = measure.run(
-            sizes, data, some, place, rounds, seconds, check_steps, lambda text: update(next(done), text)
+            timed, sizes, read, some, place, rounds, seconds, check_steps, lambda text: update(next(done), text)
         )
     run = report.to_json(results, peaks, place, rounds)
     if json is not None:
@@ -90,20 +105,22 @@ def bench(
     console.print(report.tables(run))
 
 
-def _sizes(names: list[str], batch: int | None, hidden: int | None) -> "list[Size]":
-    from jaxgrad.bench.task import SIZES, Size
+def _sizes(model: "Model", names: list[str], batch: int | None, hidden: int | None) -> "list[Size]":
+    from jaxgrad.bench.task import Size, benchmark, sizes_of
 
+    known = sizes_of(model)
     for name in names:
-        if name not in SIZES:
+        if name not in known:
             raise JaxgradError(
-                f"there is no size {name!r}; choose from {', '.join(SIZES)}, or give --batch and --hidden"
+                f"there is no size {name!r}; choose from {', '.join(known)}, or give --batch and --hidden"
             )
     if (batch is None) != (hidden is None):
         raise JaxgradError(f"--batch is {batch} and --hidden {hidden}; a size of your own needs both")
-    chosen = [SIZES[name] for name in dict.fromkeys(names)]
+    chosen = [known[name] for name in dict.fromkeys(names)]
     if batch is not None and hidden is not None:
-        chosen.append(Size("own", batch, hidden))
-    return chosen or [SIZES["seed"], SIZES["middle"]]
+        least = known[benchmark(model).usual[0]].sizes
+        chosen.append(Size("own", batch, dataclasses.replace(least, **{str(model.swept): hidden})))
+    return chosen or [known[name] for name in benchmark(model).usual]
 
 
 def _compare(before: Path, after: Path, json: Path | None) -> None:

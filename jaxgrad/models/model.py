@@ -117,6 +117,30 @@ class Lesson:
     epsilon_in: str = "forward adds {0:g} to a variance"
 
 
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What is timed of a model, and against whom.
+
+    Args:
+        sizes: rows of a batch and the model's sizes, by name.
+        usual: the names of those that are timed if none is named.
+        trial: a small batch and sizes, at which a wrong gradient shows.
+        flops: `(params, sizes, rows) -> int`, the floating-point operations of a step's products.
+        shown: the sizes that a table's title tells.
+        telling_rows: the largest batch at which a mistake shows; where all are larger, the trial is held first.
+        peers: modules by library: of `jaxgrad.bench` for flax and equinox, with `make(params, sizes)` and
+            `loss(model, batch)`; of `torchref` for torch, with ways to train, as `torchref.steps` has them.
+    """
+
+    sizes: Mapping[str, tuple[int, Any]]
+    usual: tuple[str, ...]
+    trial: tuple[int, Any]
+    flops: Callable[[Any, Any, int], int]
+    shown: tuple[str, ...]
+    telling_rows: int = 0
+    peers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
     """A model as a record. `params` is a NamedTuple tree of arrays; `batch` has the fields X and Y, by rows.
@@ -136,6 +160,7 @@ class Model:
         gradients: hand-written ways by name, `(params, batch, sizes, key=None) -> (loss, cotangents)`, the one that
             training takes unless it is told otherwise first.
         nodes: the same ways for parity, `(params, batch, sizes) -> (loss, cotangents, nodes' cotangents by name)`.
+            `without_nodes` makes one of `gradients` from one that takes a key too.
         predict: `(params, extra, X, sizes) -> logits`, of the shape of Y and the vocabulary.
         sample: `(params, extra, sizes, key, n_words, longest, temperature, top_k, prompt) -> symbols` of the shape
             `(n_words, longest)`, 0 after a word's end; `top_k` is None or how many symbols are drawn from, `prompt` the
@@ -168,6 +193,7 @@ class Model:
         hidden: the four nodes of a saturating layer: its output, its input, and the batch's mean and variance.
         logits: the node that holds a batch's logits.
         lesson: what the checker of a reader's derivatives is told of it.
+        benchmark: what is timed of it, and against whom.
     """
 
     name: str
@@ -209,6 +235,17 @@ class Model:
     hidden: tuple[str, str, str, str] | None = None
     logits: str | None = None
     lesson: Lesson = Lesson()
+    benchmark: Benchmark | None = None
+
+
+def without_nodes(way: Callable[..., tuple[Any, Any, Any]]) -> Gradients:
+    """A way of `nodes` as one of `gradients`. Under `jit` what nodes alone would need is not computed."""
+
+    def gradients(params: Any, batch: Any, sizes: Any, key: PRNGKeyArray | None = None) -> tuple[Array, Any]:
+        loss, cotangents, _ = way(params, batch, sizes, key)
+        return loss, cotangents
+
+    return gradients
 
 
 def jax_grad(model: Model) -> Gradients:

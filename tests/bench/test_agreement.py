@@ -6,6 +6,8 @@ import pytest
 from jaxgrad import corpus
 from jaxgrad.bench.agreement import judge, tolerances
 from jaxgrad.bench.task import Size, task
+from jaxgrad.models.mlp.record import MODEL
+from jaxgrad.models.mlp.sizes import Sizes
 
 LIMITS = np.full(3, 1e-6)
 
@@ -30,7 +32,8 @@ def test_a_loss_that_is_no_number_is_wrong_and_spoils_no_other(value: float):
 
 
 def test_tolerances_grow_with_the_steps_and_stay_near_roundoff():
-    limits = tolerances(task(Size("own", 8, 16), corpus.load(corpus.shipped("names.txt"))), 100)
+    own = task(MODEL, Size("own", 8, Sizes(hidden=16)), lambda sizes: corpus.load(corpus.shipped("names.txt")))
+    limits = tolerances(own, 100)
     assert limits.shape == (101,) and (np.diff(limits) > 0).all()
     # A few roundings of a loss near 3.4, each of 4 eps; a hundred steps add what they add, but no more than a digit.
     assert 4 * 2.0**-23 < limits[0] < limits[100] < 10 * limits[0]

@@ -14,13 +14,13 @@ from jaxgrad.bench import jax_peers, measure, torch_peers
 from jaxgrad.bench.peers import PEERS, Peer, Place, Ready, chosen
 from jaxgrad.bench.task import Size, task
 from jaxgrad.errors import JaxgradError
-from jaxgrad.models.mlp.kernel.launch import INTERPRET
 from jaxgrad.models.mlp.record import MODEL
+from jaxgrad.models.mlp.sizes import Sizes
 
 
 @pytest.fixture(scope="module")
 def small():
-    return task(Size("own", 8, 16), corpus.load(corpus.shipped("names.txt")))
+    return task(MODEL, Size("own", 8, Sizes(hidden=16)), lambda sizes: corpus.load(corpus.shipped("names.txt")))
 
 
 def run(small, peers: tuple[Peer, ...]) -> dict[str, measure.Row]:
@@ -69,8 +69,9 @@ def test_who_is_wrong_on_a_small_batch_is_not_timed_on_a_large_one(monkeypatch):
     monkeypatch.setitem(MODEL.gradients, "no-bessel", no_bessel_in_backward)
     peers = (*chosen("fused/scan,by-node/scan"), of_gradients("no-bessel"))
     data = corpus.load(corpus.shipped("names.txt"))
-    for sizes in ([Size("large", 64, 4)], [Size("large", 64, 4), Size("small", 8, 16)]):
-        results = measure.run(sizes, data, peers, Place(), rounds=3, seconds=0.001)
+    large, small = Size("large", 64, Sizes(hidden=4)), Size("small", 8, Sizes(hidden=16))
+    for sizes in ([large], [large, small]):
+        results = measure.run(MODEL, sizes, lambda sizes: data, peers, Place(), rounds=3, seconds=0.001)
         assert [result.task.size.batch for result in results] == sorted(size.batch for size in sizes)
         last = {row.peer.name: row for row in results[-1].rows}
         assert last["fused/scan"].seconds and last["no-bessel"].seconds is None
@@ -126,7 +127,7 @@ def losses(ready: Ready, rounds: int) -> np.ndarray:
 
 
 def test_the_kernel_that_a_gpu_would_time_trains_like_the_others(small):
-    kernel = losses(jax_peers.launched(small, INTERPRET, 3), rounds=2)
+    kernel = losses(jax_peers.training("kernel-interpreted", True, small, Place(), 3), rounds=2)
     plain = losses(PEERS["fused/scan"].prepare(small, Place(), 3), rounds=2)
     # Six steps' losses near 3.4, of a few roundings each in another order.
     np.testing.assert_allclose(kernel, plain, rtol=0, atol=8 * 3.4 * 2.0**-23)

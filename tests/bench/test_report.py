@@ -18,8 +18,8 @@ TIMED = {
     "examples_per_second", "flops_per_second", "peak_fraction", "to_jax_grad", "to_torch",
 }  # fmt: skip
 SIZE = {
-    "name", "batch", "hidden", "vocab", "context", "embedding", "learning_rate", "seed", "flops_per_step", "rounds",
-    "steps_per_round", "steps_checked", "tolerance", "peers",
+    "name", "model", "shown", "batch", "hidden", "vocab", "context", "embedding", "learning_rate", "seed",
+    "flops_per_step", "rounds", "steps_per_round", "steps_checked", "tolerance", "peers",
 }  # fmt: skip
 ENVIRONMENT = {
     "jaxgrad", "jax", "jaxlib", "optax", "flax", "equinox", "torch", "numpy", "python", "machine", "cpu", "cores",

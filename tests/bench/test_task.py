@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from jaxgrad import batches, corpus
-from jaxgrad.bench.task import SIZES, Size, examples, flops, rows, task
+from jaxgrad.bench.task import Size, examples, flops, rows, sizes_of, task
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp.forward import Batch
 from jaxgrad.models.mlp.record import MODEL
+from jaxgrad.models.mlp.sizes import Sizes
 from jaxgrad.models.model import jax_grad
 
 
@@ -19,22 +20,23 @@ def data():
 
 
 def test_rows_are_those_that_a_training_run_draws(data):
-    own = task(Size("own", 8, 16), data)
+    own = task(MODEL, Size("own", 8, Sizes(hidden=16)), lambda sizes: data)
     assert np.array_equal(rows(own, 3)[2], batches.indices(own.key, 2, 8, len(own.examples.Y)))
 
 
 def test_a_task_is_the_same_every_time(data):
-    a, b = (task(Size("own", 8, 16), data) for _ in range(2))
+    a, b = (task(MODEL, Size("own", 8, Sizes(hidden=16)), lambda sizes: data) for _ in range(2))
     assert jax.tree.all(jax.tree.map(np.array_equal, (a.params, a.key_data), (b.params, b.key_data)))
 
 
 def test_the_sizes_are_the_ones_promised():
-    assert [size[1:] for size in SIZES.values()] == [(32, 200), (1024, 1024), (8192, 4096)]
+    promised = [(32, 200), (1024, 1024), (8192, 4096)]
+    assert [(size.batch, size.sizes.hidden) for size in sizes_of(MODEL).values()] == promised
 
 
 def test_a_batch_without_batch_norm_is_refused(data):
-    with pytest.raises(JaxgradError, match="batch is 1"):
-        task(Size("own", 1, 16), data)
+    with pytest.raises(JaxgradError, match="a batch of 1: Bessel's correction"):
+        task(MODEL, Size("own", 1, Sizes(hidden=16)), lambda sizes: data)
 
 
 def products(jaxpr) -> int:
@@ -50,7 +52,7 @@ def products(jaxpr) -> int:
 
 
 def test_operations_are_those_of_the_products_in_the_program_of_jax_grad(data):
-    own = task(Size("own", 8, 16), data)
+    own = task(MODEL, Size("own", 8, Sizes(hidden=16)), lambda sizes: data)
     batch = jax.tree.map(lambda symbols: symbols[:8], examples(own))
     program = jax.make_jaxpr(lambda p, b: jax_grad(MODEL)(p, b, MODEL.sizes()))(
         jax.tree.map(jnp.asarray, own.params), Batch(*batch)

@@ -8,6 +8,7 @@ import pytest
 from jaxgrad.models.gpt import Sizes, by_node, fused
 from jaxgrad.models.gpt.forward import loss
 from jaxgrad.models.gpt.params import nowhere_zero
+from jaxgrad.models.gpt.record import MODEL
 from jaxgrad.models.sequences import Batch
 from jaxgrad.parity import cases
 from jaxgrad.parity.engines import Target, run
@@ -70,7 +71,7 @@ def test_with_dropout_both_backward_passes_are_those_of_the_forward_with_the_sam
         X = jax.random.randint(jax.random.key(1), (3, 5), 0, 7)
         batch, key = Batch(X, jnp.roll(X, -1, 1).at[0, 3:].set(-1)), jax.random.key(5)
         expected = jax.jit(jax.value_and_grad(lambda p: loss(p, batch, sizes, key)))(params)
-        for backward in (by_node.by_node, fused.fused):
+        for backward in MODEL.gradients.values():
             actual = jax.jit(lambda p, backward=backward: backward(p, batch, sizes, key))(params)
             jax.tree.map(lambda e, a: np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-14), expected, actual)
         assert not np.isclose(expected[0], jax.jit(lambda p: loss(p, batch, sizes))(params), rtol=1e-3)

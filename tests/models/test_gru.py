@@ -12,6 +12,7 @@ from jaxgrad.errors import JaxgradError
 from jaxgrad.models.gru import by_node, fused
 from jaxgrad.models.gru.forward import loss, step_forward, zero_taps
 from jaxgrad.models.gru.params import Params, init, nowhere_zero
+from jaxgrad.models.gru.record import MODEL
 from jaxgrad.models.gru.sample import extend, predict, sample, start_state
 from jaxgrad.models.gru.sizes import Sizes
 from jaxgrad.models.model import named
@@ -140,7 +141,7 @@ def test_with_dropout_both_backward_passes_are_those_of_the_forward_with_the_sam
         params, batch = jax.tree.map(jnp.asarray, case())
         key = jax.random.key(5)
         expected = jax.jit(jax.value_and_grad(lambda p: loss(p, batch, sizes, key)))(params)
-        for backward in (by_node.by_node, fused.fused):
+        for backward in MODEL.gradients.values():
             actual = jax.jit(lambda p, backward=backward: backward(p, batch, sizes, key))(params)
             jax.tree.map(lambda e, a: np.testing.assert_allclose(a, e, rtol=1e-11, atol=1e-14), expected, actual)
         assert not np.isclose(expected[0], jax.jit(lambda p: loss(p, batch, SIZES))(params), rtol=1e-3)

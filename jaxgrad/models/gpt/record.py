@@ -11,9 +11,9 @@ from jaxgrad.models.gpt.forward import loss
 from jaxgrad.models.gpt.lesson import LESSON
 from jaxgrad.models.gpt.params import Params
 from jaxgrad.models.gpt.sizes import Sizes
-from jaxgrad.models.model import Checkpoints, Model, named
+from jaxgrad.models.model import Benchmark, Checkpoints, Model, named, without_nodes
 from jaxgrad.models.sequence_sampling import words_by
-from jaxgrad.models.sequences import IGNORED, Batch
+from jaxgrad.models.sequences import IGNORED, RECIPE, Batch
 
 
 def numbers(sizes: Sizes, vocab_size: int, batch_size: int) -> int:
@@ -21,6 +21,18 @@ def numbers(sizes: Sizes, vocab_size: int, batch_size: int) -> int:
     of_params = sum(math.prod(shape) for shape in named(params.shapes(sizes, vocab_size), _is_shape).values())
     places = batch_size * sizes.block
     return 3 * of_params + places * (10 * sizes.layers * sizes.width + 1)
+
+
+def flops(params: Params, sizes: Sizes, rows: int) -> int:
+    r"""Floating-point operations of one step's products and of the embedding's sum; of recomputation none are counted.
+
+    With N numbers in the matrices and the head, every place takes $3 \cdot 2N$: a product forward and two of its size
+    backward. A layer's scores and their sums over values take $2 \cdot 2T^2d$ a sequence, and twice that backward;
+    those that causality leaves out are counted too, as is usual. The scatter-add of the embedding is an addition each.
+    """
+    b, t, d = rows, sizes.block, sizes.width
+    matrices = sum(p.size for name, p in named(params.blocks).items() if name.endswith("_w")) + params.tokens.size
+    return 6 * b * t * matrices + 12 * sizes.layers * b * t**2 * d + b * t * d
 
 
 def _is_shape(node: Any) -> bool:
@@ -45,24 +57,12 @@ MODEL = Model(
     examples=lambda words, vocabulary, sizes: sequences.examples(words, vocabulary, sizes.block),
     shapes=lambda sizes: ((sizes.block,), (sizes.block,)),
     loss=loss,
-    gradients={"fused": fused.fused, "by-node": by_node.by_node},
+    gradients={"fused": fused.fused, "by-node": without_nodes(by_node.nodes_by_node)},
     nodes={"by-node": by_node.nodes_by_node, "fused": fused.nodes_fused},
     predict=lambda params, extra, X, sizes: sample.predict(params, X, sizes),
     sample=words_by(sample.sample),
     numbers=numbers,
-    # On names.txt the dev loss was 1.986 nats a character after 20,000 steps of such a schedule (seed 0), and 1.978
-    # after 25,000 of 30,000 (seed 1).
-    recipe={
-        "steps": 25_000,
-        "batch_size": 32,
-        "learning_rate": 3e-3,
-        "optimizer": "adamw",
-        "optimizer_args": (("b2", 0.99), ("weight_decay", 0.1)),
-        # Warm-up over 1 in 40 steps from a hundredth of the rate, and a cosine back to it.
-        "schedule": "cosine_onecycle",
-        "schedule_args": (("pct_start", 0.025), ("div_factor", 100.0), ("final_div_factor", 1.0)),
-        "clip": 1.0,
-    },
+    recipe={"steps": 25_000, **RECIPE},
     # What is inside of the MLPs, and the rows of a projection, which are those of heads.
     axes={
         "blocks.fc_w": (None, None, "model"),
@@ -83,4 +83,16 @@ MODEL = Model(
     embedding="tokens",
     logits="logits",
     lesson=LESSON,
+    benchmark=Benchmark(
+        sizes={
+            "small": (32, Sizes(dropout=0.0)),
+            "middle": (8, Sizes(layers=6, heads=6, width=384, block=256, dropout=0.0)),
+            "large": (4, Sizes(layers=12, heads=12, width=768, block=256, dropout=0.0)),
+        },
+        usual=("small",),
+        trial=(4, Sizes(layers=2, heads=2, width=8, block=8, dropout=0.0)),
+        flops=flops,
+        shown=("layers", "width", "block"),
+        peers={"flax": "flax_gpt", "equinox": "equinox_gpt", "torch": "gpt_steps"},
+    ),
 )

@@ -20,14 +20,6 @@ from jaxgrad.models.sequences import Batch
 from jaxgrad.ops import GruWeights
 
 
-def by_node(
-    params: Params, batch: Batch, sizes: Sizes, key: PRNGKeyArray | None = None
-) -> tuple[Float[Array, ""], Params]:
-    """Loss and cotangents of the parameters, through every node. Raises as `forward` does."""
-    loss, dparams, _ = nodes_by_node(params, batch, sizes, key)
-    return loss, dparams
-
-
 def nodes_by_node(
     params: Params, batch: Batch, sizes: Sizes, key: PRNGKeyArray | None = None
 ) -> tuple[Float[Array, ""], Params, Nodes]:

@@ -16,18 +16,13 @@ from jaxgrad.models.sequence_nodes import Nodes, check_length, dropped
 from jaxgrad.models.sequences import IGNORED, Batch
 
 
-def fused(
-    params: Params, batch: Batch, sizes: Sizes, key: PRNGKeyArray | None = None
-) -> tuple[Float[Array, ""], Params]:
-    """Loss and cotangents of the parameters. Same results as `by_node` up to rounding. Raises as `forward` does."""
-    loss, dparams, _ = nodes_fused(params, batch, sizes, key)
-    return loss, dparams
-
-
 def nodes_fused(
     params: Params, batch: Batch, sizes: Sizes, key: PRNGKeyArray | None = None
 ) -> tuple[Float[Array, ""], Params, Nodes]:
-    """`fused` with the cotangents of the nodes between its operations; those inside of one are never formed."""
+    """Loss, cotangents of the parameters and of the nodes between operations; those inside of one are never formed.
+
+    Same results as by node, up to rounding. Raises as `forward` does.
+    """
     check_length(batch.X, sizes.block)
     emb, start = embedded(params, batch.X), start_of(params, batch.X)
     steps, residuals = ops.gru_fwd(emb, start, params.gru)

@@ -5,9 +5,9 @@ from jaxgrad.models.gru import by_node, fused, params, sample
 from jaxgrad.models.gru.forward import loss
 from jaxgrad.models.gru.params import Params
 from jaxgrad.models.gru.sizes import Sizes
-from jaxgrad.models.model import Model
+from jaxgrad.models.model import Benchmark, Model, without_nodes
 from jaxgrad.models.sequence_sampling import words_by
-from jaxgrad.models.sequences import IGNORED, Batch
+from jaxgrad.models.sequences import IGNORED, RECIPE, Batch
 
 
 def numbers(sizes: Sizes, vocab_size: int, batch_size: int) -> int:
@@ -15,6 +15,14 @@ def numbers(sizes: Sizes, vocab_size: int, batch_size: int) -> int:
     d, n = sizes.embedding, sizes.hidden
     of_params = vocab_size * (d + n + 1) + n + 3 * n * (d + n + 2)
     return 3 * of_params + batch_size * sizes.block * (d + 4 * n)
+
+
+def flops(params: Params, sizes: Sizes, rows: int) -> int:
+    """Floating-point operations of one step's products, six for each number of the matrices and place, and of the
+    embedding's sum.
+    """
+    matrices = params.gru.of_x.size + params.gru.of_h.size + params.head.size
+    return rows * sizes.block * (6 * matrices + sizes.embedding)
 
 
 def zero_biases(params: Params) -> Params:
@@ -31,7 +39,7 @@ MODEL = Model(
     examples=lambda words, vocabulary, sizes: sequences.examples(words, vocabulary, sizes.block),
     shapes=lambda sizes: ((sizes.block,), (sizes.block,)),
     loss=loss,
-    gradients={"fused": fused.fused, "by-node": by_node.by_node},
+    gradients={"fused": without_nodes(fused.nodes_fused), "by-node": without_nodes(by_node.nodes_by_node)},
     nodes={"by-node": by_node.nodes_by_node, "fused": fused.nodes_fused},
     predict=lambda params, extra, X, sizes: sample.predict(params, X),
     sample=words_by(
@@ -40,17 +48,7 @@ MODEL = Model(
         )
     ),
     numbers=numbers,
-    recipe={
-        "steps": 20_000,
-        "batch_size": 32,
-        "learning_rate": 3e-3,
-        "optimizer": "adamw",
-        "optimizer_args": (("b2", 0.99), ("weight_decay", 0.1)),
-        # As the GPT's.
-        "schedule": "cosine_onecycle",
-        "schedule_args": (("pct_start", 0.025), ("div_factor", 100.0), ("final_div_factor", 1.0)),
-        "clip": 1.0,
-    },
+    recipe={"steps": 20_000, **RECIPE},
     # The head reads states, and its rows are theirs.
     axes={"head": ("model",)},
     split=lambda sizes: {"hidden layer": sizes.hidden},
@@ -66,4 +64,15 @@ MODEL = Model(
     swept="hidden",
     embedding="tokens",
     logits="logits",
+    benchmark=Benchmark(
+        sizes={
+            "small": (32, Sizes(dropout=0.0)),
+            "middle": (32, Sizes(embedding=256, hidden=512, block=64, dropout=0.0)),
+        },
+        usual=("small",),
+        trial=(4, Sizes(embedding=4, hidden=8, block=8, dropout=0.0)),
+        flops=flops,
+        shown=("embedding", "hidden", "block"),
+        peers={"torch": "gru_steps"},
+    ),
 )
