@@ -34,13 +34,10 @@ def port(
 
     if (torch is None) == (jax is None):
         raise JaxgradError("give the other program: --torch FILE.py:MODULE or --jax FILE.py:FUNCTION")
-    made = _named(subject)()
-    if not (isinstance(made, tuple) and len(made) >= 2 and callable(made[0])):
-        raise JaxgradError(f"{subject} must return (fn, params, *inputs): the function, its parameters and its inputs")
-    fn, params, *inputs = made
+    fn, params, *inputs = subject_named(subject)
     given = None if mapping is None else porting.read(mapping)
     if torch is not None:
-        verdict = porting.compare(fn, params, *inputs, torch=_module(torch), mapping=given, seed=seed)
+        verdict = porting.compare(fn, params, *inputs, torch=module_named(torch), mapping=given, seed=seed)
     else:
         verdict = porting.compare(fn, params, *inputs, jax=_named(str(jax)), seed=seed)
     print(verdict)
@@ -53,7 +50,22 @@ def port(
     raise SystemExit(0 if verdict.agrees else 1)
 
 
-def _module(name: str) -> Any:
+def subject_named(name: str) -> tuple[Any, ...]:
+    """What the function that `FILE.py:FUNCTION` names returns: a function, its parameters and its inputs.
+
+    Raises `JaxgradError` where there is no such function, or it returns something else.
+    """
+    made = _named(name)()
+    if not (isinstance(made, tuple) and len(made) >= 2 and callable(made[0])):
+        raise JaxgradError(f"{name} must return (fn, params, *inputs): the function, its parameters and its inputs")
+    return made
+
+
+def module_named(name: str) -> Any:
+    """The torch module that `FILE.py:MODULE` names, or that a class or a function of that name makes.
+
+    Raises `JaxgradError` where there is no such name.
+    """
     found = _named(name)
     # A class or a function makes the module; a module is callable too.
     return found if hasattr(found, "named_parameters") and not isinstance(found, type) else found()
