@@ -8,8 +8,8 @@ from latex2mathml.converter import convert
 
 # What `pymdownx.arithmatex` marks: \( … \) in a span, \[ … \] in a div.
 MARKED = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.DOTALL)
-# A notebook's cells keep their dollars.
-IN_CELLS = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", flags=re.DOTALL)
+# A notebook's cells keep their dollars; a formula ends with its paragraph.
+IN_CELLS = re.compile(r"\$\$(.+?)\$\$|\$((?:[^$\n]|\n(?!\n))+?)\$", flags=re.DOTALL)
 CODE = re.compile(r"(<(pre|code|script|style|svg)\b.*?</\2>|<[^>]*>)", flags=re.DOTALL)
 
 
