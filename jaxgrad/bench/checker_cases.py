@@ -22,6 +22,7 @@ class Case(NamedTuple):
 
     `where` is the argument whose cotangent the mistake spoils. `domains` are `check`'s, by argument; an argument drawn
     from integers is one of integers. `build` makes of the plain function and a backward pass the function under test.
+    `order` is how often that function can be differentiated, once or twice.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Case(NamedTuple):
     faulty: Backward
     domains: Mapping[str, Domain] = {}
     build: Callable[[Callable[..., Array], Backward], Callable[..., Array]] | None = None
+    order: int = 2
 
     def args(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """The shapes and types of the arguments."""
@@ -394,5 +396,5 @@ CASES = (
     Case("blocks of four", "the last, shorter block is left out", "x", {"x": (10, 3)},
          _blocks, lambda x, dy: (2 * x * dy,), _blocks_faulty),
     Case("batching rule", "wrong only under vmap with one argument shared", "x", {"x": (5,), "s": (5,)},
-         _scaled_rows, _by_batches(False), _by_batches(True)),
+         _scaled_rows, _by_batches(False), _by_batches(True), order=1),
 )  # fmt: skip
