@@ -46,7 +46,7 @@ test-oldest: $(OLDEST)/installed
 
 # The theme would print what it expects of a later MkDocs than the one that pyproject.toml allows.
 docs: $(VENV)/installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	JAXGRAD_RUN_NOTEBOOKS=true NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Those of the README and the docs, from a run, a sweep and the benchmark that is kept.
 pictures: $(VENV)/installed
@@ -54,7 +54,8 @@ pictures: $(VENV)/installed
 	$(BIN)/jaxgrad train --out runs/pictures/run
 	$(BIN)/jaxgrad sweep --seeds 0:2 --lr 0.01,0.1,0.3 --steps 5000 --hidden 64 --out runs/pictures/sweep
 	for ground in light dark; do \
-	  for of in logits errors "loss runs/pictures/run" "saturation runs/pictures/run" "embedding runs/pictures/run" \
+	  for of in logits errors noise graph message \
+	      "port docs/pictures/port/model.py:case --torch docs/pictures/port/reference.py:Classifier" "loss runs/pictures/run" "saturation runs/pictures/run" "embedding runs/pictures/run" \
 	      "sweep runs/pictures/sweep" "bench data/benchmarks/cpu.json"; do \
 	    $(BIN)/jaxgrad plot $$of $$(test $$ground = light || echo --dark) \
 	      --out docs/pictures/$${of%% *}-$$ground.png || exit 1; \

@@ -322,6 +322,55 @@ def bench_check(
     stop.exit(1 if any(row["why"] for row in rows) else 0)
 
 
+@app.command("checkers")
+def bench_checkers(
+    case: Annotated[list[str] | None, typer.Option(help="A function by its name; may be repeated.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write everything, schema jaxgrad.bench.checkers/1.")] = None,
+) -> None:
+    """`jaxgrad.check` beside other gradient checkers, on forty right and forty faulty functions.
+
+    Others are jax.test_util.check_grads, torch's gradcheck, chex and numpy's allclose. Some minutes for all.
+
+    Example: jaxgrad bench checkers --case linear --case softmax
+    """
+    # What a check takes is mostly compilation, so none may come from a cache.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxgrad import files
+    from jaxgrad.bench import checkers
+    from jaxgrad.bench.checker_cases import CASES
+
+    known = {one.name: one for one in CASES}
+    for name in case or ():
+        if name not in known:
+            raise JaxgradError(f"there is no function {name!r}; choose from {', '.join(known)}")
+    chosen = [known[name] for name in case] if case else list(CASES)
+    console = Console()
+    rows: list[checkers.Row] = []
+    some = checkers.installed()
+    with bar(2 * len(chosen) * len(some), "functions") as update:
+        for row in checkers.run(chosen, some, update):
+            rows.append(row)
+    run = checkers.to_json(rows)
+    if json is not None:
+        files.write_json(json, run)
+    table = Table("checker", title="faults found, right functions accused, and the argument named")
+    for heading in ("found", "false alarms", "named", "CPU seconds"):
+        table.add_column(heading, justify="right")
+    for of in checkers.summary(run):
+        cells = (f"{of.found} of {of.faulty}", f"{of.false_alarms} of {of.right}", str(of.placed), f"{of.seconds:.1f}")
+        table.add_row(of.checker, *cells)
+    console.print(table)
+    for name, who in checkers.mistaken(run).items():
+        console.print(f"{name}: {', '.join(who)}", highlight=False)
+    for name in checkers.CHECKERS:
+        if name not in some:
+            console.print(f"{name}: not installed")
+
+
 @app.command("ops")
 def bench_ops(
     op: Annotated[list[str] | None, typer.Option(help="An operation by its name; may be repeated.")] = None,

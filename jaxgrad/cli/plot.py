@@ -168,6 +168,104 @@ def errors(out: OutOption = None, dark: DarkOption = False) -> None:
 
 
 @app.command()
+def graph(out: OutOption = None, dark: DarkOption = False) -> None:
+    """The nodes of the notebook's model, and how they hang together.
+
+    Example: jaxgrad plot graph --out graph.svg
+    """
+    from jaxgrad import plots
+    from jaxgrad.models.model import named
+    from jaxgrad.parity import cases
+    from jaxgrad.parity.engines import graph as traced
+
+    path = _place(out, Path("graph"), dark)
+    case = cases.seed_case()
+    found, parameters = traced(case.model, case.sizes, case.vocab_size), [*named(case.params)]
+    nodes = [name for name in reversed(found.order) if name not in parameters]
+    _save(plots.model_graph(nodes, parameters, found.users, _theme(dark)), path)
+
+
+@app.command()
+def noise(out: OutOption = None, dark: DarkOption = False) -> None:
+    """Errors of right gradients in units of their noise, the limit, and where mistakes lie.
+
+    By-node in float64, float32 and bfloat16 on the notebook's batch, and every mutant of its backward passes.
+
+    Example: jaxgrad plot noise --out noise.svg
+    """
+    from jaxgrad import plots
+    from jaxgrad.parity import cases
+    from jaxgrad.parity.engines import DTYPES
+    from jaxgrad.plots import of_case
+
+    path = _place(out, Path("noise"), dark)
+    with bar(len(DTYPES), "types") as update:
+        judged = of_case.judged(cases.seed_case(), lambda done: update(done, DTYPES[done - 1]))
+    _save(plots.noise_and_limits(judged, _theme(dark)), path)
+
+
+@app.command()
+def message(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="A text file; without it, the message of an RMS norm that is wrong."),
+    ] = None,
+    out: OutOption = None,
+    dark: DarkOption = False,
+) -> None:
+    """The message of a failed check.
+
+    Example: jaxgrad plot message --out message.png
+    """
+    from rich.console import Console
+
+    from jaxgrad import files, plots
+    from jaxgrad.plots import of_check
+
+    path = _place(out, Path("message") if file is None else file.with_suffix(""), dark)
+    if file is None:
+        with Console().status("check of an RMS norm"):
+            text = of_check.message()
+    else:
+        try:
+            text = files.read_bytes(file).decode(errors="replace")
+        except OSError as error:
+            raise JaxgradError(f"{file}: cannot be read ({error.strerror}); give a file of text") from None
+    if not text.strip():
+        raise JaxgradError(f"{file}: holds no text to draw")
+    _save(plots.message_text(text, _theme(dark)), path)
+
+
+@app.command()
+def port(
+    subject: Annotated[
+        str, typer.Argument(metavar="FILE.py:FUNCTION", help="A function that returns (fn, params, *inputs).")
+    ],
+    torch: Annotated[
+        str, typer.Option(metavar="FILE.py:MODULE", help="An nn.Module, its class, or a function that returns one.")
+    ],
+    out: OutOption = None,
+    dark: DarkOption = False,
+) -> None:
+    """Where a port parts from the module it was ported from.
+
+    Example: jaxgrad plot port model.py:case --torch reference.py:Model
+    """
+    from rich.console import Console
+
+    from jaxgrad import plots
+    from jaxgrad import port as porting
+    from jaxgrad.cli.port import module_named, subject_named
+    from jaxgrad.plots import of_port
+
+    path = _place(out, Path("port"), dark)
+    fn, params, *inputs = subject_named(subject)
+    with Console().status("both programs"):
+        verdict = porting.compare(fn, params, *inputs, torch=module_named(torch))
+    _save(plots.side_by_side(of_port.sides(verdict), of_port.said(verdict), _theme(dark)), path)
+
+
+@app.command()
 def sweep(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a sweep.")],
     out: OutOption = None,

@@ -35,15 +35,12 @@ def port(
 
     if (torch is None) == (jax is None):
         raise JaxgradError("give the other program: --torch FILE.py:MODULE or --jax FILE.py:FUNCTION")
-    made = _named(subject)()
-    if not (isinstance(made, tuple) and len(made) >= 2 and callable(made[0])):
-        raise JaxgradError(f"{subject} must return (fn, params, *inputs): the function, its parameters and its inputs")
-    fn, params, *inputs = made
+    fn, params, *inputs = subject_named(subject)
     given = None if mapping is None else porting.read(mapping)
     with stoppable() as stop, counting_bar("steps") as progress:
         if torch is not None:
             stop.found = porting.compare(
-                fn, params, *inputs, torch=_module(torch), mapping=given, seed=seed, progress=progress
+                fn, params, *inputs, torch=module_named(torch), mapping=given, seed=seed, progress=progress
             )
         else:
             stop.found = porting.compare(fn, params, *inputs, jax=_named(str(jax)), seed=seed, progress=progress)
@@ -60,7 +57,22 @@ def port(
     stop.exit(0 if verdict is not None and verdict.agrees else 1)
 
 
-def _module(name: str) -> Any:
+def subject_named(name: str) -> tuple[Any, ...]:
+    """What the function that `FILE.py:FUNCTION` names returns: a function, its parameters and its inputs.
+
+    Raises `JaxgradError` where there is no such function, or it returns something else.
+    """
+    made = _named(name)()
+    if not (isinstance(made, tuple) and len(made) >= 2 and callable(made[0])):
+        raise JaxgradError(f"{name} must return (fn, params, *inputs): the function, its parameters and its inputs")
+    return made
+
+
+def module_named(name: str) -> Any:
+    """The torch module that `FILE.py:MODULE` names, or that a class or a function of that name makes.
+
+    Raises `JaxgradError` where there is no such name.
+    """
     found = _named(name)
     # A class or a function makes the module; a module is callable too.
     return found if hasattr(found, "named_parameters") and not isinstance(found, type) else found()

@@ -23,6 +23,7 @@ SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
     "jaxgrad.bench.compare/1": benchmarks.changes,
     "jaxgrad.bench.check/1": benchmarks.check_costs,
     "jaxgrad.bench.verdicts/1": benchmarks.verdicts,
+    "jaxgrad.bench.checkers/1": benchmarks.checkers,
     "jaxgrad.bench.embedding/1": benchmarks.embedding,
     "jaxgrad.bench.scaling/1": benchmarks.scaling,
 }

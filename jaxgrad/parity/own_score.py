@@ -7,6 +7,8 @@ which hide them. `rows` measures both.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad import models
-from jaxgrad.checking.compare import Noise, compare, scaled
+from jaxgrad.checking.compare import Difference, Noise, compare, scaled
 from jaxgrad.checking.measure import Measured, measure, shaken
 from jaxgrad.checking.taylor import random_direction
 from jaxgrad.models.model import Model, Operation
 from jaxgrad.mutation.program import Place, Program, results, trace, trace_pullback
-from jaxgrad.mutation.score import Mutant, Score, score_on, survivors
+from jaxgrad.mutation.score import Mutant, Score, mutants_of, score_on, survivors
 from jaxgrad.parity import cases
 from jaxgrad.parity.cases import Case
 from jaxgrad.parity.engines import Gradients, measured
@@ -62,6 +64,28 @@ def rows(chosen: Sequence[Case], draws: int = DRAWS) -> Iterator[Row]:
             yield Row(subject.name, score, hidden)
 
 
+def shares(case: Case) -> list[float]:
+    """How far each mutant of each backward pass is off on a case: the largest part of its limit that any result takes.
+
+    Above 1 it differs. Those that only round otherwise, the equivalent ones, are among them.
+    """
+    found: list[float] = []
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        for subject in _subjects(case):
+            expected = subject.expected(case)
+            differ = functools.partial(_differences, subject, expected)
+
+            def noted(number: int, results: dict[str, Any], differ: Any = differ) -> bool:
+                found.append(max(d.share if not d.not_finite else math.inf for d in differ(results)))
+                return True
+
+            at = len(found)
+            survivors(subject.program, tuple(mutants_of(subject.program)), [subject.inputs(case)], noted)
+            # The first is the program without a mistake.
+            del found[at]
+    return found
+
+
 def zeros_and_ones(case: Case) -> Case:
     """The case with a usual initialisation, whose zeros and ones hide mistakes, instead of the one that shows them."""
     hiding = case.model.hiding
@@ -79,14 +103,17 @@ def _judged(subject: _Subject, chosen: Sequence[Case]) -> tuple[list[list[Any]],
     expected = [subject.expected(case) for case in chosen]
 
     def agrees(number: int, results: dict[str, Any]) -> bool:
-        right, noise = expected[number]
-        # Both sides are rounded.
-        return all(
-            compare(right[name], np.asarray(results[name]), scaled(noise[name], 2**0.5), "float64").agrees
-            for name in subject.program.outputs
-        )
+        return all(d.agrees for d in _differences(subject, expected[number], results))
 
     return [subject.inputs(case) for case in chosen], agrees
+
+
+def _differences(subject: _Subject, expected: Measured, results: dict[str, Any]) -> Iterator[Difference]:
+    """How each result differs from what is expected of it."""
+    right, noise = expected
+    for name in subject.program.outputs:
+        # Both sides are rounded.
+        yield compare(right[name], np.asarray(results[name]), scaled(noise[name], 2**0.5), "float64")
 
 
 def _subjects(like: Case) -> Iterator[_Subject]:
@@ -177,7 +204,7 @@ def table(scored: Sequence[Row]) -> str:
         "backward pass",
         "mutants",
         "equivalent",
-        "killed at the seed's initialisation",
+        "killed at the notebook's initialisation",
         "of these alive at zeros and ones",
     )
     cells = [

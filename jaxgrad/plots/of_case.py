@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
 
-from jaxgrad.checking.compare import Difference
+from jaxgrad.checking.compare import Difference, limit
 from jaxgrad.errors import JaxgradError
+from jaxgrad.parity import own_score
 from jaxgrad.parity.cases import Case
 from jaxgrad.parity.engines import DTYPES, Target, run
 from jaxgrad.parity.verdict import judge
 from jaxgrad.plots.errors import Errors
+from jaxgrad.plots.noise import Judged
 
 
 def dlogits(case: Case) -> Float64[np.ndarray, "positions vocab"]:
@@ -46,6 +48,32 @@ def errors(case: Case, report: Callable[[int], None] = lambda types: None) -> tu
         names = tuple(t.name for t in tensors)
         report(done)
     return names, found
+
+
+def judged(case: Case, report: Callable[[int], None] = lambda types: None) -> Judged:
+    """How far the model's first hand-written way is from `jax.grad` in float64, in every type, in units of the noise
+    that it is judged with, and how far every mutant of its backward passes is. `report` is given the number of types
+    done.
+    """
+    distances: dict[str, np.ndarray] = {}
+    shares: dict[str, list[float]] = {}
+    way = next(iter(case.model.nodes))
+    samples = 1
+    for done, dtype in enumerate(DTYPES, 1):
+        tensors = [t for t in judge(case, Target(dtype), (way, "jax.grad")).tensors if t.pairs]
+        of_way = [(t, *next((pair, d) for pair, d in t.pairs.items() if pair[0] == way)) for t in tensors]
+        shares[dtype] = [d.share for _, _, d in of_way]
+        # In float64 both sides are rounded, and in a narrower type the other side is not.
+        widened = 2**0.5 if dtype == "float64" else 1.0
+        parts = [
+            np.abs(np.asarray(t.values[pair[0]], np.float64) - np.asarray(t.values[pair[1]], np.float64)).ravel()
+            / np.where(t.noise.deviation > 0, widened * t.noise.deviation, np.inf).ravel()
+            for t, pair, _ in of_way
+        ]
+        distances[dtype] = np.concatenate(parts)
+        samples = max(samples, *(t.noise.samples for t in tensors))
+        report(done)
+    return Judged(distances, shares, own_score.shares(case), samples, limit(1.0, samples))
 
 
 def _relative(d: Difference, dtype: str) -> tuple[float, float]:

@@ -64,11 +64,23 @@ def test_a_step_of_a_run_can_be_chosen(plot, folder: Path, tmp_path: Path):
     assert pictures[0].read_bytes() != pictures[1].read_bytes() == (folder / "logits.png").read_bytes()
 
 
-@pytest.mark.parametrize("picture", ["logits", "errors"])
+@pytest.mark.parametrize("picture", ["logits", "errors", "graph"])
 def test_pictures_of_the_notebooks_batch_need_no_run(plot, monkeypatch, tmp_path: Path, picture: str):
     monkeypatch.chdir(tmp_path)
     assert plot(picture) == (0, f"written: {picture}.png\n", "")
     assert (tmp_path / f"{picture}.png").stat().st_size > 10_000
+
+
+def test_a_message_can_be_drawn_from_a_file(plot, tmp_path: Path):
+    (tmp_path / "said.txt").write_text("norm: wrong\n\n  who       hand\n")
+    assert plot("message", tmp_path / "said.txt") == (0, f"written: {tmp_path / 'said.png'}\n", "")
+
+
+def test_where_a_port_parts_is_drawn(plot, tmp_path: Path):
+    pair = Path(__file__).parents[2] / "docs/pictures/port"
+    out = tmp_path / "port.png"
+    assert plot("port", f"{pair}/model.py:case", "--torch", f"{pair}/reference.py:Classifier", "--out", out)[0] == 0
+    assert out.stat().st_size > 10_000
 
 
 def test_a_sweep_can_be_drawn_again(plot, tmp_path: Path):
@@ -102,6 +114,8 @@ def test_a_benchmark_can_be_drawn_again(plot, tmp_path: Path):
         (("loss", "{run}", "--out", "a.gif"), "a.gif: ends in '.gif'; give a picture a name that ends in .png"),
         (("loss", "{run}", "--out", "{run}/config.json/a.png"), "cannot be written"),
         (("errors", "--out", "errors"), "errors: ends in ''"),
+        (("message", "nowhere.txt"), "nowhere.txt: cannot be read"),
+        (("port", "nowhere.py:case", "--torch", "nowhere.py:Model"), "nowhere.py"),
     ],
 )
 def test_an_error_is_one_sentence_and_exit_code_2(plot, folder: Path, args: tuple, message: str):

@@ -25,8 +25,9 @@ from jaxgrad.cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
-# Its blocks are files of a checkout: see test_add_an_op.py.
-RUN_ELSEWHERE = {"docs/how-to/add-an-op.md"}
+# Blocks of the first are files of a checkout, and what those of the second say is compared: test_add_an_op.py and
+# test_gallery.py.
+RUN_ELSEWHERE = {"docs/how-to/add-an-op.md", "docs/gallery.md"}
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>(?:not run|fails): .+?) -->\n+)?(?:^`(?P<file>[\w./-]+\.\w+)`:\n\n)?"
     r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",

@@ -113,6 +113,9 @@ OTHERS: list[dict[str, Any]] = [
         {"dtype": "float32", "agrees": 3, "differs": 1, "not judged": 0, "median share": 0.1, "largest share": 0.2,
          "median seen": None, "largest seen": None}],
      "verdicts": [{"program": "4x5 sin", "dtype": "float32", "seed": 0, "outcome": "differs", "why": "beyond"}]},
+    {"schema": "jaxgrad.bench.checkers/1", "environment": {"date": "", "jax": "0"}, "rows": [
+        {"case": "norm", "checker": "jaxgrad.check", "faulty": wrong, "seconds": 1.0,
+         "alarm": {"said": "wrong", "place": "x"} if wrong else None} for wrong in (True, False)]},
     {"schema": "jaxgrad.bench.embedding/1", "date": "", "sizes": [
         {"n": 32, "width": 10, "rows": 27, "seconds": {"scatter-add": {"median": 1e-6}, "one-hot": {"median": 2e-6}}}]},
     {"schema": "jaxgrad.bench.scaling/1", "date": "", "meshes": [

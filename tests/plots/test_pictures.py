@@ -5,7 +5,21 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxgrad.plots import DARK, LIGHT, Watched, hidden_layer, letters, logit_gradients, node_errors
+from jaxgrad.plots import (
+    DARK,
+    LIGHT,
+    Judged,
+    Side,
+    Watched,
+    hidden_layer,
+    letters,
+    logit_gradients,
+    message_text,
+    model_graph,
+    node_errors,
+    noise_and_limits,
+    side_by_side,
+)
 from jaxgrad.plots.embedding import apart, components, kind
 from jaxgrad.plots.errors import Errors
 
@@ -142,3 +156,50 @@ def test_the_hidden_layer_has_its_median_and_mean_in_four_panels(ground):
     np.testing.assert_array_equal(var.lines[0].get_ydata(), np.median(watched.var, 1))
     # tanh(2.0923) = 0.97.
     assert np.tanh([line.get_ydata()[0] for line in given.lines[1:]]) == pytest.approx([-0.97, 0.97])
+
+
+TEXT = "norm: the cotangent of input x is wrong\n\n  who       hand differs\n  worst     " + "a long line " * 20
+
+
+@THEMES
+def test_a_message_is_drawn_whole_and_its_long_lines_go_on_below(ground):
+    (axes,) = message_text(TEXT, ground).axes
+    words = " ".join(text.get_text() for text in axes.texts).split()
+    assert words == TEXT.split()
+    assert max(len(text.get_text()) for text in axes.texts) <= 104
+    axes.figure.draw_without_rendering()
+
+
+@THEMES
+def test_every_node_has_a_box_and_an_arrow_to_each_that_uses_it(ground):
+    nodes = [f"n{number}" for number in range(12)]
+    users = {**{a: (b,) for a, b in itertools.pairwise(nodes)}, "n0": ("n1", "n4"), "w": ("n7",)}
+    (axes,) = model_graph(nodes, ["w"], users, ground).axes
+    assert {"w", *nodes} <= {text.get_text() for text in axes.texts}
+    boxes, arrows = 12, 11 + 1
+    assert len(axes.patches) == boxes + arrows
+    axes.figure.draw_without_rendering()
+
+
+@THEMES
+def test_a_port_has_a_square_for_every_value_and_one_where_it_parts(ground):
+    sides = [Side("JAX", [True, True, False, False], 2), Side("torch", [True, False, True], None)]
+    figure = side_by_side(sides, [("would mend it", "1e-06 should be 1e-05 " * 10)], ground)
+    squares, words = figure.axes
+    colours = [line.get_markerfacecolor() for line in squares.lines]
+    agrees, parts = ground.cycle[2], ground.cycle[1]
+    assert colours == [agrees, agrees, parts, "none", agrees, "none", agrees]
+    assert " ".join(text.get_text() for text in words.texts).count("1e-05") == 10
+    figure.draw_without_rendering()
+
+
+@THEMES
+def test_noise_has_a_curve_a_type_and_a_dot_for_every_share(ground):
+    distances = {"float64": np.abs(RNG.normal(size=50)), "float32": np.abs(RNG.normal(size=50))}
+    judged = Judged(distances, {"float64": [0.0, 0.5], "float32": [0.1]}, [1e9, np.inf], 32, 8.5)
+    above, below = noise_and_limits(judged, ground).axes
+    # A histogram each, Student's t, and the limit.
+    assert len(above.patches) == 2 and len(above.lines) == 2
+    assert [len(line.get_xdata()) for line in below.lines] == [2, 1, 2, 2]
+    assert below.lines[2].get_xdata().max() < np.inf
+    above.figure.draw_without_rendering()

@@ -31,7 +31,8 @@ def steps(data: Mapping[str, Any]) -> Section:
                 number(None if peer["temp_bytes"] is None else peer["temp_bytes"] / _MIB, 3),
                 "" if peer["peak_fraction"] is None else f"{peer['peak_fraction']:.0%}",
             ))  # fmt: skip
-        title = f"{size['name']}: batch {size['batch']:,}, hidden {size['hidden']:,}"
+        shown = ", ".join(f"{name} {size[name]:,}" for name in ("batch", *size.get("shown", ["hidden"])))
+        title = f"{size.get('model', 'mlp')} {size['name']}: {shown}"
         body += f"<h3>{text(title)}</h3>{table(columns, rows)}"
     verdict = f"{counted(timed, 'time')} measured" + (f", {len(untimed)} not timed" if untimed else "")
     environment = data["environment"]
@@ -119,6 +120,21 @@ def verdicts(data: Mapping[str, Any]) -> Section:
     return Section(
         "verdicts on right programs", APART if alarms else CLOSE, verdict, data["date"], table(columns, rows) + said
     )
+
+
+def checkers(data: Mapping[str, Any]) -> Section:
+    """A run of `jaxgrad bench checkers`, schema `jaxgrad.bench.checkers/1`."""
+    rows = []
+    for checker in dict.fromkeys(row["checker"] for row in data["rows"]):
+        of = [row for row in data["rows"] if row["checker"] == checker]
+        found, alarms = ([row["alarm"] is not None for row in of if row["faulty"] is wrong] for wrong in (True, False))
+        seconds = number(sum(row["seconds"] for row in of), 3)
+        rows.append((checker, f"{sum(found)} of {len(found)}", f"{sum(alarms)} of {len(alarms)}", seconds))
+    columns = tuple(map(Column, ("checker", "found", "false alarms", "CPU seconds")))
+    environment = data["environment"]
+    body = table(columns, rows) + definitions(told(environment))
+    verdict = f"{counted(len(rows), 'checker')} on the same functions"
+    return Section("gradient checkers", CLOSE, verdict, environment.get("date", ""), body)
 
 
 def embedding(data: Mapping[str, Any]) -> Section:
