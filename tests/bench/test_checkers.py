@@ -63,3 +63,10 @@ def test_what_does_not_exist_is_an_error():
         checkers.tried(CASES[0], False, "guess")
     told = CliRunner().invoke(app, ["--no-compile-cache", "bench", "checkers", "--case", "nothing"]).exception
     assert isinstance(told, JaxgradError) and "there is no function 'nothing'" in str(told)
+
+
+def test_the_page_shows_the_kept_run():
+    run = checkers.load(RUN)
+    asked = {(row["checker"], row["case"], row["faulty"]) for row in run["rows"]}
+    assert asked == {(checker, name, faulty) for checker in checkers.CHECKERS for name in BY_NAME for faulty in (0, 1)}
+    assert checkers.markdown(run) in (ROOT / "docs/against-other-checkers.md").read_text(encoding="utf-8")
