@@ -1,5 +1,6 @@
 """Differences looked at again: what the function's own arithmetic, or a kink at an edge, explains of them."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import Question, widened
 from jaxgrad.checking.sources import by_definition, noise_of, source_of
-from jaxgrad.checking.subject import Subject, in_type, own_oracle
+from jaxgrad.checking.subject import Subject, forward, in_type, own_oracle
 from jaxgrad.checking.tensors import Gathered, joined, stacked_noise, tensors_of
 from jaxgrad.jaxprs import casts
 from jaxgrad.jaxprs.noise import EXACT
@@ -27,11 +28,16 @@ def appealed(
 ) -> tuple[tuple[Tensor, ...], list[str]]:
     """The tensors judged again with what the function's own arithmetic adds, where that explains their differences.
 
-    First the noise that its own program has, measured as the oracle's is: another right formula may round more. Then,
-    in float64, that of a narrower type that it computes in. Neither hides a mistake larger than such noise.
+    Nothing is explained by a narrower type that the backward pass alone computes in: that is a choice of the rule, and
+    not the function's. First comes the noise that its own program has, measured as the oracle's is: another right
+    formula may round more. Then, in float64, that of a narrower type that it computes in. Neither hides a mistake
+    larger than such noise.
     """
     if asked[0].setting.transform != "reach" and any(d.not_finite for t in tensors for d in t.pairs.values()):
         return tensors, []
+    only = _only_backward(subject, asked[0])
+    if only is not None:
+        return tensors, [f"its backward pass computes in {only.dtype} ({only}), and its forward pass does not"]
     notes: list[str] = []
     for dtype, note in _narrower(subject, asked[0]):
         noises = [_own_noise(subject, one, dtype) for one in asked]
@@ -44,12 +50,31 @@ def appealed(
             for tensor in tensors_of(subject, one._replace(noise=noise))
         ]
         explained = [new if new.agree and not old.agree else old for old, new in zip(tensors, again, strict=True)]
-        if note and any(new is not old for old, new in zip(tensors, explained, strict=True)):
+        if note and note not in notes and any(new is not old for old, new in zip(tensors, explained, strict=True)):
             notes.append(note)
         tensors = tuple(explained)
         if all(t.agree for t in tensors):
             break
     return tensors, notes
+
+
+def _only_backward(subject: Subject, asked: Gathered) -> casts.Cast | None:
+    """Where the function's backward pass computes in a type that is narrower than that of a setting and of its forward.
+
+    None where it does not, or where JAX cannot tell.
+    """
+    with contextlib.suppress(Exception):
+        inside = cast_of(own_oracle(subject), asked)
+        if inside is None or _eps(inside.dtype) <= _eps(asked.setting.dtype):
+            return None
+        with in_type("float64"):
+            own = casts.narrowest(forward(subject, "float64"))
+        return inside if own is None or _eps(own.dtype) < _eps(inside.dtype) else None
+    return None
+
+
+def _eps(dtype: str) -> float:
+    return float(jnp.finfo(dtype).eps)
 
 
 def _narrower(subject: Subject, asked: Gathered) -> Iterator[tuple[str, str]]:
@@ -97,7 +122,7 @@ def _own_noise(subject: Subject, asked: Gathered, dtype: str) -> Pulled | None:
 
 
 def _is_narrow(dtype: str) -> bool:
-    return float(jnp.finfo(dtype).eps) > float(jnp.finfo(np.float32).eps)
+    return _eps(dtype) > _eps("float32")
 
 
 def _with_noise_of(engine: Oracle, noise: Pulled, asked: Gathered, q: Question, dtype: str) -> Pulled:

@@ -90,8 +90,11 @@ class Spread:
     def __init__(self, expected: np.ndarray) -> None:
         self.expected = np.asarray(expected)
         self.number = is_number(self.expected)
-        # Squares are of numbers around 1, so that none of them underflows.
+        # Squares are of numbers around 1, so that none of them underflows: of an element in its own size, as small
+        # ones stand beside large ones, unless it is so small that an error of the largest's size would overflow.
         self.unit = _largest(self.expected) if self.number else 1.0
+        sizes = np.abs(self.expected.astype(np.complex128)) if self.number else np.zeros(self.expected.shape)
+        self.units = np.maximum(np.where(np.isfinite(sizes), sizes, 0.0), self.unit * 2.0**-500)
         self.sums = np.zeros(self.expected.shape)
         self.differs = np.zeros(self.expected.shape, bool)
         self.slices: list[list[np.ndarray]] = []
@@ -103,12 +106,14 @@ class Spread:
             self.differs |= ~same
             return
         with np.errstate(invalid="ignore", over="ignore"):
-            squares = np.where(same, 0.0, np.abs((sample - self.expected) / self.unit) ** 2)
+            errors = np.where(same, 0.0, np.abs(sample - self.expected))
+            squares, own = (errors / self.unit) ** 2, (errors / self.units) ** 2
         # A finite value that some roundings make infinite is one that nothing can be said of.
         self.differs |= ~np.isfinite(squares)
+        own = np.where(np.isfinite(squares), own, 0.0)
         squares = np.where(np.isfinite(squares), squares, 0.0)
         with np.errstate(over="ignore"):
-            self.sums += squares
+            self.sums += own
             self.slices.append([np.asarray(squares.sum()), *(_along(squares, axis) for axis in range(squares.ndim))])
 
     def noise(self) -> Noise:
@@ -116,7 +121,7 @@ class Spread:
         samples = max(len(self.slices), 1)
         freedom = tuple(_freedom(np.stack(each)) for each in zip(*self.slices, strict=True))
         lost = self.differs if self.number else False
-        return Noise(self.unit * np.sqrt(self.sums / samples), samples, freedom or (1.0,), self.differs, lost)
+        return Noise(self.units * np.sqrt(self.sums / samples), samples, freedom or (1.0,), self.differs, lost)
 
 
 def is_number(array: np.ndarray) -> bool:

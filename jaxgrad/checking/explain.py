@@ -98,7 +98,7 @@ def _tensor_lines(finding: Finding, tensor: Tensor) -> list[tuple[str, str]]:
             lines.append(("worst", f"{list(d.at)}: " + ", ".join(each)))
         if _converges(finding, d):
             lines.append(("perhaps", "a loop in it stops at an accuracy of its own; if that is meant, give tolerance="))
-        if _returned_nothing(tensor):
+        if _returned_nothing(tensor) and finding.setting.transform != "grad_of_grad":
             lines.append(("perhaps", f"the rule returns no cotangent; if on purpose, no_gradient=({tensor.name!r},)"))
     if also:
         lines.append(("then", "also wrong after it: " + ", ".join(also)))

@@ -220,6 +220,40 @@ def test_a_right_kernel_that_computes_in_float32_inside():
     fails(ruled(norm, lambda r, dy: (1.001 * jax.vjp(norm, r[0])[1](dy)[0],)), of(8, 16), reference=plain, **QUICK)
 
 
+def test_a_backward_pass_that_alone_computes_in_bfloat16_is_wrong():
+    plain = lambda x, w: x @ w  # noqa: E731
+
+    def narrow(x, w):
+        return (x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16)).astype(x.dtype)
+
+    def backward(r, dy):
+        return jax.vjp(narrow, *r)[1](dy)
+
+    of_w = {"reference": plain, "transforms": ("jit",)}
+    for dtype in ("float64", "float32"):
+        fails(
+            ruled(plain, backward), of(8, 5), of(5, 4), dtypes=(dtype,), **of_w,
+            says="its backward pass computes in bfloat16",
+        )  # fmt: skip
+    # A function of which all computes so has chosen it, and in bfloat16 itself there is nothing narrower.
+    chosen = {**of_w, "reference": narrow}
+    assert check(ruled(narrow, backward), of(8, 5), of(5, 4), dtypes=("float32",), **chosen).passed
+    assert check(ruled(plain, backward), of(8, 5), of(5, 4), dtypes=("bfloat16",), **of_w).passed
+
+
+def test_a_tail_that_nearly_underflows_beside_large_numbers_is_judged_by_its_own_size():
+    gelu = lambda x: x * jax.scipy.stats.norm.cdf(x)  # noqa: E731
+
+    def backward(r, dy):
+        (x,) = r
+        return (dy * (jax.scipy.stats.norm.cdf(x) + x * jnp.exp(-x * x / 2) / jnp.sqrt(2 * jnp.pi).astype(x.dtype)),)
+
+    x = jnp.array([-31.6, -20.0, -1.0, 0.5, 30.0])
+    asked = {"reference": gelu, "dtypes": ("float64",), "transforms": ("jit",), "seeds": (0,)}
+    assert check(ruled(gelu, backward), x, **asked).passed
+    fails(ruled(gelu, lambda r, dy: (backward(r, dy)[0] * jnp.where(r[0] < -31, 1.001, 1.0),)), x, **asked)
+
+
 @pytest.mark.parametrize("subgradient", [0.0, 0.5, 1.0])
 def test_a_subgradient_at_a_kink_is_quiet_and_a_number_outside_is_not(subgradient: float):
     relu = ruled(jax.nn.relu, lambda r, dy: (jnp.where(r[0] > 0, dy, jnp.where(r[0] == 0, subgradient * dy, 0)),))
