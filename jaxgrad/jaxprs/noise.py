@@ -138,10 +138,12 @@ def _rounded(eqn: Any, operands: list[Any], place: jax.Array, rounding: _Drawn, 
         return [_sum(eqn, name, operands, place, rounding)]
     if name in _CONTRACTING and contracted:
         (out,) = jax_seam.bind(eqn, operands)
-        return [_sum_of_products(out, contracted, place, rounding)]
+        return [_sum_of_products(out, operands, contracted, place, rounding)]
     if name in _EXACT or name in _ELEMENTARY:
         (out,) = jax_seam.bind(eqn, operands)
-        return [jnp.where(_whole(out, rounding), out, _shaken(out, rounding, place, 1 if name in _EXACT else 2))]
+        return [
+            jnp.where(_whole(out, rounding, operands), out, _shaken(out, rounding, place, 1 if name in _EXACT else 2))
+        ]
     # An algorithm behind one name, such as a factorisation, a special function or somebody's kernel: stable ones give
     # the nearly right result of nearly the right operands.
     shaken = [_shaken(x, rounding, place ^ jnp.uint32(7919 * (k + 1)), _OPAQUE) for k, x in enumerate(operands)]
@@ -149,20 +151,31 @@ def _rounded(eqn: Any, operands: list[Any], place: jax.Array, rounding: _Drawn, 
     return [_shaken(out, rounding, place ^ jnp.uint32(104729 * (k + 1)), _OPAQUE) for k, out in enumerate(outs)]
 
 
-def _sum_of_products(out: Any, products: Sequence[Any], place: jax.Array, rounding: _Drawn) -> Any:
+def _sum_of_products(
+    out: Any, operands: Sequence[Any], products: Sequence[Any], place: jax.Array, rounding: _Drawn
+) -> Any:
     """A sum or difference, shaken by the rounding of the largest of itself and the products in it."""
     if not _rounds(jax.typeof(out)):
         return out
-    size, whole = jnp.abs(out), _whole(out, rounding)
+    size, whole = jnp.abs(out), _whole(out, rounding, operands)
     for x in products:
-        size, whole = jnp.maximum(size, jnp.abs(x)), whole & _whole(x, rounding)
+        size, whole = jnp.maximum(size, jnp.abs(x)), whole & _whole(x, rounding, ())
     noise = _shaken(jnp.ones_like(out), rounding, place) - 1
     return jnp.where(whole | ~jnp.isfinite(size), out, out + size * noise)
 
 
-def _whole(x: Any, rounding: _Drawn) -> Any:
-    """Where a result is a whole number that its type holds, such as a float that counts: nothing is rounded there."""
-    return (x == jnp.round(x)) & (jnp.abs(x) * rounding.unit <= 1)
+def _whole(x: Any, rounding: _Drawn, operands: Sequence[Any]) -> Any:
+    """Where a result is a whole number that its type holds, such as a float that counts: nothing is rounded there.
+
+    In a 16-bit type many results are rounded to whole numbers, and are exact only where all operands are whole too.
+    """
+    whole = (x == jnp.round(x)) & (jnp.abs(x) * rounding.unit <= 1)
+    if not _rounds(jax.typeof(x)) or float(jnp.finfo(x.dtype).eps) <= float(jnp.finfo(np.float32).eps):
+        return whole
+    for operand in operands:
+        if _rounds(jax.typeof(operand)):
+            whole &= jnp.all(operand == jnp.round(operand))
+    return whole
 
 
 def _rounds(aval: Any) -> bool:
@@ -250,7 +263,7 @@ def _sum(eqn: Any, name: str, operands: list[Any], place: jax.Array, rounding: _
     # Where squares overflow although the sum does not, nothing is known of its noise; NaN says so.
     size = jnp.where(jnp.isfinite(size), size, jnp.where(jnp.isfinite(jnp.abs(out)), jnp.nan, 0))
     walked = walked * size.astype(walked.dtype)
-    return jnp.where(_whole(out, rounding), out, _shaken(out + walked.astype(out.dtype), rounding, place))
+    return jnp.where(_whole(out, rounding, operands), out, _shaken(out + walked.astype(out.dtype), rounding, place))
 
 
 def _square(x: Any) -> Any:
