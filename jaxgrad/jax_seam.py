@@ -4,10 +4,13 @@ Nothing else in this package reads `eqn.params` of a primitive that holds a prog
 release of JAX moves one of these, this file is where it is mended, and its tests say which name is gone.
 """
 
+import contextlib
 import functools
+import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 from jax.extend import source_info_util
@@ -190,6 +193,24 @@ def frames(eqn: Any) -> list[Frame]:
     told = reversed(source_info_util.summarize(eqn.source_info, num_frames=100).splitlines())
     found = [m for line in told if (m := re.fullmatch(r"(.*?):(\d+)(:\d+)? \((.*)\)", line))]
     return [Frame(m[1], int(m[2]), m[4]) for m in found]
+
+
+@contextlib.contextmanager
+def noting_rules(note: Callable[[Any, tuple[Any, ...]], object]) -> Iterator[None]:
+    """While open, `note(rule, args)` is told of every call of a `jax.custom_vjp`, with all arguments by place.
+
+    A traced program holds the rule's backward pass as a function that cannot be asked for its lines.
+    """
+    usual = jax.custom_vjp.__call__
+
+    def noted(rule: Any, *args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(rule).bind(*args, **kwargs)
+        given.apply_defaults()
+        note(rule, given.args)
+        return usual(rule, *args, **kwargs)
+
+    with mock.patch.object(jax.custom_vjp, "__call__", noted):
+        yield
 
 
 def varying_axes(array: Any) -> frozenset[str]:

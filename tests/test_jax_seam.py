@@ -46,6 +46,14 @@ def test_a_called_program_is_found(fn, inside):
     assert [jax_seam.name(one) for one in called.jaxpr.eqns] == [inside]
 
 
+def test_rules_are_noted_as_they_are_called():
+    met = []
+    with jax_seam.noting_rules(lambda rule, args: met.append((rule, args))):
+        ruled(x=X)
+    ruled(X)
+    assert len(met) == 1 and met[0][0] is ruled and met[0][1][0] is X
+
+
 def test_the_parts_of_a_scan():
     def summed(x, w):
         return jax.lax.scan(lambda carry, row: (carry + w * row.sum(), carry), 0.0, x, reverse=True)

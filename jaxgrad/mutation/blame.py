@@ -10,12 +10,12 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad import jax_seam
 from jaxgrad.checking.findings import Report
 from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.oracles.jax import Function
@@ -107,15 +107,7 @@ def _rules(hand: Function, q: Question) -> list[_Rule]:
     They are caught as they are called: of a rule inside a traced function JAX tells the line of the call alone.
     """
     met: dict[int, _Rule] = {}
-    usual = jax.custom_vjp.__call__
-
-    def noted(rule: Any, *args: Any, **kwargs: Any) -> Any:
-        given = inspect.signature(rule).bind(*args, **kwargs)
-        given.apply_defaults()
-        met.setdefault(id(rule), _Rule(rule, given.args))
-        return usual(rule, *args, **kwargs)
-
-    with mock.patch.object(jax.custom_vjp, "__call__", noted), jax.disable_jit():
+    with jax_seam.noting_rules(lambda rule, args: met.setdefault(id(rule), _Rule(rule, args))), jax.disable_jit():
         hand(q.inputs, q.carried)
     return list(met.values())
 
