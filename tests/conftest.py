@@ -27,8 +27,24 @@ QUICK = {
 }
 QUICK_FLAGS = [f"--{name}={str(value).lower()}" for name, value in QUICK.items()]
 OPTIMISED = bool(os.environ.get("JAXGRAD_TEST_OPTIMISED"))
-FLAGS = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in QUICK_FLAGS]
-os.environ["XLA_FLAGS"] = " ".join(FLAGS if OPTIMISED else FLAGS + QUICK_FLAGS)
+
+
+def with_flags(given: str) -> str:
+    """XLA's flags for the tests. XLA ends a process that has a flag it does not know, so a first one tries them."""
+    own = given.split()
+    if OPTIMISED:
+        return " ".join(flag for flag in own if flag not in QUICK_FLAGS)
+    if set(QUICK_FLAGS) <= set(own):
+        return given
+    quick = " ".join([*own, *QUICK_FLAGS])
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    tried = subprocess.run(command, env={**os.environ, "XLA_FLAGS": quick}, capture_output=True, check=False)
+    return quick if tried.returncode == 0 else given
+
+
+# Workers and child processes inherit what was found here.
+if "PYTEST_XDIST_WORKER" not in os.environ or OPTIMISED:
+    os.environ["XLA_FLAGS"] = with_flags(os.environ.get("XLA_FLAGS", ""))
 
 # Compiled programs are kept from run to run, by a key that is made of the program and JAX's version, but not in the
 # user's own cache folder. Every worker has a folder of its own, because JAX does not write an entry in one step, and
