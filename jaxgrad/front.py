@@ -176,12 +176,14 @@ def _with_place(failed: GradientMismatch, asked: Asked) -> GradientMismatch:
 def _place(failed: GradientMismatch, asked: Asked) -> list[tuple[str, str]]:
     """Lines of a message, each with its label, that tell where two programs part; nothing where that is not found."""
     from jaxgrad import port
-    from jaxgrad.mutation.blame import wrong_rule
+    from jaxgrad.mutation.blame import wrong_line, wrong_rule
     from jaxgrad.port.explain import brief
     from jaxgrad.port.values import Line
 
     # Where outputs agree, what is wrong is a rule, and a rule's own line says more than that of its call.
-    rule = None if _outputs_differ(failed) else wrong_rule(failed.judged, asked.fn, *asked.args, **asked.options)
+    # Of a rule of forward mode that is the function itself, no program tells more than where it begins.
+    blamed = wrong_line if isinstance(asked.fn, jax.custom_jvp) else wrong_rule
+    rule = None if _outputs_differ(failed) else blamed(failed.judged, asked.fn, *asked.args, **asked.options)
     if rule is not None:
         return [("rule", str(Line(rule.file, rule.line, "")))]
 

@@ -195,3 +195,11 @@ def test_sizes_that_vary_are_located_at_the_first():
     with pytest.raises(GradientMismatch) as failed:
         check(wrong, LAYERS, jax.ShapeDtypeStruct(("n", 3), jnp.float32), **asked)
     assert "parts     " in str(failed.value)
+
+
+def test_a_wrong_rule_of_forward_mode_is_told_where_it_begins():
+    wrong = jax.custom_jvp(jnp.sin)
+    wrong.defjvp(lambda primals, tangents: (jnp.sin(primals[0]), 2 * jnp.cos(primals[0]) * tangents[0]))
+    with pytest.raises(GradientMismatch) as failed:
+        check(wrong, shape(3), reference=jnp.sin, **ONCE)
+    assert "rule      test_front.py" in str(failed.value) and "2 * jnp.cos" in str(failed.value)
