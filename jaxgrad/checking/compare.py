@@ -90,12 +90,10 @@ class Spread:
     def __init__(self, expected: np.ndarray) -> None:
         self.expected = np.asarray(expected)
         self.number = is_number(self.expected)
-        # Squares are of numbers around 1, so that none of them underflows: of an element in its own size, as small
-        # ones stand beside large ones, unless it is so small that an error of the largest's size would overflow.
+        # Squares of slices are of numbers around 1, so that none of them underflows. Of single elements, of which tiny
+        # ones stand beside large ones, the root of the sum is kept, and no square is.
         self.unit = _largest(self.expected) if self.number else 1.0
-        sizes = np.abs(self.expected.astype(np.complex128)) if self.number else np.zeros(self.expected.shape)
-        self.units = np.maximum(np.where(np.isfinite(sizes), sizes, 0.0), self.unit * 2.0**-500)
-        self.sums = np.zeros(self.expected.shape)
+        self.roots = np.zeros(self.expected.shape)
         self.differs = np.zeros(self.expected.shape, bool)
         self.slices: list[list[np.ndarray]] = []
 
@@ -107,13 +105,12 @@ class Spread:
             return
         with np.errstate(invalid="ignore", over="ignore"):
             errors = np.where(same, 0.0, np.abs(sample - self.expected))
-            squares, own = (errors / self.unit) ** 2, (errors / self.units) ** 2
+            squares = (errors / self.unit) ** 2
         # A finite value that some roundings make infinite is one that nothing can be said of.
         self.differs |= ~np.isfinite(squares)
-        own = np.where(np.isfinite(squares), own, 0.0)
+        self.roots = np.hypot(self.roots, np.where(np.isfinite(squares), errors, 0.0))
         squares = np.where(np.isfinite(squares), squares, 0.0)
         with np.errstate(over="ignore"):
-            self.sums += own
             self.slices.append([np.asarray(squares.sum()), *(_along(squares, axis) for axis in range(squares.ndim))])
 
     def noise(self) -> Noise:
@@ -121,7 +118,7 @@ class Spread:
         samples = max(len(self.slices), 1)
         freedom = tuple(_freedom(np.stack(each)) for each in zip(*self.slices, strict=True))
         lost = self.differs if self.number else False
-        return Noise(self.units * np.sqrt(self.sums / samples), samples, freedom or (1.0,), self.differs, lost)
+        return Noise(self.roots / math.sqrt(samples), samples, freedom or (1.0,), self.differs, lost)
 
 
 def is_number(array: np.ndarray) -> bool:

@@ -1,5 +1,6 @@
 """What an oracle expects of an example, in float64, and the noise that a type's arithmetic has there."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ def _hangs_on_a_choice(first: Noise, wide: Noise, ratio: float) -> np.ndarray:
 
 def _copy(spread: Spread) -> Spread:
     same = Spread(spread.expected)
-    same.sums, same.slices, same.differs = spread.sums.copy(), list(spread.slices), spread.differs.copy()
+    same.roots, same.slices, same.differs = spread.roots.copy(), list(spread.slices), spread.differs.copy()
     return same
 
 
@@ -93,7 +94,8 @@ def _like(answer: Pulled, leaves: Sequence[Noise]) -> Pulled:
 
 def combined(noises: Sequence[Noise]) -> Noise:
     """The noise of several programs' difference from the same value: their variances add up."""
-    deviation = np.sqrt(sum(noise.deviation**2 for noise in noises))
+    # The root of the sum of squares, of which those of tiny numbers would underflow.
+    deviation = functools.reduce(np.hypot, (noise.deviation for noise in noises))
     unsure = np.any([noise.unsure for noise in noises], 0)
     freedom = tuple(map(min, zip(*(noise.freedom for noise in noises), strict=False)))
     lost = np.any([np.broadcast_to(noise.lost, unsure.shape) for noise in noises], 0)
