@@ -85,19 +85,13 @@ def align(
     shapes |= {name: of_buffers[name] for name in named & of_buffers.keys()}
     away = in_order(leaves, shapes | of_buffers)
     # Where each leaf can be one tensor, none is a part or a sum of several.
-    plain = {k: given.get(k) or _whole(leaf.shape, shapes) for k, (_, leaf) in enumerate(leaves)}
-    found = by_names(leaves, shapes, {}, plain, turned, away) if all(plain.values()) else {}
-    if len(found) < max(len(leaves), len(shapes)):
-        found = by_names(leaves, shapes, {}, given, turned, away)
+    whole = {k: given.get(k) or _whole(leaf.shape, shapes) for k, (_, leaf) in enumerate(leaves)}
+    ways = (by_names(leaves, shapes, {}, rules_of, turned, away) for rules_of in (whole, given))
+    found = min(ways, key=lambda way: len(leaves) - len(way) + len(_free(way, torch_shapes, shapes)))
     if len(found) < len(leaves) and of_buffers:
         found = by_names(leaves, shapes | of_buffers, found, given, turned, away) | found
-    taken: dict[str, int] = {}
-    for rule in found.values():
-        for name in rule.sources:
-            taken[name] = taken.get(name, 0) + rules.covered(rule, name, shapes | of_buffers)
-    free = {name: shape for name, shape in torch_shapes.items() if taken.get(name, 0) < math.prod(shape)}
+    free = _free(found, torch_shapes, shapes | of_buffers)
     left = [f"{path} {leaf.shape}" for number, (path, leaf) in enumerate(leaves) if number not in found]
-    # A tensor without numbers is taken by nobody, and nobody lacks it.
     if left or free:
         tensors = [f"{name} {tuple(shape)}" for name, shape in free.items()]
         raise Unmatched(
@@ -105,6 +99,17 @@ def align(
             " give names={leaf path: torch name} for them"
         )
     return [Match(path, leaf.shape, found[number]) for number, (path, leaf) in enumerate(leaves)]
+
+
+def _free(
+    found: Mapping[int, Rule], needed: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """The tensors needed of which some number is taken by no rule."""
+    taken: dict[str, int] = {}
+    for rule in found.values():
+        for name in rule.sources:
+            taken[name] = taken.get(name, 0) + rules.covered(rule, name, shapes)
+    return {name: shape for name, shape in needed.items() if taken.get(name, 0) < math.prod(shape)}
 
 
 def _whole(shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> list[Rule]:
@@ -171,7 +176,7 @@ def by_names(
     for k, (path, leaf) in enumerate(leaves):
         if k in taken:
             continue
-        fits = given.get(k) or rules.candidates(tuple(leaf.shape), shapes, turned)
+        fits = given[k] if k in given else rules.candidates(tuple(leaf.shape), shapes, turned)
         proposals += [
             (cost(path, rule, number, all_paths) + away(k, rule), k, number, rule) for number, rule in enumerate(fits)
         ]
@@ -315,8 +320,14 @@ def certain(path: str, rule: Rule) -> bool:
     if len(rule.sources) != 1 or tokens_of(path)[-1:] == ["kernel"]:
         return False
     (own, kind), (theirs, other) = module_and_kind(path), module_and_kind(rule.sources[0])
+    return kind == other and _one_ends_in_the_other(own, theirs)
+
+
+def _one_ends_in_the_other(own: list[str], theirs: list[str]) -> bool:
+    """Whether one name is another's end, as where either is wrapped once more. Numbers alone are no name."""
     shorter = min(len(own), len(theirs))
-    return kind == other and own[len(own) - shorter :] == theirs[len(theirs) - shorter :] and shorter > 0
+    end = own[len(own) - shorter :]
+    return end == theirs[len(theirs) - shorter :] and not all(word.isdigit() for word in end)
 
 
 def likeness(path: str, sources: Sequence[str]) -> float:
@@ -329,9 +340,8 @@ def likeness(path: str, sources: Sequence[str]) -> float:
         words = difflib.SequenceMatcher(None, " ".join(modules), " ".join(theirs)).ratio()
         # Below this the letters are alike by chance, and the order of the modules says more.
         words *= words >= 0.5
-        # One name is another's end where either is wrapped once more. That says more than any place in the program.
-        shorter = min(len(modules), len(theirs))
-        words += shorter > 0 and modules[len(modules) - shorter :] == theirs[len(theirs) - shorter :]
+        # That says more than any place in the program.
+        words += _one_ends_in_the_other(modules, theirs)
         numbers = [w for w in modules if w.isdigit()], [w for w in theirs if w.isdigit()]
         # Between names that are not alike, one may count from 0 and the other from 1.
         best = max(best, same + 2 * words + (numbers[0] == numbers[1] and words >= 0.5))
