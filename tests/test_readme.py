@@ -38,7 +38,6 @@ def test_the_model_that_is_shown_has_gradients():
     assert len(gradients) == 5 and all(np.isfinite(leaf).all() for leaf in gradients.values())
 
 
-@pytest.mark.as_users_compile
 def test_the_failing_check_that_is_shown_fails_as_its_picture_says():
     shown = block_with("def test_my_norm(three_way)")
     with pytest.raises(GradientMismatch) as caught:
@@ -47,6 +46,7 @@ def test_the_failing_check_that_is_shown_fails_as_its_picture_says():
     # The line of the rule is one of this page, and in the picture one of the program that draws it.
     drawn = of_check.message().splitlines()
     of_page, of_picture = ([line for line in each if not line.startswith("  rule ")] for each in (lines, drawn))
+    # Both are made here, by one compiler; the figures of the picture that is kept are a user's.
     assert of_page == of_picture, "jaxgrad plot message draws another"
     assert len(of_page) == len(lines) - 1 == len(drawn) - 1
     told = ("", "who", "settings")

@@ -33,6 +33,7 @@ from jaxgrad.mutation.program import (
     Program,
     Step,
     Tape,
+    Traced,
     bound,
     is_float,
     positional,
@@ -129,7 +130,11 @@ def _mutated_bodies(body: Any) -> Iterator[tuple[Mutant, Any]]:
 
 def _with_mistake(program: Program, mutant: Mutant | None) -> Program:
     """The program with the mutant's mistake, if there is one and this trace of the code has room for it."""
-    here = next(mutants_of(program, mutant.key), None) if mutant else None
+    return _placed(program, next(mutants_of(program, mutant.key), None) if mutant else None)
+
+
+def _placed(program: Program, here: Mutant | None) -> Program:
+    """The program with a mutant's step, if there is one."""
     if here is None:
         return program
     return program._replace(steps=(*program.steps[: here.at], here.step, *program.steps[here.at + 1 :]))
@@ -152,22 +157,59 @@ def as_backward(
     return wrong
 
 
+class _Known(NamedTuple):
+    """A traced pullback and all its mutants by their keys."""
+
+    traced: Traced
+    mutants: dict[tuple[Any, ...], Mutant]
+
+
+def _traced_once(
+    fn: Callable[..., Any], args: tuple[Any, ...], static_argnums: Sequence[int], traces: dict[Any, _Known]
+) -> _Known:
+    """The pullback at arguments of these shapes, types and static values, which all mutants of a score share.
+
+    To trace it for each, and each mistake in the body of a loop anew, would take most of a score's time. One that
+    closes over what JAX is tracing is not kept.
+    """
+    dynamic, structure = jax.tree.flatten(rule_of(fn, args, static_argnums).dynamic)
+    static = tuple(arg for number, arg in enumerate(args) if number in {n % len(args) for n in static_argnums})
+    own = (args[n] for n in fn.nondiff_argnums) if isinstance(fn, jax.custom_vjp) else ()
+    settings = (jnp.result_type(float), getattr(jax.config, "jax_default_matmul_precision", None))
+    key: tuple[Any, ...] | None = (structure, tuple(map(jax.typeof, dynamic)), *static, *own, *settings)
+    try:
+        if key in traces:
+            return traces[key]
+    except TypeError:
+        # A static argument that cannot be a key.
+        key = None
+    traced = trace_pullback(fn, *args, static_argnums=static_argnums)
+    known = _Known(traced, {mutant.key: mutant for mutant in mutants_of(traced.program)})
+    if key is not None and not any(isinstance(x, jax.core.Tracer) for x in traced.program.constants.values()):
+        traces[key] = known
+    return known
+
+
 def as_custom_vjp(
-    fn: Callable[..., Any], mutant: Mutant | None, static_argnums: Sequence[int] = ()
+    fn: Callable[..., Any],
+    mutant: Mutant | None,
+    static_argnums: Sequence[int] = (),
+    traces: dict[Any, _Known] | None = None,
 ) -> Callable[..., Any]:
     """`fn` with the mistake of a mutant of its `trace_pullback`, or as it is without one; its outputs are the same.
 
     It is used as `fn` is, under transformations and with arguments of any shapes; where they leave no room for the
-    mistake, it is not made.
+    mistake, it is not made. Mutants of one function share what is traced by a dict of `traces`.
     """
+    known_traces = {} if traces is None else traces
 
     @functools.wraps(fn)
     def wrong(*args: Any, **kwargs: Any) -> Any:
         given = positional(fn, args, kwargs)
         rule = rule_of(fn, given, static_argnums)
         # Traced here and not in `backward`, where JAX tells no lines but the one that it differentiates.
-        traced = trace_pullback(fn, *given, static_argnums=static_argnums)
-        program = _with_mistake(traced.program, mutant)
+        traced, here = _traced_once(fn, given, static_argnums, known_traces)
+        program = _placed(traced.program, None if mutant is None else here.get(mutant.key))
 
         @jax.custom_vjp
         def same(*dynamic: Any) -> Any:
@@ -206,9 +248,10 @@ def mutation_score(
     """
     if draws < 1:
         raise JaxgradError(f"draws is {draws}; at least 1 is needed to tell which mutants are equivalent")
+    traces: dict[Any, _Known] = {}
     for name, right in (
         ("the function", fn),
-        ("the function with its pullback traced", as_custom_vjp(fn, None, static_argnums)),
+        ("the function with its pullback traced", as_custom_vjp(fn, None, static_argnums, traces)),
     ):
         try:
             check(right)
@@ -225,7 +268,7 @@ def mutation_score(
     with kept(so_far, lambda: f"mutation_score was stopped: {describe(so_far()).splitlines()[0]}"):
         for mutant in found:
             progress(len(noticed), len(found), mutant.operator)
-            noticed.append(_notices(check, as_custom_vjp(fn, mutant, static_argnums)))
+            noticed.append(_notices(check, as_custom_vjp(fn, mutant, static_argnums, traces)))
         living = so_far().survived
         if not living:
             return Score(found, (), ())
