@@ -98,8 +98,8 @@ def _rules_by_values(asked: Asked) -> dict[str, Any] | None:
     if (by_names and all(certain(path, rule) for path, rule in by_names.items())) or not _fits_in_memory(asked):
         return None
     try:
-        params, *inputs = _arguments(asked)[0]
-        mapping = port.match(params, asked.module, *inputs, fn=asked.fn, kwargs=_arguments(asked)[1], strict=False)
+        (params, *inputs), kwargs = _arguments(asked)
+        mapping = port.match(params, asked.module, *inputs, fn=asked.fn, kwargs=kwargs, strict=False)
     except Exception:
         # A program that cannot be walked, or one that raises at these numbers, is mapped by names alone.
         return None
@@ -215,9 +215,10 @@ def _with_buffers(report: Report, asked: Asked) -> Report:
 
     Raises `GradientMismatch` where the programs agree only as long as the statistics are 0 and 1, as they are made.
     """
-    if asked.module is None:
+    norms = [] if asked.module is None else list(_norms(asked.module))
+    if not norms:
         return report
-    training = [name for name, norm in _norms(asked.module) if norm.training]
+    training = [name for name, norm in norms if norm.training]
     if training:
         listed = ", ".join(_inside(name, kind) for name in training for kind in ("running_mean", "running_var"))
         why = (
@@ -230,7 +231,7 @@ def _with_buffers(report: Report, asked: Asked) -> Report:
     taken = {name for rule in _matched(asked).values() for name in rule.sources}
     as_made = [
         (name, norm)
-        for name, norm in _norms(asked.module)
+        for name, norm in norms
         if not norm.running_mean.any() and (norm.running_var == 1).all() and _inside(name, "running_mean") not in taken
     ]
     shapes = [norm.running_mean.shape for _, norm in as_made]

@@ -22,8 +22,9 @@ from jaxgrad.checking.oracles.jax import Function
 from jaxgrad.checking.question import Question, applied, call
 from jaxgrad.checking.subject import in_type
 from jaxgrad.checking.taylor import random_direction
+from jaxgrad.checking.three_way import with_sizes
 from jaxgrad.checking.transforms import Asked, question
-from jaxgrad.mutation.program import Place, Program, results, trace, trace_pullback
+from jaxgrad.mutation.program import Place, Program, results, rule_of, trace, trace_pullback
 
 
 class _Rule(NamedTuple):
@@ -68,7 +69,7 @@ def wrong_rule(
         return None
     # Only an explanation: what cannot be run again has its place nonetheless.
     with contextlib.suppress(Exception), in_type(finding.setting.dtype):
-        sized, sized_kwargs = _sized((args, dict(kwargs or {})), finding.setting.sizes)
+        _, sized, sized_kwargs = next(with_sizes(args, dict(kwargs or {}), _sizes(finding.setting.sizes)))
         asked = call(fn, sized, sized_kwargs, static_argnums, no_gradient, domains)
         q = question(Asked(applied(fn, asked), asked, finding.setting.dtype, finding.setting.seed, None))
         hand = applied(fn, asked)
@@ -82,16 +83,9 @@ def wrong_rule(
     return None
 
 
-def _sized(tree: Any, sizes: str) -> Any:
-    """Arguments with the sizes of a setting, such as "n=7, m=3", in the places of their names."""
-    of = {name: int(size) for name, _, size in (part.partition("=") for part in sizes.split(", ")) if size}
-
-    def filled(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            return leaf
-        return jax.ShapeDtypeStruct(tuple(of.get(size, size) for size in leaf.shape), leaf.dtype)
-
-    return jax.tree.map(filled, tree)
+def _sizes(said: str) -> dict[str, tuple[int]]:
+    """The one choice of `vary` that a setting was made with, from its words, such as "n=7, m=3"."""
+    return {name: (int(size),) for name, _, size in (part.partition("=") for part in said.split(", ")) if size}
 
 
 def _of_output(hand: Function, q: Question, name: str) -> Place | None:
@@ -114,36 +108,16 @@ def _rules(hand: Function, q: Question) -> list[_Rule]:
 
 def _suspects(met: _Rule) -> Iterator[_Suspect]:
     """Every cotangent that a rule makes, with its distance from that of the primal."""
-    rule = met.rule
     args = tuple(jax.tree.map(_concrete, arg) if _is_tree(arg) else arg for arg in met.args)
-    program, dynamic = trace_pullback(rule, *args).program, _dynamic(rule, args)
-    leaves = jax.tree.leaves(dynamic)
+    rule = rule_of(met.rule, args, ())
+    program, leaves = trace_pullback(met.rule, *args).program, jax.tree.leaves(rule.dynamic)
     dys = random_direction(jax.random.key(0), [program.shapes[slot] for slot in [*program.inputs][len(leaves) :]])
     made = results(program, [*leaves, *dys])
-    plain = trace_pullback(_plain(rule, args), *dynamic).program
+    plain = trace_pullback(lambda *dynamic: met.rule.__wrapped__(*rule.join(dynamic)), *rule.dynamic).program
     expected = results(plain, [*leaves, *dys])
     for name, value in made.items():
         if name in expected and (place := _made_at(program, name)) is not None:
             yield _Suspect(_distance(np.asarray(value), np.asarray(expected[name])), place)
-
-
-def _plain(rule: Any, args: tuple[Any, ...]) -> Callable[..., Any]:
-    """The primal of a rule, of its arguments that have cotangents."""
-    static = _static(rule, args)
-
-    def primal(*dynamic: Any) -> Any:
-        left = iter(dynamic)
-        return rule.__wrapped__(*(arg if number in static else next(left) for number, arg in enumerate(args)))
-
-    return primal
-
-
-def _dynamic(rule: Any, args: tuple[Any, ...]) -> list[Any]:
-    return [arg for number, arg in enumerate(args) if number not in _static(rule, args)]
-
-
-def _static(rule: Any, args: tuple[Any, ...]) -> set[int]:
-    return {number % len(args) for number in rule.nondiff_argnums}
 
 
 def _is_tree(arg: Any) -> bool:

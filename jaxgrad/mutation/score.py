@@ -31,6 +31,7 @@ from jaxgrad.mutation.operators import OPERATORS, Mistake, holds_floats, numbere
 from jaxgrad.mutation.program import (
     Place,
     Program,
+    Rule,
     Step,
     Tape,
     Traced,
@@ -165,18 +166,17 @@ class _Known(NamedTuple):
 
 
 def _traced_once(
-    fn: Callable[..., Any], args: tuple[Any, ...], static_argnums: Sequence[int], traces: dict[Any, _Known]
+    fn: Callable[..., Any], args: tuple[Any, ...], static_argnums: Sequence[int], rule: Rule, traces: dict[Any, _Known]
 ) -> _Known:
     """The pullback at arguments of these shapes, types and static values, which all mutants of a score share.
 
     To trace it for each, and each mistake in the body of a loop anew, would take most of a score's time. One that
     closes over what JAX is tracing is not kept.
     """
-    dynamic, structure = jax.tree.flatten(rule_of(fn, args, static_argnums).dynamic)
-    static = tuple(arg for number, arg in enumerate(args) if number in {n % len(args) for n in static_argnums})
-    own = (args[n] for n in fn.nondiff_argnums) if isinstance(fn, jax.custom_vjp) else ()
+    dynamic, structure = jax.tree.flatten(rule.dynamic)
+    static = rule.join([None] * len(rule.dynamic))
     settings = (jnp.result_type(float), getattr(jax.config, "jax_default_matmul_precision", None))
-    key: tuple[Any, ...] | None = (structure, tuple(map(jax.typeof, dynamic)), *static, *own, *settings)
+    key: tuple[Any, ...] | None = (structure, tuple(map(jax.typeof, dynamic)), *static, *settings)
     try:
         if key in traces:
             return traces[key]
@@ -208,7 +208,7 @@ def as_custom_vjp(
         given = positional(fn, args, kwargs)
         rule = rule_of(fn, given, static_argnums)
         # Traced here and not in `backward`, where JAX tells no lines but the one that it differentiates.
-        traced, here = _traced_once(fn, given, static_argnums, known_traces)
+        traced, here = _traced_once(fn, given, static_argnums, rule, known_traces)
         program = _placed(traced.program, None if mutant is None else here.get(mutant.key))
 
         @jax.custom_vjp

@@ -7,32 +7,15 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from .notebooks import answers, code, exercises, said
+
 PATH = Path(__file__).parents[2] / "docs/gpt_by_hand.ipynb"
-ANSWER = re.compile(r"<summary>Answer: <code>d(\w+)</code>.*```python\n(.*?)```", re.DOTALL)
 OPEN = "write your answer first, in place of the dots."
 
 
 @pytest.fixture
 def kept() -> nbformat.NotebookNode:
     return nbformat.read(PATH, as_version=4)
-
-
-def said(cell: nbformat.NotebookNode) -> str:
-    """What a code cell shows: what it prints, and its last value as text."""
-    shown = (output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
-    return "".join(shown)
-
-
-def code(notebook: nbformat.NotebookNode) -> dict[str, nbformat.NotebookNode]:
-    return {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
-
-
-def exercises(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [cell for cell in notebook.cells if "exercise" in cell.metadata.get("tags", ())]
-
-
-def answers(notebook: nbformat.NotebookNode) -> dict[str, str]:
-    return dict(found.groups() for cell in notebook.cells if (found := ANSWER.search(cell.source)))
 
 
 def test_it_is_kept_with_the_outputs_of_one_run_and_in_one_way(kept):

@@ -8,9 +8,10 @@ from nbclient import NotebookClient
 
 from jaxgrad.models.mlp.forward import Nodes, Params
 
+from .notebooks import answers, code, exercises, said
+
 PATH = Path(__file__).parents[2] / "docs/backprop_by_hand.ipynb"
 NAMES = (*Nodes._fields, *Params._fields)
-ANSWER = re.compile(r"<summary>Answer: <code>d(\w+)</code>.*```python\n(.*?)```", re.DOTALL)
 
 
 def given() -> nbformat.NotebookNode:
@@ -20,24 +21,6 @@ def given() -> nbformat.NotebookNode:
 def executed(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     NotebookClient(notebook, timeout=180, kernel_name="python3").execute()
     return notebook
-
-
-def said(cell: nbformat.NotebookNode) -> str:
-    """What a code cell shows: what it prints, and its last value as text."""
-    shown = (output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
-    return "".join(shown)
-
-
-def code(notebook: nbformat.NotebookNode) -> dict[str, nbformat.NotebookNode]:
-    return {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
-
-
-def exercises(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [cell for cell in notebook.cells if "exercise" in cell.metadata.get("tags", ())]
-
-
-def answers(notebook: nbformat.NotebookNode) -> dict[str, str]:
-    return dict(found.groups() for cell in notebook.cells if (found := ANSWER.search(cell.source)))
 
 
 def test_it_is_stored_without_outputs_and_in_one_way():
