@@ -8,7 +8,7 @@ derivative g,
 $$V_k = \sigma_L^2 + k^2 \eta^2 \sum_i g_i^2 \sigma_{g_i}^2 + k\, u^2 \sum_i g_i^2 p_i^2,$$
 with the measured noise $\sigma_{g_i}$ of each gradient and the unit roundoff u of float32. All are taken at the first
 batch, where gradients are largest; how training bends small differences is left out, because on a model that learns at
-this rate they do not grow. The tolerance of a loss is then `DEVIATIONS` times the root of $V_k$.
+its `learning_rate` they do not grow. The tolerance of a loss is then `DEVIATIONS` times the root of $V_k$.
 """
 
 import functools

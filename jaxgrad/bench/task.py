@@ -12,7 +12,6 @@ from jaxgrad.errors import JaxgradError
 from jaxgrad.models.model import Benchmark, Model, check_rows
 
 SEED = 0
-LEARNING_RATE = 0.1
 
 
 class Size(NamedTuple):
@@ -32,7 +31,7 @@ class Task(NamedTuple):
     examples: Any
     key_data: np.ndarray
     vocab_size: int
-    learning_rate: float = LEARNING_RATE
+    learning_rate: float
 
     @property
     def key(self) -> jax.Array:
@@ -62,7 +61,8 @@ def task(model: Model, size: Size, read: Callable[[Any], corpus.Corpus]) -> Task
     drawn, initial = jax.random.split(jax.random.key(SEED))
     params = model.init(initial, size.sizes, len(data.vocabulary), jnp.float32)
     kept = jax.tree.map(np.asarray, params)
-    return Task(model, size, kept, data.train, np.asarray(jax.random.key_data(drawn)), len(data.vocabulary))
+    key_data = np.asarray(jax.random.key_data(drawn))
+    return Task(model, size, kept, data.train, key_data, len(data.vocabulary), benchmark(model).learning_rate)
 
 
 def examples(task: Task) -> Any:

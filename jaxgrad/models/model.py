@@ -128,6 +128,8 @@ class Benchmark:
         flops: `(params, sizes, rows) -> int`, the floating-point operations of a step's products.
         shown: the sizes that a table's title tells.
         telling_rows: the largest batch at which a mistake shows; where all are larger, the trial is held first.
+        learning_rate: of SGD, at which the model learns at every size. Where it does not, small differences grow, and
+            losses of the same gradients part.
         peers: modules by library: of `jaxgrad.bench` for flax and equinox, with `make(params, sizes)` and
             `loss(model, batch)`; of `torchref` for torch, with ways to train, as `torchref.steps` has them.
     """
@@ -138,6 +140,7 @@ class Benchmark:
     flops: Callable[[Any, Any, int], int]
     shown: tuple[str, ...]
     telling_rows: int = 0
+    learning_rate: float = 0.1
     peers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 

@@ -92,6 +92,7 @@ MODEL = Model(
         usual=("small",),
         trial=(4, Sizes(layers=2, heads=2, width=8, block=8, dropout=0.0)),
         flops=flops,
+        learning_rate=0.01,
         shown=("layers", "width", "block"),
         peers={"flax": "flax_gpt", "equinox": "equinox_gpt", "torch": "gpt_steps"},
     ),
