@@ -107,7 +107,7 @@ def _own_noise(subject: Subject, asked: Gathered, dtype: str) -> Pulled | None:
     """The noise of every engine's own program together; None where the function's cannot be followed."""
     noises = []
     for number, q in enumerate(asked.group.questions):
-        key = (asked.setting.seed, asked.group.label, number)
+        key = (asked.setting.seed, *asked.group.example(number))
         oracle = source_of(subject, q, dtype, asked.row.second, key).expected
         both = oracle.noise
         try:

@@ -53,10 +53,10 @@ def _setting(setting: Setting) -> str:
 def who(finding: Finding) -> str:
     """Who agrees with whom, at the first tensor where engines part."""
     tensor = next((t for t in finding.tensors if t.name == finding.first), None)
-    engines = list(dict.fromkeys(engine for t in finding.tensors for engine in t.values))
+    engines = list(dict.fromkeys(engine for t in finding.tensors for engine in t.engines))
     if tensor is None:
         return f"{_listed(engines)} agree" if len(engines) > 1 else f"only {engines[0]}, judged by Taylor's remainder"
-    engines = list(tensor.values)
+    engines = tensor.engines
     apart = [f"{a} from {b}" for (a, b), d in tensor.pairs.items() if not d.agrees]
     if not apart:
         return f"{_listed(engines)} agree"
@@ -88,7 +88,7 @@ def _what(tensor: Tensor) -> str:
 
 def _tensor_lines(finding: Finding, tensor: Tensor) -> list[tuple[str, str]]:
     also = [t.name for t in finding.tensors if not t.agree and t.name != tensor.name]
-    lines = [("who", who(finding))] if len(tensor.values) > 1 or finding.alone else []
+    lines = [("who", who(finding))] if len(tensor.engines) > 1 or finding.alone else []
     disagreeing = {pair: d for pair, d in tensor.pairs.items() if not d.agrees}
     if disagreeing:
         pair, d = max(disagreeing.items(), key=lambda item: (item[1].not_finite is not None, item[1].share))

@@ -1,6 +1,7 @@
 """What a check found, as data: tensors compared, under which settings, and who stands alone."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,11 +14,16 @@ HAND, REFERENCE, TORCH = "hand", "jax.grad", "torch"
 # The expected value in float64, which every engine of a narrower type is compared with.
 TRUTH = "float64"
 
+# The elements of the largest tensor that is kept where engines agree: all settings together hold some hundred.
+MOST_KEPT = 2**16
+
 AGREES, DIFFERS, NOT_JUDGED = "agrees", "differs", "not judged"
 
 
 class Tensor(NamedTuple):
     """One output, node or input: every engine's value, and the difference of each pair that has it.
+
+    Of a large tensor whose pairs agree a report keeps the differences alone: `values` is empty, and so is `noise`.
 
     `kind` is "output", "node" or "input"; of the latter two the values are cotangents. `noise` is that of one
     engine in the setting's type. In float64 pairs are of engines; in a narrower type each is compared with `TRUTH`.
@@ -36,6 +42,11 @@ class Tensor(NamedTuple):
     def agree(self) -> bool:
         """Whether all pairs agree."""
         return all(d.agrees for d in self.pairs.values())
+
+    @property
+    def engines(self) -> list[str]:
+        """Those that have a value of it."""
+        return list(self.values or dict.fromkeys(itertools.chain.from_iterable(self.pairs)))
 
 
 class Setting(NamedTuple):
@@ -75,6 +86,15 @@ class Finding(NamedTuple):
     def agree(self) -> bool:
         """Whether engines agree."""
         return self.outcome == AGREES
+
+    def without_arrays(self) -> "Finding":
+        """The same without the arrays of large tensors that agree, which nobody looks at."""
+        nothing = Noise(np.zeros(0), 1, (1.0,), np.zeros(0, bool))
+        tensors = (
+            t._replace(values={}, noise=nothing) if t.pairs and t.agree and t.noise.deviation.size > MOST_KEPT else t
+            for t in self.tensors
+        )
+        return self._replace(tensors=tuple(tensors))
 
 
 class Report(NamedTuple):

@@ -21,7 +21,8 @@ def to_json(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     name, the test that made it, passed, the message of a failure, and `settings`. A setting has dtype, transform, seed,
     sizes, outcome ("agrees", "differs", "not judged"), why, passed, sentence, first, alone and `tensors`. A tensor is
     one of `jaxgrad.parity/2`, and has a `heat`: where the pair that most needs a look differs, as `heat.of_pair` gives
-    it; null where there is no pair. A number that is not finite is one of the strings "nan", "inf", "-inf".
+    it; null where there is no pair, or where a tensor of more than `findings.MOST_KEPT` elements agrees. A number that
+    is not finite is one of the strings "nan", "inf", "-inf".
     """
     return dated(SCHEMA, passed=all(one["passed"] for one in checks), checks=list(checks))
 
@@ -48,9 +49,9 @@ def tensor(t: Tensor) -> dict[str, Any]:
 
 
 def mapped(t: Tensor) -> dict[str, Any]:
-    """A tensor as JSON, with the heat of its worst pair."""
+    """A tensor as JSON, with the heat of its worst pair, if it still has its arrays."""
     row = tensor(t)
-    at = worst(row["pairs"])
+    at = worst(row["pairs"]) if t.values else None
     return {**row, "heat": None if at is None else heat.of_pair(t, list(t.pairs)[at])}
 
 

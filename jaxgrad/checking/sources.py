@@ -38,9 +38,10 @@ class Source(NamedTuple):
     nodes: list[str]
 
 
-def source_of(subject: Subject, q: Question, dtype: str, second: bool, key: Any) -> Source:
+def source_of(subject: Subject, q: Question, dtype: str, second: bool, key: tuple[int, str, int]) -> Source:
     """The first oracle that answers in float64; the function's own float64 where there is none, once it is accepted.
 
+    `key` is the question's seed and its `Group.example`. What is found is kept until `forget_examples`.
     Raises `Unanswered` where the function cannot answer for itself, and `JaxgradError` where no oracle can.
     """
     place = (key, dtype, second)
@@ -48,6 +49,11 @@ def source_of(subject: Subject, q: Question, dtype: str, second: bool, key: Any)
         with in_type("float64"):
             subject.kept.sources[place] = _asked_of(subject, widened(q), dtype, second)
     return subject.kept.sources[place]
+
+
+def forget_examples(subject: Subject) -> None:
+    """Let go of what is expected of examples with a label, which one setting alone has."""
+    subject.kept.sources = {place: source for place, source in subject.kept.sources.items() if not place[0][1]}
 
 
 def _asked_of(subject: Subject, q: Question, dtype: str, second: bool) -> Source:

@@ -43,7 +43,7 @@ class Gathered(NamedTuple):
 def gathered(subject: Subject, setting: Setting, group: Group, run: list[Pulled], names: Pulled) -> Gathered:
     """Everything known of a group; arrays of several examples are stacked along a new first axis."""
     row = TRANSFORMS[setting.transform]
-    keys = [(setting.seed, group.label, number) for number in range(len(group.questions))]
+    keys = [(setting.seed, *group.example(number)) for number in range(len(group.questions))]
     sources = [
         source_of(subject, q, setting.dtype, row.second, key) for q, key in zip(group.questions, keys, strict=True)
     ]

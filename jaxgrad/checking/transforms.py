@@ -25,6 +25,10 @@ class Group(NamedTuple):
     questions: list[Question]
     batched: frozenset[int]
 
+    def example(self, number: int) -> tuple[str, int]:
+        """What tells a question from the others of its seed, by the group's label: the first of every batch is one."""
+        return ("", 0) if self.batched and number == 0 else (self.label, number)
+
 
 class Asked(NamedTuple):
     """What a row makes its examples from, and the shardings that the caller gave.

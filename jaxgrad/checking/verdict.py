@@ -29,7 +29,7 @@ from jaxgrad.checking.oracles import Oracle
 from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import Question, numbers_of, widened
-from jaxgrad.checking.sources import Unanswered, by_definition
+from jaxgrad.checking.sources import Unanswered, by_definition, forget_examples
 from jaxgrad.checking.subject import Subject, first_line, forward, given_tolerance, in_type
 from jaxgrad.checking.taylor import Judgement
 from jaxgrad.checking.tensors import KINDS, Gathered, gathered, tensors_of
@@ -40,6 +40,7 @@ from jaxgrad.jaxprs import casts, taps
 
 def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
     """What one setting shows. Where the function refuses, it is not judged, or wrong if it was `asked_for` by name."""
+    forget_examples(subject)
     row = TRANSFORMS[setting.transform]
     every = setting.transform not in subject.kept.batched
     of = Asked(subject.hand, subject.call, setting.dtype, setting.seed, subject.shardings, every)

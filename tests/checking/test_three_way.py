@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from jaxgrad import GradientMismatch, check, tap
+from jaxgrad.checking import question
+from jaxgrad.checking.report import mapped
+from jaxgrad.checking.transforms import TRANSFORMS, Asked
 from jaxgrad.errors import JaxgradError
 from jaxgrad.progress import found_by
 
@@ -245,3 +248,25 @@ def test_progress_is_told_and_a_stopped_check_carries_what_it_judged():
     ]
     report = found_by(caught.value)
     assert not report.passed and [(f.setting.transform, f.outcome) for f in report.findings] == [("jit", "agrees")]
+
+
+def test_of_a_large_tensor_that_agrees_differences_are_kept_and_no_arrays():
+    def kept(fn) -> tuple[int, list[str], bool]:
+        try:
+            report = check(fn, jax.ShapeDtypeStruct((2**16 + 1,), jnp.float32), reference=jnp.sin, **QUICK)
+        except GradientMismatch as wrong:
+            report = wrong.judged
+        tensor = next(t for t in report.findings[0].tensors if t.kind == "input")
+        return sum(value.size for value in tensor.values.values()), tensor.engines, "heat" in mapped(tensor)
+
+    assert kept(scaled_slope(1.0)) == (0, ["hand", "jax.grad"], True)
+    assert kept(scaled_slope(1.5)) == (2 * (2**16 + 1), ["hand", "jax.grad"], True)
+
+
+def test_examples_of_one_name_are_one_question():
+    asked = question.call(jnp.multiply, (X, X), {}, (), (), "normal")
+    groups = TRANSFORMS["vmap"].groups(Asked(question.applied(jnp.multiply, asked), asked, "float64", 0, None))
+    named = [(group.example(k), jax.tree.leaves(q)) for group in groups for k, q in enumerate(group.questions)]
+    assert len(named) == 6 and len(dict(named)) == 4
+    for name, leaves in named:
+        assert all(map(np.array_equal, leaves, dict(named)[name]))
