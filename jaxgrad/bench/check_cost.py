@@ -293,7 +293,7 @@ def _torch_slope(module: Any, args: list[Any], weights: np.ndarray) -> tuple[flo
 
 
 def _checked(case: Case, options: Mapping[str, Any]) -> None:
-    from jaxgrad.checking.three_way import check
+    from jaxgrad import check
 
     torch_reference = case.torch_reference() if case.torch_reference else None
     check(case.fn, *case.args(), reference=case.reference, torch_reference=torch_reference, **options)

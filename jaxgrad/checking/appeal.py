@@ -106,9 +106,8 @@ def cast_of(oracle: Oracle, asked: Gathered) -> casts.Cast | None:
 def _own_noise(subject: Subject, asked: Gathered, dtype: str) -> Pulled | None:
     """The noise of every engine's own program together; None where the function's cannot be followed."""
     noises = []
-    for number, q in enumerate(asked.group.questions):
-        key = (asked.setting.seed, *asked.group.example(number))
-        oracle = source_of(subject, q, dtype, asked.row.second, key).expected
+    for q, name in zip(asked.group.questions, asked.group.examples, strict=True):
+        oracle = source_of(subject, q, dtype, asked.row.second, (asked.setting.seed, name)).expected
         both = oracle.noise
         try:
             for engine in (own_oracle(subject), *subject.oracles):

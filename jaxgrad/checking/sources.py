@@ -22,7 +22,7 @@ from jaxgrad.checking.pullback import Pulled, inner_product, pull
 from jaxgrad.checking.question import Question, numbers_of, widened
 from jaxgrad.checking.subject import Subject, first_line, in_type
 from jaxgrad.checking.taylor import Judgement
-from jaxgrad.checking.transforms import TRANSFORMS, Asked, Transform, question
+from jaxgrad.checking.transforms import FIRST, SECOND, TRANSFORMS, Asked, Transform, question
 from jaxgrad.errors import JaxgradError
 
 
@@ -38,10 +38,10 @@ class Source(NamedTuple):
     nodes: list[str]
 
 
-def source_of(subject: Subject, q: Question, dtype: str, second: bool, key: tuple[int, str, int]) -> Source:
+def source_of(subject: Subject, q: Question, dtype: str, second: bool, key: tuple[int, str]) -> Source:
     """The first oracle that answers in float64; the function's own float64 where there is none, once it is accepted.
 
-    `key` is the question's seed and its `Group.example`. What is found is kept until `forget_examples`.
+    `key` is the question's seed and its name among `Group.examples`. What is found is kept until `forget_examples`.
     Raises `Unanswered` where the function cannot answer for itself, and `JaxgradError` where no oracle can.
     """
     place = (key, dtype, second)
@@ -52,8 +52,9 @@ def source_of(subject: Subject, q: Question, dtype: str, second: bool, key: tupl
 
 
 def forget_examples(subject: Subject) -> None:
-    """Let go of what is expected of examples with a label, which one setting alone has."""
-    subject.kept.sources = {place: source for place, source in subject.kept.sources.items() if not place[0][1]}
+    """Let go of what is expected of examples that one setting alone has."""
+    kept = subject.kept.sources.items()
+    subject.kept.sources = {place: source for place, source in kept if place[0][1] in (FIRST, SECOND)}
 
 
 def _asked_of(subject: Subject, q: Question, dtype: str, second: bool) -> Source:
@@ -182,7 +183,7 @@ def calibration(subject: Subject, dtype: str, seed: int) -> dict[tuple[str, int]
         factors = subject.kept.calibrations[dtype, seed] = {}
         with contextlib.suppress(Exception), in_type(dtype):
             q = question(Asked(subject.hand, subject.call, dtype, seed, None))
-            source = source_of(subject, q, dtype, False, (seed, "", 0))
+            source = source_of(subject, q, dtype, False, (seed, FIRST))
             native = next(o.pull(q, False)[0] for o in subject.oracles if o.name == source.name)
             for part in Pulled._fields:
                 each = zip(

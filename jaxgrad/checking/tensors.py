@@ -43,10 +43,8 @@ class Gathered(NamedTuple):
 def gathered(subject: Subject, setting: Setting, group: Group, run: list[Pulled], names: Pulled) -> Gathered:
     """Everything known of a group; arrays of several examples are stacked along a new first axis."""
     row = TRANSFORMS[setting.transform]
-    keys = [(setting.seed, *group.example(number)) for number in range(len(group.questions))]
-    sources = [
-        source_of(subject, q, setting.dtype, row.second, key) for q, key in zip(group.questions, keys, strict=True)
-    ]
+    named = zip(group.questions, group.examples, strict=True)
+    sources = [source_of(subject, q, setting.dtype, row.second, (setting.seed, name)) for q, name in named]
     if setting.dtype != "float64" and draws_numbers(subject):
         sources = [drawn_in_type(subject, q, setting, s) for q, s in zip(group.questions, sources, strict=True)]
     questions = [widened(q) for q in group.questions]

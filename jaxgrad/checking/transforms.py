@@ -17,17 +17,20 @@ from jaxgrad.checking.programs import run_quickly
 from jaxgrad.checking.pullback import Pulled, inner_product, pull
 from jaxgrad.checking.question import CARRIED, INPUT, Call, Question, asked, drawn, numbers_of, variants
 
+# The names of the examples that several settings ask: the first, and the second of a batch of all inputs.
+FIRST, SECOND = "", "second"
+
 
 class Group(NamedTuple):
-    """Examples that one run is made of. `batched` are the numbers of the arguments that differ between them."""
+    """Examples that one run is made of. `batched` are the numbers of the arguments that differ between them.
+
+    `examples` are the names of the questions: of one seed, type and order, those of one name are the same.
+    """
 
     label: str
     questions: list[Question]
     batched: frozenset[int]
-
-    def example(self, number: int) -> tuple[str, int]:
-        """What tells a question from the others of its seed, by the group's label: the first of every batch is one."""
-        return ("", 0) if self.batched and number == 0 else (self.label, number)
+    examples: tuple[str, ...]
 
 
 class Asked(NamedTuple):
@@ -66,7 +69,7 @@ def question(of: Asked, variant: str | None = None) -> Question:
 
 
 def _one(of: Asked) -> list[Group]:
-    return [Group("", [question(of)], frozenset())]
+    return [Group("", [question(of)], frozenset(), (FIRST,))]
 
 
 def _patterns(of: Asked) -> list[Group]:
@@ -77,9 +80,11 @@ def _patterns(of: Asked) -> list[Group]:
     for number in held if of.every else ():
         chosen.setdefault(frozenset((number,)), f"only {of.call.arguments[number]} batched")
         chosen.setdefault(every - {number}, f"all but {of.call.arguments[number]} batched")
-    base = question(of)
+    base, inputs = question(of), {leaf.argument for leaf in of.call.of_kind(INPUT)}
     return [
-        Group(label, [base, _other(base, of.call, batched)], batched) for batched, label in chosen.items() if batched
+        Group(label, [base, _other(base, of.call, batched)], batched, (FIRST, SECOND if inputs <= batched else label))
+        for batched, label in chosen.items()
+        if batched
     ]
 
 
@@ -88,7 +93,7 @@ def _pair(of: Asked) -> list[Group]:
 
 
 def _reaches(of: Asked) -> list[Group]:
-    return [Group(variant, [question(of, variant)], frozenset()) for variant in variants(of.call)]
+    return [Group(variant, [question(of, variant)], frozenset(), (variant,)) for variant in variants(of.call)]
 
 
 def _other(base: Question, call: Call, batched: frozenset[int]) -> Question:

@@ -266,7 +266,7 @@ def test_of_a_large_tensor_that_agrees_differences_are_kept_and_no_arrays():
 def test_examples_of_one_name_are_one_question():
     asked = question.call(jnp.multiply, (X, X), {}, (), (), "normal")
     groups = TRANSFORMS["vmap"].groups(Asked(question.applied(jnp.multiply, asked), asked, "float64", 0, None))
-    named = [(group.example(k), jax.tree.leaves(q)) for group in groups for k, q in enumerate(group.questions)]
+    named = [(group.examples[k], jax.tree.leaves(q)) for group in groups for k, q in enumerate(group.questions)]
     assert len(named) == 6 and len(dict(named)) == 4
     for name, leaves in named:
         assert all(map(np.array_equal, leaves, dict(named)[name]))
