@@ -29,6 +29,8 @@ ALPHA = 1e-9
 LEAST = 4.0
 # A tensor of which more than this share cannot be judged has not been judged.
 MOST_UNJUDGED = 0.25
+# Samples are taken apart into so many elements, whose squares stay in a core's cache and need no memory of their own.
+_PART = 2**16
 
 
 class Noise(NamedTuple):
@@ -99,19 +101,30 @@ class Spread:
 
     def add(self, sample: np.ndarray) -> None:
         """One more evaluation with its roundings drawn at random."""
-        same = (sample == self.expected) | (self.number and ~np.isfinite(self.expected))
         if not self.number:
-            self.differs |= ~same
+            self.differs |= sample != self.expected
             return
+        sums = [np.zeros(()), *(np.zeros(size) for size in self.expected.shape)]
+        for part in _parts(self.expected.shape):
+            squares = self._squares(part, np.asarray(sample)[part])
+            with np.errstate(over="ignore"):
+                sums[0] += squares.sum()
+                for axis, of_slices in enumerate(sums[1:]):
+                    of_slices[part if axis == 0 else ...] += _along(squares, axis)
+        self.slices.append(sums)
+
+    def _squares(self, part: Any, sample: np.ndarray) -> np.ndarray:
+        """The squares of the errors of a part of the elements, in units; 0 where nothing can be said."""
+        expected = self.expected[part]
+        same = (sample == expected) | ~np.isfinite(expected)
         with np.errstate(invalid="ignore", over="ignore"):
-            errors = np.where(same, 0.0, np.abs(sample - self.expected))
+            errors = np.where(same, 0.0, np.abs(sample - expected))
             squares = (errors / self.unit) ** 2
+        finite = np.isfinite(squares)
         # A finite value that some roundings make infinite is one that nothing can be said of.
-        self.differs |= ~np.isfinite(squares)
-        self.roots = np.hypot(self.roots, np.where(np.isfinite(squares), errors, 0.0))
-        squares = np.where(np.isfinite(squares), squares, 0.0)
-        with np.errstate(over="ignore"):
-            self.slices.append([np.asarray(squares.sum()), *(_along(squares, axis) for axis in range(squares.ndim))])
+        self.differs[part] |= ~finite
+        self.roots[part] = np.hypot(self.roots[part], np.where(finite, errors, 0.0))
+        return np.where(finite, squares, 0.0)
 
     def noise(self) -> Noise:
         """What the samples so far tell; `unsure` are elements that a rounding made infinite, or another integer."""
@@ -119,6 +132,15 @@ class Spread:
         freedom = tuple(_freedom(np.stack(each)) for each in zip(*self.slices, strict=True))
         lost = self.differs if self.number else False
         return Noise(self.roots / math.sqrt(samples), samples, freedom or (1.0,), self.differs, lost)
+
+
+def _parts(shape: tuple[int, ...]) -> list[Any]:
+    """Stretches of the first axis, of about `_PART` elements each."""
+    size = math.prod(shape)
+    if size <= _PART:
+        return [...]
+    rows = max(1, _PART * shape[0] // size)
+    return [slice(start, start + rows) for start in range(0, shape[0], rows)]
 
 
 def is_number(array: np.ndarray) -> bool:

@@ -48,34 +48,41 @@ def measured(sample: Sample, answer: Pulled, dtype: str, samples: int, narrow: b
     """
     leaves = _leaves(answer)
     small, large = _ENLARGED[dtype]
-    usual, again, enlarged = ([Spread(leaf) for leaf in leaves] for _ in range(3))
+    usual, enlarged = ([Spread(leaf) for leaf in leaves] for _ in range(2))
     few = max(4, samples // 4)
-    for seed in range(1, samples + 1):
+    for seed in range(1, few + 1):
         _add(usual, sample(rounding(dtype, small, narrow), seed))
-        if seed <= few:
-            _add(enlarged, sample(rounding(dtype, large, narrow), seed))
-            again = again if seed < few else [_copy(spread) for spread in usual]
+        _add(enlarged, sample(rounding(dtype, large, narrow), seed))
+    unsure = [_hangs_on_a_choice(*pair, large / small) for pair in zip(usual, enlarged, strict=True)]
+    del enlarged
+    for seed in range(few + 1, samples + 1):
+        _add(usual, sample(rounding(dtype, small, narrow), seed))
     found = []
-    for leaf, *spreads in zip(leaves, usual, again, enlarged, strict=True):
+    for leaf, hangs in zip(leaves, unsure, strict=True):
+        # What is no longer needed makes room for the next: of a large model each list is as much as its parameters.
+        spread = usual.pop(0)
         if not is_number(leaf):
-            found.append(exact(leaf)._replace(unsure=spreads[0].differs | spreads[2].differs))
+            found.append(exact(leaf)._replace(unsure=spread.differs | hangs.unsure))
             continue
-        noise, first, wide = (spread.noise() for spread in spreads)
-        unsure = noise.unsure | wide.unsure | _hangs_on_a_choice(first, wide, large / small)
-        own = scaled(noise, 1 / small)._replace(unsure=unsure, lost=noise.lost | wide.lost)
+        noise = scaled(spread.noise(), 1 / small)
+        own = noise._replace(unsure=noise.unsure | hangs.unsure, lost=noise.lost | hangs.lost)
         found.append(floored(own, leaf, dtype))
     return _like(answer, found)
 
 
-def _hangs_on_a_choice(first: Noise, wide: Noise, ratio: float) -> np.ndarray:
-    smooth = ratio * first.deviation
-    return (wide.deviation > _SMOOTH * smooth) | (wide.deviation * _SMOOTH < smooth)
+class _Hangs(NamedTuple):
+    """Which elements hang on a choice, and which of them because larger roundings make them infinite."""
+
+    unsure: np.ndarray
+    lost: np.ndarray | bool
 
 
-def _copy(spread: Spread) -> Spread:
-    same = Spread(spread.expected)
-    same.roots, same.slices, same.differs = spread.roots.copy(), list(spread.slices), spread.differs.copy()
-    return same
+def _hangs_on_a_choice(usual: Spread, enlarged: Spread, ratio: float) -> _Hangs:
+    if not usual.number:
+        return _Hangs(enlarged.differs, False)
+    smooth, wide = ratio * usual.noise().deviation, enlarged.noise()
+    apart = (wide.deviation > _SMOOTH * smooth) | (wide.deviation * _SMOOTH < smooth)
+    return _Hangs(apart | wide.unsure, wide.lost)
 
 
 def _add(spreads: Sequence[Spread], sample: Pulled) -> None:

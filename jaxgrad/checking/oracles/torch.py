@@ -587,6 +587,30 @@ def _gradients(ys: list[Any], dys: list[Any], at: list[Any], again: bool, where:
     return [torch.zeros_like(x) if g is None else g for x, g in zip(at, found, strict=True)]
 
 
+def _has_own_backward(program: TorchProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether somebody's `autograd.Function`, in Python or C++, is on the way back from the outputs."""
+    import torch
+
+    call = _bound(program, args, dict(kwargs), None)
+    with (
+        torch.random.fork_rng(devices=[]),
+        _default_dtype(call.dtype),
+        torch.enable_grad(),
+        _our_errors("forward pass"),
+    ):
+        left = [y.grad_fn for y in leaves(call.fn(*call.args, **call.kwargs))]
+    seen = set()
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction) or "CppNode" in node.name():
+            return True
+        left += [following for following, _ in node.next_functions]
+    return False
+
+
 def _conjugate(gradient: Any) -> Any:
     """A gradient of torch as a cotangent of JAX, on the host."""
     array = to_numpy(gradient)
@@ -672,6 +696,8 @@ def torch_oracle(name: str, reference: Any, asked: Call, names: Mapping[str, Any
         return sample
 
     def flaw(q: Question) -> str:
+        if not _has_own_backward(program, *given(q)):
+            return ""
         shapes = [dy.shape for dy in q.dys]
         usual = pull(program, *given(q), q.dys)[0].inputs
         ones = pull(program, *given(q), [np.ones_like(dy) for dy in q.dys])[0].inputs
