@@ -173,6 +173,14 @@ def test_complex_outputs_and_inputs():
     fails(fft, of(8), reference=jnp.fft.fft, **QUICK)
 
 
+def test_second_derivatives_of_complex_numbers_in_torch():
+    twice = {"dtypes": ("float64",), "transforms": ("grad_of_grad",), "seeds": (0,)}
+    z = jax.ShapeDtypeStruct((4,), jnp.complex64)
+    for fn, in_torch in ((jnp.exp, torch.exp), (jnp.abs, torch.abs)):
+        assert check(fn, z, torch_reference=in_torch, **twice).passed
+    fails(lambda z: jnp.exp(jax.lax.stop_gradient(z)) * z, z, torch_reference=torch.exp, says="wrong", **twice)
+
+
 def test_float16_and_what_has_no_gradient():
     assert check(tanh(), of(5), reference=jnp.tanh, dtypes=("float16",), transforms=("jit",)).passed
     eight = jnp.ones(3, jnp.float8_e4m3fn)
@@ -370,7 +378,13 @@ def test_plain_numbers_keywords_and_arguments_without_a_gradient():
     fails(rule, of(5), 1e-5, factor, reference=plain, says="no_gradient=('factor',)", **QUICK)
     report = check(rule, of(5), 1e-5, factor, reference=plain, no_gradient=("factor",), **QUICK)
     assert "eps is a plain number without a gradient" in report.findings[0].why
-    assert check(scaled, of(5), 1e-5, kwargs={"factor": factor}, reference=scaled, **QUICK).passed
+    keyword = {"kwargs": {"factor": factor}, **QUICK}
+    assert check(scaled, of(5), 1e-5, reference=scaled, **keyword).passed
+    in_torch = lambda x, eps, *, factor: factor * x / torch.sqrt((x * x).mean() + eps)  # noqa: E731
+    # What torch.compile makes of a function, without the seconds that its import takes.
+    compiled = lambda *args, **kwargs: pytest.fail("the compiler's wrapper was called")  # noqa: E731
+    compiled._torchdynamo_orig_callable = in_torch
+    assert check(scaled, of(5), 1e-5, torch_reference=compiled, **keyword).passed
 
 
 def test_a_mesh():
