@@ -10,6 +10,10 @@ import jax.numpy as jnp
 from jaxgrad import jax_seam
 from jaxgrad.jax_seam import ClosedJaxpr
 
+_CUSTOM_JVP = ("custom_jvp_call",)
+_CUSTOM_VJP = ("custom_vjp_call", "custom_vjp_call_jaxpr")
+CUSTOM_RULES = _CUSTOM_JVP + _CUSTOM_VJP
+
 # A check calls the function from here.
 _OURS = tuple(str(Path(__file__).parents[1] / room) for room in ("checking", "jaxprs"))
 
@@ -62,9 +66,9 @@ def holds(program: Any, names: Sequence[str]) -> bool:
 
 def has_custom_jvp(program: ClosedJaxpr) -> bool:
     """Whether a forward program has a rule of `jax.custom_jvp` in it, and so a forward mode of its own."""
-    return holds(program, ("custom_jvp_call",))
+    return holds(program, _CUSTOM_JVP)
 
 
 def has_custom_vjp(program: ClosedJaxpr) -> bool:
     """Whether a forward program has a rule of `jax.custom_vjp` in it, which has no forward mode."""
-    return holds(program, ("custom_vjp_call", "custom_vjp_call_jaxpr"))
+    return holds(program, _CUSTOM_VJP)

@@ -173,6 +173,22 @@ def test_complex_outputs_and_inputs():
     fails(fft, of(8), reference=jnp.fft.fft, **QUICK)
 
 
+def test_a_rule_whose_forward_pass_is_another_function():
+    def two(called, differentiated):
+        fn = jax.custom_vjp(lambda x: called(x) * jnp.tanh(x))
+        fn.defvjp(lambda x: (differentiated(x) * jnp.tanh(x), x), lambda x, dy: (dy * (1 - jnp.tanh(x) ** 2),))
+        return fn
+
+    right, wrong = lambda x: 1, lambda x: 1 + (x.dtype != jnp.float32) * jnp.arange(3, dtype=x.dtype) / 8
+    types = {"transforms": ("jit",), "seeds": (0,)}
+    assert check(two(right, right), of(4, 3), reference=jnp.tanh, **types).passed
+    said = fails(two(wrong, right), of(4, 3), reference=jnp.tanh, says="output of a call without a gradient", **types)
+    assert "in 2 of 3: float64/jit/0, bfloat16/jit/0" in said
+    fails(two(wrong, right), of(4, 3), says="a custom rule's own forward pass gives the output", **QUICK)
+    said = fails(two(right, wrong), of(4, 3), reference=jnp.tanh, says="output is wrong", **QUICK)
+    assert "called without a gradient it agrees" in said
+
+
 def test_second_derivatives_of_complex_numbers_in_torch():
     twice = {"dtypes": ("float64",), "transforms": ("grad_of_grad",), "seeds": (0,)}
     z = jax.ShapeDtypeStruct((4,), jnp.complex64)
