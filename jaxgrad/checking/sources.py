@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking import taylor
-from jaxgrad.checking.compare import Noise, floored, is_number
+from jaxgrad.checking.compare import Noise, floored, is_number, limit
 from jaxgrad.checking.expected import Expected, expect
 from jaxgrad.checking.findings import (
     HAND,
@@ -24,6 +24,7 @@ from jaxgrad.checking.subject import Subject, first_line, in_type
 from jaxgrad.checking.taylor import Judgement
 from jaxgrad.checking.transforms import TRANSFORMS, Asked, Transform, question
 from jaxgrad.errors import JaxgradError
+from jaxgrad.jaxprs import casts, walk
 
 
 class Unanswered(Exception):
@@ -116,9 +117,75 @@ def by_definition(
         return inner_product(q.dys, numbers_of(subject.hand(inputs, q.carried)))
 
     inputs = [jnp.asarray(x) for x in q.inputs]
-    found = taylor.judge(value, inputs, gradients, jax.random.key(0))
+    key = jax.random.key(0)
+    found = taylor.judge(value, inputs, gradients, key)
+    program = jax.make_jaxpr(value)(inputs)
+    cast = casts.narrowest(program)
+    if cast is not None:
+        # What cannot be widened, or measured, is judged by its jumps alone.
+        with contextlib.suppress(Exception):
+            explained = _explained(subject, q, second, cast.dtype)
+            formula = _formula(subject, q, second, cast)
+            asked_wide = gradients if formula is None else {**gradients, HAND: formula}
+            wide = taylor.judge(lambda inputs: walk.widened(program, inputs)[0], inputs, asked_wide, key)
+            off: dict[str, list[float | None]] = {engine: [None] * len(inputs) for engine in gradients}
+            if formula is not None:
+                off[HAND] = _off(gradients[HAND], formula)
+            found = {
+                engine: [_as_wide(*each, cast) for each in zip(of, wide[engine], off[engine], explained, strict=True)]
+                for engine, of in found.items()
+            }
     names = [leaf.name for leaf in subject.call.of_kind("input")]
     return {engine: dict(zip(names, of, strict=True)) for engine, of in found.items()}
+
+
+def _explained(subject: Subject, q: Question, second: bool, dtype: str) -> list[float]:
+    """How far a cotangent that is computed in a type may be from the derivative, by input: the limit of its noise."""
+    expected = expect(functools.partial(in_jax.rounded, subject.hand, q, second), dtype)
+    pairs = zip(expected.answer.inputs, expected.noise.inputs, strict=True)
+    sizes = ((float(np.linalg.norm(dx)), float(np.linalg.norm(n.deviation)), n.samples) for dx, n in pairs)
+    return [limit(1.0, samples) * noise / size if size else np.inf for size, noise, samples in sizes]
+
+
+def _formula(subject: Subject, q: Question, second: bool, cast: casts.Cast) -> list[Any] | None:
+    """The function's cotangents by its own backward pass with every float in float64.
+
+    None where that pass computes in a type that is narrower than the function's: then its rounding is a mistake.
+    """
+    program = in_jax.program(subject.hand, q, second)
+    own = casts.narrowest(program)
+    if own is None or jnp.finfo(own.dtype).eps > jnp.finfo(cast.dtype).eps:
+        return None
+    with contextlib.suppress(Exception):
+        results = walk.widened(program, jax.tree.leaves(q))
+        return results[len(results) - len(q.inputs) :]
+    return None
+
+
+def _off(own: list[Any], other: list[Any]) -> list[float | None]:
+    """How far cotangents are from others, by input, as a part of their size."""
+    return [
+        float(np.linalg.norm(a - b) / size) if (size := np.linalg.norm(b)) else 0.0
+        for a, b in ((np.asarray(x), np.asarray(y)) for x, y in zip(own, other, strict=True))
+    ]
+
+
+def _as_wide(own: Judgement, wide: Judgement, off: float | None, most: float, cast: casts.Cast) -> Judgement:
+    """The judgement of a gradient of a function that computes in a narrow type inside, by its program in float64.
+
+    `wide` is of the gradient itself, of which the narrow type explains an error of at most `most`; or, where `off` is
+    given, of its formula in float64, from which the gradient is so far off.
+    """
+    if wide.verdict == "undecided" or not most < 0.5:
+        return own
+    if wide.verdict == "wrong" and (off is not None or not wide.error <= most):
+        within = "" if off is not None else f"; {cast.dtype} explains an error of {most:.1g} at most"
+        return wide._replace(why=f"in float64 throughout, {wide.why}{within}")
+    if off is None:
+        return wide._replace(verdict="narrow", why=f"as far as {cast.dtype} inside shows, to {most:.1g}, it is right")
+    if off > most:
+        return wide._replace(verdict="undecided", why=f"{cast.dtype} inside puts it {off:.1g} off what float64 gives")
+    return wide._replace(verdict="narrow", why=f"right in float64 throughout; {cast.dtype} inside is {off:.0e} off")
 
 
 def drawn_in_type(subject: Subject, q: Question, setting: Setting, source: Source) -> Source:

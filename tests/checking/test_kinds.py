@@ -244,6 +244,27 @@ def test_a_right_kernel_that_computes_in_float32_inside():
     fails(ruled(norm, lambda r, dy: (1.001 * jax.vjp(norm, r[0])[1](dy)[0],)), of(8, 16), reference=plain, **QUICK)
 
 
+@pytest.mark.parametrize("inside", [jnp.float32, jnp.bfloat16])
+def test_without_an_oracle_a_narrow_type_inside_hides_no_mistake(inside):
+    def product(x, w):
+        return jax.lax.dot(x.astype(inside), w.astype(inside), preferred_element_type=jnp.float32).astype(x.dtype)
+
+    def rule(factor):
+        return ruled(product, lambda r, dy: (product(dy, r[1].T), factor * product(r[0].T, dy)))
+
+    report = check(rule(1), of(4, 6), of(6, 3), **QUICK)
+    assert f"{jnp.dtype(inside)} inside" in report.findings[0].why
+    said = fails(rule(1.001), of(4, 6), of(6, 3), says="the cotangent of input w is wrong", **QUICK)
+    assert "in float64 throughout, the remainder falls with h^1" in said
+
+
+def test_a_number_that_was_rounded_to_float32():
+    plain = lambda x: x * 0.1  # noqa: E731
+    report = check(lambda x: x * jnp.float32(0.1), of(4), reference=plain, **QUICK)
+    assert "has a number in float32" in report.findings[0].why
+    fails(lambda x: x * jnp.float32(0.1001), of(4), reference=plain, says="output is wrong", **QUICK)
+
+
 def test_a_backward_pass_that_alone_computes_in_bfloat16_is_wrong():
     plain = lambda x, w: x @ w  # noqa: E731
 
