@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaxgrad.checking import taylor
 from jaxgrad.checking.compare import Noise, floored, is_number, limit
+from jaxgrad.checking.domains import moved
 from jaxgrad.checking.expected import Expected, expect
 from jaxgrad.checking.findings import (
     HAND,
@@ -20,6 +22,7 @@ from jaxgrad.checking.measure import excess
 from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled, inner_product, pull
 from jaxgrad.checking.question import Question, numbers_of, widened
+from jaxgrad.checking.question import in_type as as_type
 from jaxgrad.checking.subject import Subject, first_line, in_type
 from jaxgrad.checking.taylor import Judgement
 from jaxgrad.checking.transforms import TRANSFORMS, Asked, Transform, question
@@ -135,8 +138,60 @@ def by_definition(
                 engine: [_as_wide(*each, cast) for each in zip(of, wide[engine], off[engine], explained, strict=True)]
                 for engine, of in found.items()
             }
+    if HAND in found:
+        with contextlib.suppress(Exception):
+            found[HAND] = _beside_kinks(subject, q, second, value, gradients[HAND], found[HAND])
     names = [leaf.name for leaf in subject.call.of_kind("input")]
     return {engine: dict(zip(names, of, strict=True)) for engine, of in found.items()}
+
+
+# Points beside a kink, whose gradients are those that a subgradient there may lie between.
+_BESIDE = 8
+
+
+def _beside_kinks(
+    subject: Subject,
+    q: Question,
+    second: bool,
+    value: Callable[[list[Any]], Any],
+    gradient: list[Any],
+    judged: list[Judgement],
+) -> list[Judgement]:
+    """The judgements, and where an input is at kinks those of the function's gradient beside them.
+
+    A subgradient shows little of the rule that gave it. Where several kinks meet it only has to lie between the
+    gradients beside them, along a few directions.
+    """
+    several = [j.verdict == "undecided" and j.why in taylor.SEVERAL for j in judged]
+    numbers = [number for number, j in enumerate(judged) if j.verdict == "kink" or several[number]]
+    if not numbers:
+        return judged
+    points = [
+        [as_type(moved(np.asarray(x), seed, number), "float64") for number, x in enumerate(q.inputs)]
+        for seed in range(_BESIDE)
+    ]
+    pulled = [in_jax.pulled(subject.hand, q._replace(inputs=point), second).inputs for point in points]
+    given = {HAND: [jnp.asarray(dx) for dx in pulled[0]]}
+    beside = taylor.judge(value, list(map(jnp.asarray, points[0])), given, jax.random.key(0), inputs=numbers)[HAND]
+    found = list(judged)
+    for number, j in zip(numbers, beside, strict=True):
+        if j.verdict == "wrong":
+            found[number] = j._replace(why=f"beside a kink here, {j.why}")
+        elif several[number] and j.verdict != "undecided" and _between(gradient[number], [of[number] for of in pulled]):
+            why = "several kinks meet here: beside them the gradient is right, and here it lies between those"
+            found[number] = j._replace(verdict="kink", why=why)
+    return found
+
+
+def _between(gradient: Any, others: list[Any]) -> bool:
+    """Whether a gradient lies between others along random directions, or beyond by at most what they span."""
+    shape = np.shape(gradient)
+    for direction in np.random.default_rng(0).standard_normal((3, *shape)):
+        slopes = [float(np.real(np.sum(direction * np.asarray(dx)))) for dx in others]
+        span = max(slopes) - min(slopes)
+        if not min(slopes) - span <= np.real(np.sum(direction * np.asarray(gradient))) <= max(slopes) + span:
+            return False
+    return True
 
 
 def _explained(subject: Subject, q: Question, second: bool, dtype: str) -> list[float]:

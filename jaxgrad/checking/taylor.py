@@ -293,6 +293,8 @@ def _along(gradient: np.ndarray, direction: np.ndarray) -> _Given:
     return _Given(float(terms.sum()), _norm(terms))
 
 
+# Why a gradient at a kink of several coordinates may be undecided.
+SEVERAL = ("a kink here, of many coordinates together", "several kinks meet here")
 _OUTSIDE = "a kink here, and the gradient lies outside the one-sided slopes"
 
 
@@ -486,8 +488,7 @@ def _by_parts(
     """
     smooth, kinked = _split(evaluate, x, direction, gradient, line)
     if not kinked:
-        why = "a kink here, of many coordinates together"
-        return judged if judged.verdict == "kink" else Judgement("undecided", judged.order, why)
+        return judged if judged.verdict == "kink" else Judgement("undecided", judged.order, SEVERAL[0])
     parts = []
     if smooth.any():
         part = np.where(smooth, direction, 0)
@@ -497,7 +498,7 @@ def _by_parts(
         along = _line(evaluate, x, part, line.h[0], line.trusted)
         found = _on_line(along, _along(gradient, part))
         if found.why == _OUTSIDE and not _stays(evaluate, along, part, direction - part):
-            found = Judgement("undecided", found.order, "several kinks meet here")
+            found = Judgement("undecided", found.order, SEVERAL[1])
         parts.append(found)
     return max(parts, key=_severity)
 

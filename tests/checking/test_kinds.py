@@ -308,6 +308,22 @@ def test_a_subgradient_at_a_kink_is_quiet_and_a_number_outside_is_not(subgradien
     fails(outside, x, says="wrong", **QUICK)
 
 
+def test_where_several_kinks_meet_the_gradient_beside_them_counts():
+    def layer(x, w, b):
+        return jax.nn.relu(x @ w + b)
+
+    def backward(r, dy, factor):
+        x, w, b = r
+        d = dy * (x @ w + b > 0)
+        return d @ w.T, x.T @ d, factor * d.sum(0)
+
+    # As a layer is initialised; at this point a gradient of 0 is right, and any factor of it.
+    args = of(5, 3), jnp.zeros((3, 4)), jnp.zeros(4)
+    report = check(ruled(layer, lambda r, dy: backward(r, dy, 1)), *args, **QUICK)
+    assert "several kinks meet here: beside them the gradient is right" in report.findings[0].why
+    fails(ruled(layer, lambda r, dy: backward(r, dy, 2)), *args, says="beside a kink here", **QUICK)
+
+
 def test_forward_mode_and_rules_that_are_not_linear():
     def rule(tangent):
         fn = jax.custom_jvp(jnp.tanh)
