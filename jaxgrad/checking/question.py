@@ -242,9 +242,11 @@ def in_type(value: Any, dtype: str) -> np.ndarray:
 def asked(fn: Callable[..., Any], inputs: list[Any], carried: list[Any], dtype: str, seed: int) -> Question:
     """The question of `fn`, as `applied` makes it, at these arguments: normal cotangents and directions by the seed.
 
-    Raises what `fn` raises when JAX traces it.
+    Raises what `fn` raises when JAX traces it, and `JaxgradError` where no output has a gradient.
     """
     outputs = numbers_of(jax.eval_shape(fn, inputs, carried))
+    if not outputs:
+        raise JaxgradError("no output is a float or complex array, so there is no gradient to check")
     return Question(inputs, carried, _normal(outputs, dtype, seed, 1), _normal(inputs, dtype, seed, 2))
 
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgrad import GradientMismatch, check
 from jaxgrad.checking.transforms import TRANSFORMS, Transform
+from jaxgrad.errors import JaxgradError
 
 QUICK = {"dtypes": ("float64",), "transforms": ("jit",), "seeds": (0,)}
 KEEP = jnp.tril(jnp.ones((4, 4), bool))
@@ -415,6 +416,31 @@ def test_inputs_that_normal_numbers_never_reach():
     forgets = ruled(plain, lambda r, dy: (dy * (1 - jnp.tanh(r[0]) ** 2), dy * (1 - jnp.tanh(r[0]) ** 2)))
     assert check(forgets, of(5), jnp.zeros(5), reference=plain, **QUICK).passed
     fails(forgets, of(5), jnp.zeros(5), reference=plain, says="moved", **reach)
+
+
+def test_a_choice_by_the_sign_of_a_sum_falls_both_ways():
+    plain = lambda x: jnp.where(x.sum() > 0, jnp.sin(x), x)  # noqa: E731
+    x, only = jax.ShapeDtypeStruct((3,), jnp.float32), {"dtypes": ("float64",), "transforms": ("jit", "reach")}
+    for side in (1, -1):
+
+        def backward(r, dy, side=side):
+            return (jax.vjp(plain, *r)[1](dy)[0] * jnp.where(side * r[0].sum() > 0, 1, 2),)
+
+        fails(ruled(plain, backward), x, reference=plain, says="the cotangent of input x", **only)
+
+
+def test_a_special_function_near_a_zero_of_its_own_is_no_false_alarm():
+    x = jnp.array([1.0, 1.001, 1.46, 1.47, 2.0, 2.1])
+    for special in (jax.scipy.special.gammaln, jax.scipy.special.digamma):
+        types = {"dtypes": ("float32",), "transforms": ("jit",), "seeds": (0,)}
+        assert check(special, x, **types).passed
+        wrong = ruled(special, lambda r, dy, f=special: (1.001 * jax.vjp(f, *r)[1](dy)[0],))
+        fails(wrong, x, reference=special, says="the cotangent of input x", **types)
+
+
+def test_a_function_without_a_float_output_has_no_gradient_to_check():
+    with pytest.raises(JaxgradError, match="no output is a float or complex array"):
+        check(jnp.argmax, of(4), reference=jnp.argmax)
 
 
 def test_plain_numbers_keywords_and_arguments_without_a_gradient():
