@@ -184,6 +184,10 @@ def flaws(subject: Subject, setting: Setting) -> Iterator[tuple[str, str]]:
                 yield oracle.name, flaw
 
 
+# What JAX says where a traced number stands in the place of a Python value.
+_TRACED = ("Tracer", "Non-hashable static", "nondiff_argnums", "Concret")
+
+
 def _refused(subject: Subject, setting: Setting, error: Exception, asked_for: bool) -> Finding:
     """The function raised: whose fault that is, and what leaves the setting out."""
     said = first_line(error)
@@ -196,7 +200,9 @@ def _refused(subject: Subject, setting: Setting, error: Exception, asked_for: bo
         if bad_rule
         else f"the function refuses {setting.dtype} under {setting.transform}: it says {said}"
     )
-    option = f"leave it out with dtypes= or transforms= ({setting})"
+    option = f"leave it out with {'vary=, ' if setting.sizes else ''}dtypes= or transforms= ({setting})"
+    if any(words in f"{type(error).__name__}: {error}" for words in _TRACED):
+        option = "if an argument is an option and no array, name it in static_argnums="
     outcome = DIFFERS if asked_for or bad_rule else NOT_JUDGED
     return _outcome(setting, (), outcome, f"{why}; {option}", alone=HAND if bad_rule else None)
 
