@@ -309,6 +309,14 @@ def test_a_subgradient_at_a_kink_is_quiet_and_a_number_outside_is_not(subgradien
     fails(outside, x, says="wrong", **QUICK)
 
 
+def test_a_reversed_gradient_may_have_the_same_second_derivative():
+    meant = {"reference": lambda x: x, "expected": "differs", "dtypes": ("float64",), "seeds": (0,)}
+    reversed_, plain = (ruled(lambda x: x, lambda r, dy, s=sign: (s * dy,)) for sign in (-1, 1))
+    assert check(reversed_, of(4), transforms=("jit", "grad_of_grad"), **meant).passed
+    fails(plain, of(4), transforms=("jit", "grad_of_grad"), says="the gradient agrees with its oracles", **meant)
+    fails(reversed_, of(4), transforms=("grad_of_grad",), says="the gradient agrees with its oracles", **meant)
+
+
 def test_where_several_kinks_meet_the_gradient_beside_them_counts():
     def layer(x, w, b):
         return jax.nn.relu(x @ w + b)
