@@ -61,7 +61,7 @@ _INTEGERS = re.compile(r"integers\((-?\d+),\s*(-?\d+)\)")
 # How far inputs drawn from shapes are moved from their usual size, and the edges of a type.
 SIZES = ("0.1", "10", "100")
 # Normal numbers may be negated too: a choice by the sign of a sum, or of a mean, then falls the other way.
-_MIRRORED = ("0.1", "-10", "100")
+_MIRRORED = ("-0.1", "10", "100")
 # Equal numbers are moved by at most so many of the next representable ones: 3 % of a bfloat16.
 _FARTHEST = 8
 EDGES, LARGE, MOVED = "edges", "large", "moved"
