@@ -165,10 +165,8 @@ def _numbers(jaxpr: Any) -> int:
 def _with_place(failed: GradientMismatch, asked: Asked) -> GradientMismatch:
     """The same failure, whose message tells the place too, once it is read."""
     first = next((f for f in failed.judged.findings if not f.passed), None)
-    plain = asked.option("reference", None)
-    comparable = asked.module is not None or callable(asked.options.get("torch_reference")) or callable(plain)
     expected = asked.options.get("expected", "agrees") == "agrees"
-    if first is None or first.setting.transform != "jit" or not comparable or not expected:
+    if first is None or first.setting.transform != "jit" or not expected:
         return failed
     return GradientMismatch(failed.judged, functools.partial(_place, failed, asked))
 
@@ -190,11 +188,14 @@ def _place(failed: GradientMismatch, asked: Asked) -> list[tuple[str, str]]:
     def bare(params: tuple[()], *inputs: Any, **kwargs: Any) -> Any:
         return asked.fn(*inputs, **kwargs)
 
+    plain = asked.option("reference", None)
+    if not (asked.module is not None or callable(asked.options.get("torch_reference")) or callable(plain)):
+        # Only a rule can be compared with something: with its own primal.
+        return []
     if not _fits_in_memory(asked):
         return [("place", "not looked for in a program of this size; jaxgrad.port.compare finds it in a smaller one")]
     try:
         args, kwargs = _arguments(asked)
-        plain = asked.option("reference", None)
         if asked.module is not None:
             names = asked.options.get("torch_names")
             return brief(port.compare(asked.fn, *args, torch=asked.module, names=names, kwargs=kwargs))

@@ -195,6 +195,11 @@ def frames(eqn: Any) -> list[Frame]:
     return [Frame(m[1], int(m[2]), m[4]) for m in found]
 
 
+def options_of_rule(fn: Any) -> tuple[int, ...]:
+    """The numbers of the arguments that a `jax.custom_vjp` takes as they are; no other function tells."""
+    return tuple(fn.nondiff_argnums) if isinstance(fn, jax.custom_vjp) else ()
+
+
 @contextlib.contextmanager
 def noting_rules(note: Callable[[Any, tuple[Any, ...]], object]) -> Iterator[None]:
     """While open, `note(rule, args)` is told of every call of a `jax.custom_vjp`, with all arguments by place.

@@ -1,7 +1,7 @@
 """Differences looked at again: what the function's own arithmetic, or a kink at an edge, explains of them."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +19,7 @@ from jaxgrad.checking.question import Question, widened
 from jaxgrad.checking.sources import by_definition, noise_of, source_of
 from jaxgrad.checking.subject import Subject, forward, in_type, own_oracle
 from jaxgrad.checking.tensors import Gathered, joined, stacked_noise, tensors_of
+from jaxgrad.jax_seam import ClosedJaxpr
 from jaxgrad.jaxprs import casts
 from jaxgrad.jaxprs.noise import EXACT
 
@@ -87,20 +88,35 @@ def _narrower(subject: Subject, asked: Gathered) -> Iterator[tuple[str, str]]:
     for oracle in (own_oracle(subject), *subject.oracles):
         cast = cast_of(oracle, asked)
         if cast is not None and cast.dtype in ("float32", "bfloat16", "float16"):
-            who = subject.name if oracle.name == TRUTH else oracle.name
-            inside.append((cast.dtype, f"{who} computes in {cast.dtype} inside ({cast}), and was judged as that"))
+            inside.append((cast.dtype, f"{_who(subject, oracle)} computes in {cast.dtype} inside ({cast}), {_JUDGED}"))
+        elif (number := _of_pullback(oracle, asked, casts.written_in_float32)) is not None:
+            told = f"{_who(subject, oracle)} has a number in {number.dtype} ({number}), {_JUDGED}"
+            inside.append((number.dtype, told))
     # The noise of its own program has the roundings of the type inside, where JAX can tell.
     yield setting.dtype, inside[0][1] if inside else ""
     yield from inside
 
 
+_JUDGED = "and was judged as that"
+
+
+def _who(subject: Subject, oracle: Oracle) -> str:
+    return subject.name if oracle.name == TRUTH else oracle.name
+
+
 def cast_of(oracle: Oracle, asked: Gathered) -> casts.Cast | None:
     """Where an oracle's program first computes in a narrower type than float64, if JAX can tell."""
+    return _of_pullback(oracle, asked, casts.narrowest)
+
+
+def _of_pullback(
+    oracle: Oracle, asked: Gathered, look: Callable[[ClosedJaxpr], casts.Cast | None]
+) -> casts.Cast | None:
     fn = oracle.program
     if fn is None:
         return None
     with in_type("float64"):
-        return casts.narrowest(in_jax.program(fn, widened(asked.group.questions[0]), asked.row.second))
+        return look(in_jax.program(fn, widened(asked.group.questions[0]), asked.row.second))
 
 
 def _own_noise(subject: Subject, asked: Gathered, dtype: str) -> Pulled | None:

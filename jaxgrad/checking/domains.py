@@ -60,6 +60,8 @@ _INTEGERS = re.compile(r"integers\((-?\d+),\s*(-?\d+)\)")
 
 # How far inputs drawn from shapes are moved from their usual size, and the edges of a type.
 SIZES = ("0.1", "10", "100")
+# Normal numbers may be negated too: a choice by the sign of a sum, or of a mean, then falls the other way.
+_MIRRORED = ("-0.1", "10", "100")
 # Equal numbers are moved by at most so many of the next representable ones: 3 % of a bfloat16.
 _FARTHEST = 8
 EDGES, LARGE, MOVED = "edges", "large", "moved"
@@ -105,16 +107,16 @@ def reaches(domain: Domain) -> tuple[str, ...]:
     """The variants of inputs drawn from a domain that `reach` knows."""
     if callable(domain) or domain not in _SCALED:
         return ()
-    return (*SIZES, EDGES, LARGE) if domain == "normal" else SIZES
+    return (*_MIRRORED, EDGES, LARGE) if domain == "normal" else SIZES
 
 
 def reached(variant: str, drawn: np.ndarray, dtype: Any, seed: int, number: int) -> np.ndarray:
-    """Drawn numbers of another size, or with edges of their type among them: 0 or -0 and its smallest, or large ones.
+    """Drawn numbers of another size or sign, or with edges of their type among them: 0, the smallest, or large ones.
 
     Which zero it is depends on the seed and the number of the input. A large number is some 2^30, or a quarter of the
     root of the type's largest: its square does not overflow yet.
     """
-    if variant in SIZES:
+    if variant not in (EDGES, LARGE):
         return drawn * drawn.dtype.type(float(variant))
     info = jnp.finfo(dtype)
     tiny, large = float(info.smallest_normal), min(2.0**30, float(info.max) ** 0.5 / 4)

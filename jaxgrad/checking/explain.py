@@ -1,5 +1,6 @@
 """A check that failed, in words: where, who, by how much, against what, and how to see it again."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -37,8 +38,22 @@ def explain(report: Report, expected: str, reproduce: Callable[[Setting], str]) 
 
 
 def _nothing_judged(name: str, findings: tuple[Finding, ...]) -> str:
-    reasons = dict.fromkeys(finding.why for finding in findings if finding.outcome == NOT_JUDGED)
+    alike: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding.outcome == NOT_JUDGED:
+            alike.setdefault(_without_setting(finding), []).append(finding)
+    reasons = [f"{of[0].why}{f'; and so in {len(of) - 1} more' if len(of) > 1 else ''}" for of in alike.values()]
     return _page(f"{name}: nothing was judged, in {len(findings)} settings", [("because", why) for why in reasons])
+
+
+def _without_setting(finding: Finding) -> str:
+    """Why a setting was not judged, but for the words that tell which it is."""
+    setting = finding.setting
+    without = finding.why.replace(str(setting), "")
+    for words in (f"{setting.dtype} under {setting.transform}", setting.dtype):
+        without = without.replace(words, "")
+    # What is traced in float64 has other names for its integers too.
+    return re.sub(r"int(32|64)", "int", without)
 
 
 def _page(title: str, lines: list[tuple[str, str]]) -> str:
@@ -58,6 +73,8 @@ def who(finding: Finding) -> str:
         return f"{_listed(engines)} agree" if len(engines) > 1 else f"only {engines[0]}, judged by Taylor's remainder"
     engines = tensor.engines
     apart = [f"{a} from {b}" for (a, b), d in tensor.pairs.items() if not d.agrees]
+    if not apart and len(engines) == 1:
+        return _by_definition(finding) if finding.alone else f"only {engines[0]}"
     if not apart:
         return f"{_listed(engines)} agree"
     if finding.alone is None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad import jax_seam
 from jaxgrad.checking import domains as of_domains
 from jaxgrad.checking.domains import Domain
 from jaxgrad.errors import JaxgradError
@@ -76,10 +77,12 @@ def call(
     """The call `fn(*args, **kwargs)`, its leaves told apart.
 
     Leaves that are no arrays or floats (strings, callables, enums, integers and booleans of Python) are static by
-    themselves. `no_gradient` and `domains` name arguments or single leaves, as reports do. Raises `JaxgradError`
-    for a name that is not there, for an array of objects, and where no leaf has a gradient.
+    themselves, and so are the `nondiff_argnums` of a `jax.custom_vjp`, which JAX does not trace. `no_gradient` and
+    `domains` name arguments or single leaves, as reports do. Raises `JaxgradError` for a name that is not there, for
+    an array of objects, and where no leaf has a gradient.
     """
     static = {number % len(args) for number in static_argnums} if args else set()
+    static |= {number for number in jax_seam.options_of_rule(fn) if number < len(args)}
     names = (*parameter_names(fn, len(args)), *kwargs)
     given = (*args, *kwargs.values())
     structure = jax.tree.structure((args, dict(kwargs)))
@@ -242,9 +245,11 @@ def in_type(value: Any, dtype: str) -> np.ndarray:
 def asked(fn: Callable[..., Any], inputs: list[Any], carried: list[Any], dtype: str, seed: int) -> Question:
     """The question of `fn`, as `applied` makes it, at these arguments: normal cotangents and directions by the seed.
 
-    Raises what `fn` raises when JAX traces it.
+    Raises what `fn` raises when JAX traces it, and `JaxgradError` where no output has a gradient.
     """
     outputs = numbers_of(jax.eval_shape(fn, inputs, carried))
+    if not outputs:
+        raise JaxgradError("no output is a float or complex array, so there is no gradient to check")
     return Question(inputs, carried, _normal(outputs, dtype, seed, 1), _normal(inputs, dtype, seed, 2))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking import taylor
-from jaxgrad.checking.compare import Noise, floored, is_number
+from jaxgrad.checking.compare import Noise, floored, is_number, limit
+from jaxgrad.checking.domains import moved
 from jaxgrad.checking.expected import Expected, expect
 from jaxgrad.checking.findings import (
     HAND,
@@ -20,10 +22,12 @@ from jaxgrad.checking.measure import excess
 from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled, inner_product, pull
 from jaxgrad.checking.question import Question, numbers_of, widened
+from jaxgrad.checking.question import in_type as as_type
 from jaxgrad.checking.subject import Subject, first_line, in_type
 from jaxgrad.checking.taylor import Judgement
 from jaxgrad.checking.transforms import FIRST, SECOND, TRANSFORMS, Asked, Transform, question
 from jaxgrad.errors import JaxgradError
+from jaxgrad.jaxprs import casts, walk
 
 
 class Unanswered(Exception):
@@ -123,9 +127,127 @@ def by_definition(
         return inner_product(q.dys, numbers_of(subject.hand(inputs, q.carried)))
 
     inputs = [jnp.asarray(x) for x in q.inputs]
-    found = taylor.judge(value, inputs, gradients, jax.random.key(0))
+    key = jax.random.key(0)
+    found = taylor.judge(value, inputs, gradients, key)
+    program = jax.make_jaxpr(value)(inputs)
+    cast = casts.narrowest(program)
+    if cast is not None:
+        # What cannot be widened, or measured, is judged by its jumps alone.
+        with contextlib.suppress(Exception):
+            explained = _explained(subject, q, second, cast.dtype)
+            formula = _formula(subject, q, second, cast)
+            asked_wide = gradients if formula is None else {**gradients, HAND: formula}
+            wide = taylor.judge(lambda inputs: walk.widened(program, inputs)[0], inputs, asked_wide, key)
+            off: dict[str, list[float | None]] = {engine: [None] * len(inputs) for engine in gradients}
+            if formula is not None:
+                off[HAND] = _off(gradients[HAND], formula)
+            found = {
+                engine: [_as_wide(*each, cast) for each in zip(of, wide[engine], off[engine], explained, strict=True)]
+                for engine, of in found.items()
+            }
+    if HAND in found:
+        with contextlib.suppress(Exception):
+            found[HAND] = _beside_kinks(subject, q, second, value, gradients[HAND], found[HAND])
     names = [leaf.name for leaf in subject.call.of_kind("input")]
     return {engine: dict(zip(names, of, strict=True)) for engine, of in found.items()}
+
+
+# Points beside a kink, whose gradients are those that a subgradient there may lie between.
+_BESIDE = 8
+
+
+def _beside_kinks(
+    subject: Subject,
+    q: Question,
+    second: bool,
+    value: Callable[[list[Any]], Any],
+    gradient: list[Any],
+    judged: list[Judgement],
+) -> list[Judgement]:
+    """The judgements, and where an input is at kinks those of the function's gradient beside them.
+
+    A subgradient shows little of the rule that gave it. Where several kinks meet it only has to lie between the
+    gradients beside them, along a few directions.
+    """
+    several = [j.verdict == "undecided" and j.why in taylor.SEVERAL for j in judged]
+    numbers = [number for number, j in enumerate(judged) if j.verdict == "kink" or several[number]]
+    if not numbers:
+        return judged
+    points = [
+        [as_type(moved(np.asarray(x), seed, number), "float64") for number, x in enumerate(q.inputs)]
+        for seed in range(_BESIDE)
+    ]
+    pulled = [in_jax.pulled(subject.hand, q._replace(inputs=point), second).inputs for point in points]
+    given = {HAND: [jnp.asarray(dx) for dx in pulled[0]]}
+    beside = taylor.judge(value, list(map(jnp.asarray, points[0])), given, jax.random.key(0), inputs=numbers)[HAND]
+    found = list(judged)
+    for number, j in zip(numbers, beside, strict=True):
+        if j.verdict == "wrong":
+            found[number] = j._replace(why=f"beside a kink here, {j.why}")
+        elif several[number] and j.verdict != "undecided" and _between(gradient[number], [of[number] for of in pulled]):
+            why = "several kinks meet here: beside them the gradient is right, and here it lies between those"
+            found[number] = j._replace(verdict="kink", why=why)
+    return found
+
+
+def _between(gradient: Any, others: list[Any]) -> bool:
+    """Whether a gradient lies between others along random directions, or beyond by at most what they span."""
+    shape = np.shape(gradient)
+    for direction in np.random.default_rng(0).standard_normal((3, *shape)):
+        slopes = [float(np.real(np.sum(direction * np.asarray(dx)))) for dx in others]
+        span = max(slopes) - min(slopes)
+        if not min(slopes) - span <= np.real(np.sum(direction * np.asarray(gradient))) <= max(slopes) + span:
+            return False
+    return True
+
+
+def _explained(subject: Subject, q: Question, second: bool, dtype: str) -> list[float]:
+    """How far a cotangent that is computed in a type may be from the derivative, by input: the limit of its noise."""
+    expected = expect(functools.partial(in_jax.rounded, subject.hand, q, second), dtype)
+    pairs = zip(expected.answer.inputs, expected.noise.inputs, strict=True)
+    sizes = ((float(np.linalg.norm(dx)), float(np.linalg.norm(n.deviation)), n.samples) for dx, n in pairs)
+    return [limit(1.0, samples) * noise / size if size else np.inf for size, noise, samples in sizes]
+
+
+def _formula(subject: Subject, q: Question, second: bool, cast: casts.Cast) -> list[Any] | None:
+    """The function's cotangents by its own backward pass with every float in float64.
+
+    None where that pass computes in a type that is narrower than the function's: then its rounding is a mistake.
+    """
+    program = in_jax.program(subject.hand, q, second)
+    own = casts.narrowest(program)
+    if own is None or jnp.finfo(own.dtype).eps > jnp.finfo(cast.dtype).eps:
+        return None
+    with contextlib.suppress(Exception):
+        results = walk.widened(program, jax.tree.leaves(q))
+        return results[len(results) - len(q.inputs) :]
+    return None
+
+
+def _off(own: list[Any], other: list[Any]) -> list[float | None]:
+    """How far cotangents are from others, by input, as a part of their size."""
+    return [
+        float(np.linalg.norm(a - b) / size) if (size := np.linalg.norm(b)) else 0.0
+        for a, b in ((np.asarray(x), np.asarray(y)) for x, y in zip(own, other, strict=True))
+    ]
+
+
+def _as_wide(own: Judgement, wide: Judgement, off: float | None, most: float, cast: casts.Cast) -> Judgement:
+    """The judgement of a gradient of a function that computes in a narrow type inside, by its program in float64.
+
+    `wide` is of the gradient itself, of which the narrow type explains an error of at most `most`; or, where `off` is
+    given, of its formula in float64, from which the gradient is so far off.
+    """
+    if wide.verdict == "undecided" or not most < 0.5:
+        return own
+    if wide.verdict == "wrong" and (off is not None or not wide.error <= most):
+        within = "" if off is not None else f"; {cast.dtype} explains an error of {most:.1g} at most"
+        return wide._replace(why=f"in float64 throughout, {wide.why}{within}")
+    if off is None:
+        return wide._replace(verdict="narrow", why=f"as far as {cast.dtype} inside shows, to {most:.1g}, it is right")
+    if off > most:
+        return wide._replace(verdict="undecided", why=f"{cast.dtype} inside puts it {off:.1g} off what float64 gives")
+    return wide._replace(verdict="narrow", why=f"right in float64 throughout; {cast.dtype} inside is {off:.0e} off")
 
 
 def drawn_in_type(subject: Subject, q: Question, setting: Setting, source: Source) -> Source:

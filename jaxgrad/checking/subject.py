@@ -22,7 +22,8 @@ from jaxgrad.jaxprs import casts
 class Kept:
     """What was found out about a function in one setting and holds in others; None where it was not yet asked.
 
-    `batched` are the transformations that were run in every pattern of batched arguments. `not_linear` says that a
+    `batched` are the transformations that were run in every pattern of batched arguments. `ruled` says whether the
+    function has custom rules, and so a forward pass of its own where it is differentiated. `not_linear` says that a
     rule of `jax.custom_jvp` is not linear, and `unaccepted` why the function cannot stand in for an oracle, each in a
     sentence that is empty where all is well; `wrong` is what the definition says of a gradient that it rejects.
     `sources` and `calibrations` are by question.
@@ -30,6 +31,7 @@ class Kept:
 
     batched: set[str] = dataclasses.field(default_factory=set)
     draws: bool | None = None
+    ruled: bool | None = None
     not_linear: str | None = None
     unaccepted: str | None = None
     wrong: dict[str, dict[str, Judgement]] | None = None
@@ -76,12 +78,22 @@ def forward(subject: Subject, dtype: str) -> Any:
 def draws_numbers(subject: Subject) -> bool:
     """Whether the function draws random numbers from a key, which are others in float64 than in a narrower type."""
     if subject.kept.draws is None:
-        subject.kept.draws = False
-        for dtype in ("float64", "float32"):
-            with contextlib.suppress(Exception), in_type(dtype):
-                subject.kept.draws = casts.holds(forward(subject, dtype), ("random_bits", "threefry2x32"))
-                break
+        subject.kept.draws = _holds(subject, ("random_bits", "threefry2x32"))
     return subject.kept.draws
+
+
+def has_rules(subject: Subject) -> bool:
+    """Whether the function has custom rules: where it is differentiated, another program gives its outputs then."""
+    if subject.kept.ruled is None:
+        subject.kept.ruled = _holds(subject, casts.CUSTOM_RULES)
+    return subject.kept.ruled
+
+
+def _holds(subject: Subject, names: tuple[str, ...]) -> bool:
+    for dtype in ("float64", "float32", "bfloat16"):
+        with contextlib.suppress(Exception), in_type(dtype):
+            return casts.holds(forward(subject, dtype), names)
+    return False
 
 
 def own_oracle(subject: Subject) -> Oracle:

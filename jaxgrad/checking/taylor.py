@@ -42,10 +42,14 @@ _EPS = float(np.finfo(np.float64).eps)
 _GRADIENT_ROUNDING = 2.0**-30
 # A function with steps may have a gradient of 0; steps below this part of its size are arithmetic (float32: 2^-24).
 _JUMP = 2.0**-20
+# A gradient below the one part of f's size over the largest step is 0; f then has to move by less than the other.
+_NOTHING, _STILL = 2.0**-46, 2.0**-20
 # Noise above this part of what f moves by is not float64's, except where very large terms cancel.
 _NARROW = 2.0**-30
 # Where a leaf is smaller than this, steps of size 1 are tried as well: f may not know that its input is small.
 _SMALL = 2.0**-16
+# Where numbers of a leaf differ by more than this factor, each is moved in proportion to its size too.
+_UNEVEN = 2.0**10
 # Sets of coordinates that are looked at to find those with a kink.
 _SPLITS = 48
 
@@ -195,13 +199,48 @@ def _leaf(
     worst: dict[str, Judgement] = {}
     for key in keys:
         direction = np.asarray(jax.random.normal(key, x.shape, x.dtype))
-        lines = [_line(evaluate, x, direction, scale, 16 * coarsest * scale) for scale in _scales(x)]
-        for engine, gradient in gradients.items():
-            judged = [_direction(evaluate, x, direction, gradient, line, engine not in worst) for line in lines]
+        ways = [(direction, _line(evaluate, x, direction, scale, 16 * coarsest * scale)) for scale in _scales(x)]
+        judged = _each_way(evaluate, x, gradients, ways, worst)
+        if _uneven(x) and any(_unseen(of) for of in judged.values()):
+            relative = direction * _own_sizes(x)
+            ways = [(relative, _line(evaluate, x, relative, 1.0, 16 * coarsest))]
+            again = _each_way(evaluate, x, gradients, ways, worst)
+            judged = {engine: [*of, *again[engine]] if _unseen(of) else of for engine, of in judged.items()}
+        for engine, of in judged.items():
             # Steps of the wrong scale see nothing; then only the other scale counts.
-            seen = [judgement for judgement in judged if judgement.verdict != "undecided"] or judged
+            seen = [judgement for judgement in of if judgement.verdict != "undecided"] or of
             worst[engine] = max([worst.get(engine, seen[0]), *seen], key=_severity)
     return worst
+
+
+def _each_way(
+    evaluate: _Evaluate,
+    x: np.ndarray,
+    gradients: Mapping[str, np.ndarray],
+    ways: Sequence[tuple[np.ndarray, _Line]],
+    earlier: Mapping[str, Judgement],
+) -> dict[str, list[Judgement]]:
+    """The judgement of each gradient along every direction, of which `earlier` has none yet for the first."""
+    return {
+        engine: [_direction(evaluate, x, direction, gradient, line, engine not in earlier) for direction, line in ways]
+        for engine, gradient in gradients.items()
+    }
+
+
+def _unseen(judged: Sequence[Judgement]) -> bool:
+    return all(judgement.verdict == "undecided" for judgement in judged)
+
+
+def _uneven(x: np.ndarray) -> bool:
+    """Whether numbers of x are of such different sizes that one step is too large for some or too small for others."""
+    sizes = np.abs(x[(x != 0) & np.isfinite(x)])
+    return bool(sizes.size) and bool(sizes.max() > _UNEVEN * sizes.min())
+
+
+def _own_sizes(x: np.ndarray) -> np.ndarray:
+    """The size of each number of x; for 0 that of the smallest other."""
+    sizes = np.abs(x)
+    return np.where(sizes == 0, np.min(sizes, where=sizes > 0, initial=np.inf), sizes)
 
 
 def _severity(judgement: Judgement) -> int:
@@ -254,6 +293,8 @@ def _along(gradient: np.ndarray, direction: np.ndarray) -> _Given:
     return _Given(float(terms.sum()), _norm(terms))
 
 
+# Why a gradient at a kink of several coordinates may be undecided.
+SEVERAL = ("a kink here, of many coordinates together", "several kinks meet here")
 _OUTSIDE = "a kink here, and the gradient lies outside the one-sided slopes"
 
 
@@ -279,6 +320,9 @@ def _at_best(line: _Line, seen: _Slopes, given: _Given, error: np.ndarray, best:
         return _where_slopes_agree(line, seen, given, best, wide, order)
     if wide is not None:
         return _over_jumps(seen, error, wide, order)
+    still = _still(line)
+    if still[best] and given.size * line.h[still].max() <= _EPS * _span(line):
+        return Judgement("right", order, "f stands still, as it does to its last digit by the gradient")
     run = _run(error, seen.bound, best)
     if len(run) < _RUN or _is_noise(line, seen, best):
         return Judgement("undecided", order, "too few steps above the noise of f show the same other slope")
@@ -306,7 +350,10 @@ def _where_slopes_agree(
                 return Judgement("wrong", 1.0, "f moves in jumps of rounding, and over many of them with another slope")
         elif line.h[best] < line.trusted:
             return Judgement("undecided", order, "f computes in a narrow type, and moves in few large jumps")
-    size = max(abs(given.slope), given.size, 2.0**-20 * _span(line) / line.h[0])
+    size, steepest = max(abs(given.slope), given.size), _span(line) / line.h[0]
+    if size <= _NOTHING * steepest:
+        # Such a gradient may be 0 but for its own rounding; then f need not stand stiller than this.
+        size = _STILL * steepest
     noisy = seen.noise[best] > max(_NARROW * _moved(line), 2.0**6 * _rounding(line)[best])
     if line.trusted and noisy and seen.bound[best] < size / 2:
         return Judgement("narrow", order, _jumps(seen, best))
@@ -441,8 +488,7 @@ def _by_parts(
     """
     smooth, kinked = _split(evaluate, x, direction, gradient, line)
     if not kinked:
-        why = "a kink here, of many coordinates together"
-        return judged if judged.verdict == "kink" else Judgement("undecided", judged.order, why)
+        return judged if judged.verdict == "kink" else Judgement("undecided", judged.order, SEVERAL[0])
     parts = []
     if smooth.any():
         part = np.where(smooth, direction, 0)
@@ -452,7 +498,7 @@ def _by_parts(
         along = _line(evaluate, x, part, line.h[0], line.trusted)
         found = _on_line(along, _along(gradient, part))
         if found.why == _OUTSIDE and not _stays(evaluate, along, part, direction - part):
-            found = Judgement("undecided", found.order, "several kinks meet here")
+            found = Judgement("undecided", found.order, SEVERAL[1])
         parts.append(found)
     return max(parts, key=_severity)
 

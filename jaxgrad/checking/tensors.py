@@ -27,7 +27,10 @@ KINDS = {"outputs": "output", "nodes": "node", "inputs": "input"}
 
 
 class Gathered(NamedTuple):
-    """One group of a setting: what was run, what was expected of it and what other engines say."""
+    """One group of a setting: what was run, what was expected of it and what other engines say.
+
+    `called` are the function's outputs where it is called without a gradient, of a function with custom rules.
+    """
 
     setting: Setting
     row: Transform
@@ -38,9 +41,17 @@ class Gathered(NamedTuple):
     truth: Pulled
     noise: Pulled
     others: dict[str, tuple[Pulled, list[str]]]
+    called: list[np.ndarray] | None = None
 
 
-def gathered(subject: Subject, setting: Setting, group: Group, run: list[Pulled], names: Pulled) -> Gathered:
+def gathered(
+    subject: Subject,
+    setting: Setting,
+    group: Group,
+    run: list[Pulled],
+    names: Pulled,
+    called: list[np.ndarray] | None = None,
+) -> Gathered:
     """Everything known of a group; arrays of several examples are stacked along a new first axis."""
     row = TRANSFORMS[setting.transform]
     named = zip(group.questions, group.examples, strict=True)
@@ -60,6 +71,7 @@ def gathered(subject: Subject, setting: Setting, group: Group, run: list[Pulled]
         joined(truths, _stacked),
         joined(noises, stacked_noise),
         _natives(subject, setting, group),
+        called,
     )
 
 
@@ -95,6 +107,22 @@ def tensors_of(subject: Subject, asked: Gathered) -> Iterator[Tensor]:
             if part == "nodes":
                 at = asked.source.nodes.index(name) if name in asked.source.nodes else None
             yield _tensor(subject, asked, part, kind, name, number, at, factors.get((part, number), 1.0))
+    if asked.called is not None:
+        alone = asked._replace(hand=asked.hand._replace(outputs=asked.called))
+        for number in called_apart(asked.called, asked.hand):
+            name, factor = of_a_call(asked.names.outputs[number]), factors.get(("outputs", number), 1.0)
+            yield _tensor(subject, alone, "outputs", "output", name, number, number, factor)
+
+
+def called_apart(called: Sequence[np.ndarray], differentiated: Pulled) -> list[int]:
+    """The numbers of the outputs that are not the same bits where the function is called without a gradient."""
+    pairs = enumerate(zip(called, differentiated.outputs, strict=True))
+    return [number for number, (a, b) in pairs if not np.array_equal(a, b, equal_nan=is_number(a))]
+
+
+def of_a_call(name: str) -> str:
+    """What an output is called where no gradient is taken."""
+    return f"{name} of a call without a gradient"
 
 
 def _tensor(

@@ -7,6 +7,7 @@ asked ends as not judged, with the reason.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.appeal import appealed, cast_of, without_conventions
-from jaxgrad.checking.compare import exact, floored, is_number, stands_alone
+from jaxgrad.checking.compare import compare, exact, floored, is_number, scaled, stands_alone
+from jaxgrad.checking.expected import expect
 from jaxgrad.checking.findings import (
     AGREES,
     DIFFERS,
@@ -30,9 +32,9 @@ from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import Question, numbers_of, widened
 from jaxgrad.checking.sources import Unanswered, by_definition, forget_examples
-from jaxgrad.checking.subject import Subject, first_line, forward, given_tolerance, in_type
+from jaxgrad.checking.subject import Subject, first_line, forward, given_tolerance, has_rules, in_type
 from jaxgrad.checking.taylor import Judgement
-from jaxgrad.checking.tensors import KINDS, Gathered, gathered, tensors_of
+from jaxgrad.checking.tensors import KINDS, Gathered, called_apart, gathered, of_a_call, tensors_of
 from jaxgrad.checking.transforms import TRANSFORMS, Asked, Group, Transform, question
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs import casts, taps
@@ -51,6 +53,7 @@ def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
             groups = row.groups(of)
             runs = [row.run(subject.hand, group, of) for group in groups]
             names = _names(subject, row, groups[0].questions[0]) if groups else None
+            called = _called(subject, setting, groups)
             subject.kept.batched.add(setting.transform)
     except JaxgradError:
         raise
@@ -59,9 +62,9 @@ def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
     if names is None:
         return _outcome(setting, (), AGREES, "no input has another size to be drawn in")
     if not subject.oracles and (setting.dtype, setting.transform) in (("float64", "jit"), ("float64", "grad_of_grad")):
-        return _by_itself(subject, setting, groups[0], runs[0][0], names)
+        return _by_itself(subject, setting, groups[0], runs[0][0], names, called)
     try:
-        asked = [gathered(subject, setting, group, run, names) for group, run in zip(groups, runs, strict=True)]
+        asked = [gathered(subject, setting, group, run, names, called) for group, run in zip(groups, runs, strict=True)]
     except Unanswered as unanswered:
         wrong = subject.kept.wrong
         if wrong is not None:
@@ -71,7 +74,47 @@ def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
     return _judged(subject, asked, tuple(tensor for one in asked for tensor in tensors_of(subject, one)))
 
 
-def _by_itself(subject: Subject, setting: Setting, group: Group, run: Pulled, names: Pulled) -> Finding:
+_TWO_FORWARDS = (
+    "where a gradient is taken, a custom rule's own forward pass gives the output, and that is another than the"
+    " function's"
+)
+
+
+def _of_two_forwards(outputs: Sequence[str], tensors: Sequence[Tensor], first: Tensor) -> list[str]:
+    """That only one of the function's two forward passes is wrong, where they part."""
+    alone = {of_a_call(name): name for name in outputs}
+    if first.name in alone:
+        return [_TWO_FORWARDS]
+    if any(t.agree and alone.get(t.name) == first.name for t in tensors):
+        return ["called without a gradient it agrees: what is wrong is a custom rule's own forward pass"]
+    return []
+
+
+def _called(subject: Subject, setting: Setting, groups: Sequence[Group]) -> list[np.ndarray] | None:
+    """The outputs of the function called without a gradient; None where nothing but the function can give them."""
+    if setting.transform != "jit" or not has_rules(subject):
+        return None
+    return in_jax.called(subject.hand, groups[0].questions[0])
+
+
+def _forwards_apart(
+    subject: Subject, setting: Setting, q: Question, run: Pulled, names: Pulled, called: list[np.ndarray]
+) -> Tensor | None:
+    """The first output that a call without a gradient gives otherwise, by more than the noise of float64."""
+    for number in called_apart(called, run):
+        noise = expect(functools.partial(in_jax.rounded, subject.hand, q, False), "float64").noise.outputs[number]
+        limit = given_tolerance(subject, "float64")
+        values = {HAND: called[number], "its rule": run.outputs[number]}
+        d = compare(run.outputs[number], called[number], scaled(noise, 2**0.5), "float64", limit)
+        if not d.agrees:
+            name = of_a_call(names.outputs[number])
+            return Tensor(name, "output", noise, limit is not None, values, {(HAND, "its rule"): d})
+    return None
+
+
+def _by_itself(
+    subject: Subject, setting: Setting, group: Group, run: Pulled, names: Pulled, called: list[np.ndarray] | None
+) -> Finding:
     """Without an oracle, float64 is judged by the definition of the derivative alone."""
     (q,) = group.questions
     tensors = tuple(
@@ -81,6 +124,9 @@ def _by_itself(subject: Subject, setting: Setting, group: Group, run: Pulled, na
     )
     second = TRANSFORMS[setting.transform].second
     with in_type("float64"):
+        apart = called and _forwards_apart(subject, setting, q, run, names, called)
+        if apart:
+            return _outcome(setting, (*tensors, apart), DIFFERS, _TWO_FORWARDS, first=apart.name)
         judged = by_definition(subject, q, second, {HAND: run.inputs})
     limit = given_tolerance(subject, "float64")
     left_out = {
@@ -139,6 +185,10 @@ def flaws(subject: Subject, setting: Setting) -> Iterator[tuple[str, str]]:
                 yield oracle.name, flaw
 
 
+# What JAX says where a traced number stands in the place of a Python value.
+_TRACED = ("Tracer", "Non-hashable static", "nondiff_argnums", "Concret")
+
+
 def _refused(subject: Subject, setting: Setting, error: Exception, asked_for: bool) -> Finding:
     """The function raised: whose fault that is, and what leaves the setting out."""
     said = first_line(error)
@@ -151,7 +201,9 @@ def _refused(subject: Subject, setting: Setting, error: Exception, asked_for: bo
         if bad_rule
         else f"the function refuses {setting.dtype} under {setting.transform}: it says {said}"
     )
-    option = f"leave it out with dtypes= or transforms= ({setting})"
+    option = f"leave it out with {'vary=, ' if setting.sizes else ''}dtypes= or transforms= ({setting})"
+    if any(words in f"{type(error).__name__}: {error}" for words in _TRACED):
+        option = "if an argument is an option and no array, name it in static_argnums="
     outcome = DIFFERS if asked_for or bad_rule else NOT_JUDGED
     return _outcome(setting, (), outcome, f"{why}; {option}", alone=HAND if bad_rule else None)
 
@@ -232,6 +284,7 @@ def _judged(subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, 
         alone = wrong[0] if len(wrong) == 1 else _only_differing(subject, first)
     if first is not None:
         notes += _of_mesh(subject, setting)
+        notes += _of_two_forwards(asked[0].names.outputs, tensors, first)
         known: dict[str, Any] = {"first": first.name, "alone": alone, "taylor": judged}
         return _outcome(setting, tensors, DIFFERS, "; ".join(notes), **known, iterates=_iterates(subject, asked[0]))
     nan = next(((t, d.both_nan) for t in tensors for d in t.pairs.values() if d.both_nan), None)

@@ -62,6 +62,8 @@ _ELEMENTARY = frozenset(
 _FEWEST = 2**14
 # XLA's special functions in float32 are off by up to some ten units.
 _OPAQUE = 8
+# Of these, which have zeros in their domain, by so many units of 1: they are made of terms of at least that size.
+_WITH_ZEROS = frozenset(("lgamma", "digamma"))
 
 
 class Rounding(NamedTuple):
@@ -147,7 +149,13 @@ def _rounded(eqn: Any, operands: list[Any], place: jax.Array, rounding: _Drawn, 
     # An algorithm behind one name, such as a factorisation, a special function or somebody's kernel: stable ones give
     # the nearly right result of nearly the right operands.
     shaken = [_shaken(x, rounding, place ^ jnp.uint32(7919 * (k + 1)), _OPAQUE) for k, x in enumerate(operands)]
+    if name == "polygamma":
+        # There is none of an order that is not whole.
+        shaken[0] = operands[0]
     outs = jax_seam.bind(eqn, shaken)
+    if name in _WITH_ZEROS:
+        of_terms = _shaken(jnp.ones_like(outs[0]), rounding, place ^ jnp.uint32(15485863), _OPAQUE) - 1
+        outs = [outs[0] + jnp.where(jnp.isfinite(outs[0]), of_terms, 0)]
     return [_shaken(out, rounding, place ^ jnp.uint32(104729 * (k + 1)), _OPAQUE) for k, out in enumerate(outs)]
 
 

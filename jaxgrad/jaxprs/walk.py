@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgrad import jax_seam
 from jaxgrad.jax_seam import ClosedJaxpr
@@ -17,24 +18,25 @@ from jaxgrad.jax_seam import ClosedJaxpr
 Visitor: TypeAlias = Callable[[Any, list[Any], jax.Array], list[Any]]
 
 
-def evaluate(
-    program: ClosedJaxpr, values: Sequence[Any], visit: Visitor, place: jax.Array, turns: int | None = None
-) -> list[Any]:
+class _Walk(NamedTuple):
+    """What a walk does: with each primitive, with those that decide whether a loop goes on, and with constants.
+
+    With `turns`, what a while loop computes that has not ended after so many is NaN.
+    """
+
+    visit: Visitor
+    decide: Visitor
+    constant: Callable[[Any], Any] = lambda value: value
+    turns: int | None = None
+
+
+def evaluate(program: ClosedJaxpr, values: Sequence[Any], visit: Visitor, place: jax.Array) -> list[Any]:
     """The results of `program` for `values`, with `visit` in the place of each primitive that holds no program.
 
     `place` is a uint32; every equation, and every turn of a loop, hands the visitor another one made from it.
-    With `turns`, what a while loop computes that has not ended after so many is NaN.
     Equations without results, such as `jax.debug.print`, are left out. Raises what the primitives raise.
     """
-    jaxpr = program.jaxpr
-    known: dict[Any, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
-    known.update(zip(jaxpr.invars, values, strict=True))
-    for number, eqn in enumerate(jaxpr.eqns):
-        if not eqn.outvars:
-            continue
-        operands = [atom.val if jax_seam.literal(atom) else known[atom] for atom in eqn.invars]
-        known.update(zip(eqn.outvars, _results(eqn, operands, visit, another(place, number), turns), strict=True))
-    return [atom.val if jax_seam.literal(atom) else known[atom] for atom in jaxpr.outvars]
+    return _walked(program, values, _Walk(visit, _plain), place)
 
 
 def bounded(program: ClosedJaxpr, values: Sequence[Any], turns: int) -> list[Any]:
@@ -42,12 +44,66 @@ def bounded(program: ClosedJaxpr, values: Sequence[Any], turns: int) -> list[Any
 
     An iteration that converges where its author meant it to may never end elsewhere.
     """
-    return evaluate(program, values, _plain, jnp.uint32(0), turns)
+    return _walked(program, values, _Walk(_plain, _plain, turns=turns), jnp.uint32(0))
+
+
+def widened(program: ClosedJaxpr, values: Sequence[Any]) -> list[Any]:
+    """The results of `program` with every float in float64, as if it named no narrower type.
+
+    Conversions to a narrower type, and `reduce_precision`, change nothing. Raises where a primitive is made for the
+    narrower type and takes no other, as a kernel may be.
+    """
+    # A loop that ends where float32 no longer changes may take many more turns, but none takes this many.
+    walk = _Walk(_wide, _wide, _in_float64, 2**20)
+    return _walked(program, list(map(_in_float64, values)), walk, jnp.uint32(0))
+
+
+def _walked(program: ClosedJaxpr, values: Sequence[Any], walk: _Walk, place: jax.Array) -> list[Any]:
+    jaxpr = program.jaxpr
+    known: dict[Any, Any] = dict(zip(jaxpr.constvars, map(walk.constant, program.consts), strict=True))
+    known.update(zip(jaxpr.invars, values, strict=True))
+
+    def value(atom: Any) -> Any:
+        return walk.constant(atom.val) if jax_seam.literal(atom) else known[atom]
+
+    for number, eqn in enumerate(jaxpr.eqns):
+        if eqn.outvars:
+            made = _results(eqn, list(map(value, eqn.invars)), walk, another(place, number))
+            known.update(zip(eqn.outvars, made, strict=True))
+    return list(map(value, jaxpr.outvars))
 
 
 def _plain(eqn: Any, operands: list[Any], place: jax.Array) -> list[Any]:
     """The visitor that changes nothing."""
     return jax_seam.bind(eqn, operands)
+
+
+def _wide(eqn: Any, operands: list[Any], place: jax.Array) -> list[Any]:
+    """The visitor that keeps every float in float64."""
+    if jax_seam.name(eqn) == "reduce_precision":
+        return operands
+    changed = {key: _wide_type(value) for key, value in eqn.params.items() if _is_type(value)}
+    return list(map(_in_float64, jax_seam.bind(eqn, operands, **changed)))
+
+
+def _is_type(value: Any) -> bool:
+    return isinstance(value, (type, np.dtype)) and _wide_type(value) is not value
+
+
+def _wide_type(dtype: Any) -> Any:
+    """float64 or complex128 in the place of a narrower type; what is no such type as it is."""
+    try:
+        narrow = jnp.issubdtype(dtype, jnp.inexact)
+    except TypeError:
+        return dtype
+    if not narrow:
+        return dtype
+    return np.dtype(np.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float64)
+
+
+def _in_float64(value: Any) -> Any:
+    dtype = getattr(value, "dtype", None)
+    return jnp.asarray(value, _wide_type(dtype)) if dtype is not None and _is_float(value) else value
 
 
 def another(place: jax.Array, number: Any) -> jax.Array:
@@ -57,31 +113,31 @@ def another(place: jax.Array, number: Any) -> jax.Array:
     return mixed ^ (mixed >> 15) ^ jnp.uint32(0x27D4EB2F)
 
 
-def _results(eqn: Any, operands: list[Any], visit: Visitor, place: jax.Array, turns: int | None) -> list[Any]:
+def _results(eqn: Any, operands: list[Any], walk: _Walk, place: jax.Array) -> list[Any]:
     if (body := jax_seam.called(eqn)) is not None:
-        return evaluate(body, operands, visit, place, turns)
+        return _walked(body, operands, walk, place)
     if (scan := jax_seam.scan(eqn)) is not None:
-        return _scan(scan, operands, visit, place, turns)
+        return _scan(scan, operands, walk, place)
     if (loop := jax_seam.while_loop(eqn)) is not None:
-        return _bounded_while(loop, operands, visit, place, turns) if turns else _while(loop, operands, visit, place)
+        return (_bounded_while if walk.turns else _while)(loop, operands, walk, place)
     if (branches := jax_seam.branches(eqn)) is not None:
         index, *rest = operands
-        ways = [lambda *given, one=one: evaluate(one, given, visit, place, turns) for one in branches]
+        ways = [lambda *given, one=one: _walked(one, given, walk, place) for one in branches]
         return list(jax.lax.switch(jnp.asarray(index).astype(jnp.int32), ways, *rest))
     if (mapped := jax_seam.shard_map(eqn)) is not None:
         body = mapped.body
-        run = mapped.rebuild(lambda place, *given: tuple(evaluate(body, given, visit, place, turns)), 1)
+        run = mapped.rebuild(lambda place, *given: tuple(_walked(body, given, walk, place)), 1)
         return list(run(place, *operands))
-    return visit(eqn, operands, place)
+    return walk.visit(eqn, operands, place)
 
 
-def _scan(scan: jax_seam.Scan, operands: list[Any], visit: Visitor, place: jax.Array, turns: int | None) -> list[Any]:
+def _scan(scan: jax_seam.Scan, operands: list[Any], walk: _Walk, place: jax.Array) -> list[Any]:
     constants, rest = operands[: scan.constants], operands[scan.constants :]
     carried, scanned = rest[: scan.carried], rest[scan.carried :]
 
     def step(carry: tuple[Any, list[Any]], slices: list[Any]) -> tuple[tuple[Any, list[Any]], list[Any]]:
         turn, values = carry
-        made = evaluate(scan.body, [*constants, *values, *slices], visit, another(place, turn), turns)
+        made = _walked(scan.body, [*constants, *values, *slices], walk, another(place, turn))
         return (turn + 1, made[: scan.carried]), made[scan.carried :]
 
     (_, last), stacked = jax.lax.scan(step, (jnp.uint32(0), carried), scanned, length=scan.length, reverse=scan.reverse)
@@ -99,32 +155,32 @@ class _Loop(NamedTuple):
     turned: Callable[[Any, Any, list[Any], Visitor], list[Any]]
 
 
-def _loop(loop: jax_seam.While, operands: list[Any], place: jax.Array, turns: int | None) -> _Loop:
+def _loop(loop: jax_seam.While, operands: list[Any], walk: _Walk, place: jax.Array) -> _Loop:
     of_condition = operands[: loop.condition_constants]
     of_body = operands[loop.condition_constants :][: loop.body_constants]
 
     def wanted(values: list[Any]) -> Any:
-        return evaluate(loop.condition, [*of_condition, *values], _plain, place, turns)[0]
+        return _walked(loop.condition, [*of_condition, *values], walk._replace(visit=walk.decide), place)[0]
 
     def turned(goes_on: Any, number: Any, values: list[Any], visit: Visitor) -> list[Any]:
-        made = evaluate(loop.body, [*of_body, *values], visit, another(place, number), turns)
+        made = _walked(loop.body, [*of_body, *values], walk._replace(visit=visit), another(place, number))
         return [_where(goes_on, new, old) if goes_on.ndim else new for new, old in zip(made, values, strict=True)]
 
     return _Loop(operands[loop.condition_constants + loop.body_constants :], wanted, turned)
 
 
-def _while(held: jax_seam.While, operands: list[Any], visit: Visitor, place: jax.Array) -> list[Any]:
+def _while(held: jax_seam.While, operands: list[Any], walk: _Walk, place: jax.Array) -> list[Any]:
     """As many turns as the loop takes without a visitor: one that changes values might never meet its condition."""
-    start, wanted, turned = _loop(held, operands, place, None)
+    start, wanted, turned = _loop(held, operands, walk, place)
 
     def counted(state: tuple[Any, Any, list[Any]]) -> tuple[Any, Any, list[Any]]:
         number, turns, values = state
         goes_on = wanted(values)
-        return number + 1, turns + goes_on.astype(jnp.uint32), turned(goes_on, number, values, _plain)
+        return number + 1, turns + goes_on.astype(jnp.uint32), turned(goes_on, number, values, walk.decide)
 
     def noted(state: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
         number, values = state
-        return number + 1, turned(number < turns, number, values, visit)
+        return number + 1, turned(number < turns, number, values, walk.visit)
 
     none = jnp.uint32(0)
     turns = jnp.zeros(jax.eval_shape(wanted, start).shape, jnp.uint32)
@@ -133,14 +189,12 @@ def _while(held: jax_seam.While, operands: list[Any], visit: Visitor, place: jax
     return last
 
 
-def _bounded_while(
-    held: jax_seam.While, operands: list[Any], visit: Visitor, place: jax.Array, turns: int
-) -> list[Any]:
+def _bounded_while(held: jax_seam.While, operands: list[Any], walk: _Walk, place: jax.Array) -> list[Any]:
     """At most so many turns, and NaN where the loop has not ended then."""
-    start, wanted, turned = _loop(held, operands, place, turns)
+    start, wanted, turned = _loop(held, operands, walk, place)
     _, last = jax.lax.while_loop(
-        lambda state: jnp.any(wanted(state[1])) & (state[0] < turns),
-        lambda state: (state[0] + 1, turned(wanted(state[1]), state[0], state[1], visit)),
+        lambda state: jnp.any(wanted(state[1])) & (state[0] < walk.turns),
+        lambda state: (state[0] + 1, turned(wanted(state[1]), state[0], state[1], walk.visit)),
         (jnp.uint32(0), start),
     )
     ended = ~jnp.asarray(wanted(last))

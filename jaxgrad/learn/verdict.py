@@ -276,10 +276,8 @@ def _guesses(known: Answers, name: str, wide: np.ndarray, dtype: Any) -> Iterato
     yield _Guess(alike(wide, -right), "sign", "has the wrong sign everywhere")
     yield from _derived_guesses(known, name, wide, alike)
     yield from _plain_guesses(known, name, wide, alike)
-    share = _share_of_right(wide, right, 64 * eps)
-    yield _Guess(
-        0.05 < share < 1, "partly right", f"is right in {share:.0%} of its entries, so some rows or columns lack a term"
-    )
+    share, where = _share_of_right(wide, right, 64 * eps)
+    yield _Guess(0.25 < share < 1, "partly right", f"is right in {share:.1%} of its entries: {where}")
     yield _Guess(
         _difference(known, name, wide, np.float32).agrees,
         "precision",
@@ -287,14 +285,22 @@ def _guesses(known: Answers, name: str, wide: np.ndarray, dtype: Any) -> Iterato
     )
 
 
-def _share_of_right(wide: np.ndarray, right: np.ndarray, within: float) -> float:
+def _share_of_right(wide: np.ndarray, right: np.ndarray, within: float) -> tuple[float, str]:
     """The share of entries that are right, where most of the others are far off; 0 where all are off by a little.
 
-    Zeros that are right tell nothing: most of a loss's derivatives are zero.
+    Beside it where the others are. Zeros that are right tell nothing: most of a loss's derivatives are zero.
     """
-    gap = (np.abs(wide - right) / np.abs(right).max())[(wide != 0) | (right != 0)]
+    gap = np.abs(wide - right) / np.abs(right).max()
     wrong, far = gap > within, gap > 30 * within
-    return float(1 - np.mean(wrong)) if far.sum() >= wrong.sum() / 2 else 0.0
+    looked = ((wide != 0) | (right != 0)).sum()
+    share = float(1 - wrong.sum() / looked) if far.sum() >= wrong.sum() / 2 else 0.0
+    places = np.argwhere(wrong)
+    if len(places) == 1:
+        return share, f"the one at {places[0].tolist()} is not"
+    for axis, size in enumerate(wrong.shape):
+        if size > 1 and len(places) and len(only := np.unique(places[:, axis])) == 1:
+            return share, f"the others are all at {only[0]} of axis {axis}"
+    return share, "some rows or columns lack a term"
 
 
 def _derived_guesses(known: Answers, name: str, wide: np.ndarray, alike: Alike) -> Iterator[_Guess]:

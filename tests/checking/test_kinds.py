@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgrad import GradientMismatch, check
 from jaxgrad.checking.transforms import TRANSFORMS, Transform
+from jaxgrad.errors import JaxgradError
 
 QUICK = {"dtypes": ("float64",), "transforms": ("jit",), "seeds": (0,)}
 KEEP = jnp.tril(jnp.ones((4, 4), bool))
@@ -173,6 +174,30 @@ def test_complex_outputs_and_inputs():
     fails(fft, of(8), reference=jnp.fft.fft, **QUICK)
 
 
+def test_a_rule_whose_forward_pass_is_another_function():
+    def two(called, differentiated):
+        fn = jax.custom_vjp(lambda x: called(x) * jnp.tanh(x))
+        fn.defvjp(lambda x: (differentiated(x) * jnp.tanh(x), x), lambda x, dy: (dy * (1 - jnp.tanh(x) ** 2),))
+        return fn
+
+    right, wrong = lambda x: 1, lambda x: 1 + (x.dtype != jnp.float32) * jnp.arange(3, dtype=x.dtype) / 8
+    types = {"transforms": ("jit",), "seeds": (0,)}
+    assert check(two(right, right), of(4, 3), reference=jnp.tanh, **types).passed
+    said = fails(two(wrong, right), of(4, 3), reference=jnp.tanh, says="output of a call without a gradient", **types)
+    assert "in 2 of 3: float64/jit/0, bfloat16/jit/0" in said
+    fails(two(wrong, right), of(4, 3), says="a custom rule's own forward pass gives the output", **QUICK)
+    said = fails(two(right, wrong), of(4, 3), reference=jnp.tanh, says="output is wrong", **QUICK)
+    assert "called without a gradient it agrees" in said
+
+
+def test_second_derivatives_of_complex_numbers_in_torch():
+    twice = {"dtypes": ("float64",), "transforms": ("grad_of_grad",), "seeds": (0,)}
+    z = jax.ShapeDtypeStruct((4,), jnp.complex64)
+    for fn, in_torch in ((jnp.exp, torch.exp), (jnp.abs, torch.abs)):
+        assert check(fn, z, torch_reference=in_torch, **twice).passed
+    fails(lambda z: jnp.exp(jax.lax.stop_gradient(z)) * z, z, torch_reference=torch.exp, says="wrong", **twice)
+
+
 def test_float16_and_what_has_no_gradient():
     assert check(tanh(), of(5), reference=jnp.tanh, dtypes=("float16",), transforms=("jit",)).passed
     eight = jnp.ones(3, jnp.float8_e4m3fn)
@@ -220,6 +245,27 @@ def test_a_right_kernel_that_computes_in_float32_inside():
     fails(ruled(norm, lambda r, dy: (1.001 * jax.vjp(norm, r[0])[1](dy)[0],)), of(8, 16), reference=plain, **QUICK)
 
 
+@pytest.mark.parametrize("inside", [jnp.float32, jnp.bfloat16])
+def test_without_an_oracle_a_narrow_type_inside_hides_no_mistake(inside):
+    def product(x, w):
+        return jax.lax.dot(x.astype(inside), w.astype(inside), preferred_element_type=jnp.float32).astype(x.dtype)
+
+    def rule(factor):
+        return ruled(product, lambda r, dy: (product(dy, r[1].T), factor * product(r[0].T, dy)))
+
+    report = check(rule(1), of(4, 6), of(6, 3), **QUICK)
+    assert f"{jnp.dtype(inside)} inside" in report.findings[0].why
+    said = fails(rule(1.001), of(4, 6), of(6, 3), says="the cotangent of input w is wrong", **QUICK)
+    assert "in float64 throughout, the remainder falls with h^1" in said
+
+
+def test_a_number_that_was_rounded_to_float32():
+    plain = lambda x: x * 0.1  # noqa: E731
+    report = check(lambda x: x * jnp.float32(0.1), of(4), reference=plain, **QUICK)
+    assert "has a number in float32" in report.findings[0].why
+    fails(lambda x: x * jnp.float32(0.1001), of(4), reference=plain, says="output is wrong", **QUICK)
+
+
 def test_a_backward_pass_that_alone_computes_in_bfloat16_is_wrong():
     plain = lambda x, w: x @ w  # noqa: E731
 
@@ -261,6 +307,30 @@ def test_a_subgradient_at_a_kink_is_quiet_and_a_number_outside_is_not(subgradien
     assert "a kink here" in check(relu, x, **QUICK).findings[0].why
     outside = ruled(jax.nn.relu, lambda r, dy: (jnp.where(r[0] > 0, dy, jnp.where(r[0] == 0, 3 * dy, 0)),))
     fails(outside, x, says="wrong", **QUICK)
+
+
+def test_a_reversed_gradient_may_have_the_same_second_derivative():
+    meant = {"reference": lambda x: x, "expected": "differs", "dtypes": ("float64",), "seeds": (0,)}
+    reversed_, plain = (ruled(lambda x: x, lambda r, dy, s=sign: (s * dy,)) for sign in (-1, 1))
+    assert check(reversed_, of(4), transforms=("jit", "grad_of_grad"), **meant).passed
+    fails(plain, of(4), transforms=("jit", "grad_of_grad"), says="the gradient agrees with its oracles", **meant)
+    fails(reversed_, of(4), transforms=("grad_of_grad",), says="the gradient agrees with its oracles", **meant)
+
+
+def test_where_several_kinks_meet_the_gradient_beside_them_counts():
+    def layer(x, w, b):
+        return jax.nn.relu(x @ w + b)
+
+    def backward(r, dy, factor):
+        x, w, b = r
+        d = dy * (x @ w + b > 0)
+        return d @ w.T, x.T @ d, factor * d.sum(0)
+
+    # As a layer is initialised; at this point a gradient of 0 is right, and any factor of it.
+    args = of(5, 3), jnp.zeros((3, 4)), jnp.zeros(4)
+    report = check(ruled(layer, lambda r, dy: backward(r, dy, 1)), *args, **QUICK)
+    assert "several kinks meet here: beside them the gradient is right" in report.findings[0].why
+    fails(ruled(layer, lambda r, dy: backward(r, dy, 2)), *args, says="beside a kink here", **QUICK)
 
 
 def test_forward_mode_and_rules_that_are_not_linear():
@@ -356,6 +426,31 @@ def test_inputs_that_normal_numbers_never_reach():
     fails(forgets, of(5), jnp.zeros(5), reference=plain, says="moved", **reach)
 
 
+def test_a_choice_by_the_sign_of_a_sum_falls_both_ways():
+    plain = lambda x: jnp.where(x.sum() > 0, jnp.sin(x), x)  # noqa: E731
+    x, only = jax.ShapeDtypeStruct((3,), jnp.float32), {"dtypes": ("float64",), "transforms": ("jit", "reach")}
+    for side in (1, -1):
+
+        def backward(r, dy, side=side):
+            return (jax.vjp(plain, *r)[1](dy)[0] * jnp.where(side * r[0].sum() > 0, 1, 2),)
+
+        fails(ruled(plain, backward), x, reference=plain, says="the cotangent of input x", **only)
+
+
+def test_a_special_function_near_a_zero_of_its_own_is_no_false_alarm():
+    x = jnp.array([1.0, 1.001, 1.46, 1.47, 2.0, 2.1])
+    for special in (jax.scipy.special.gammaln, jax.scipy.special.digamma):
+        types = {"dtypes": ("float32",), "transforms": ("jit",), "seeds": (0,)}
+        assert check(special, x, **types).passed
+        wrong = ruled(special, lambda r, dy, f=special: (1.001 * jax.vjp(f, *r)[1](dy)[0],))
+        fails(wrong, x, reference=special, says="the cotangent of input x", **types)
+
+
+def test_a_function_without_a_float_output_has_no_gradient_to_check():
+    with pytest.raises(JaxgradError, match="no output is a float or complex array"):
+        check(jnp.argmax, of(4), reference=jnp.argmax)
+
+
 def test_plain_numbers_keywords_and_arguments_without_a_gradient():
     def scaled(x, eps, *, factor):
         return factor * x / jnp.sqrt((x * x).mean() + eps)
@@ -370,7 +465,13 @@ def test_plain_numbers_keywords_and_arguments_without_a_gradient():
     fails(rule, of(5), 1e-5, factor, reference=plain, says="no_gradient=('factor',)", **QUICK)
     report = check(rule, of(5), 1e-5, factor, reference=plain, no_gradient=("factor",), **QUICK)
     assert "eps is a plain number without a gradient" in report.findings[0].why
-    assert check(scaled, of(5), 1e-5, kwargs={"factor": factor}, reference=scaled, **QUICK).passed
+    keyword = {"kwargs": {"factor": factor}, **QUICK}
+    assert check(scaled, of(5), 1e-5, reference=scaled, **keyword).passed
+    in_torch = lambda x, eps, *, factor: factor * x / torch.sqrt((x * x).mean() + eps)  # noqa: E731
+    # What torch.compile makes of a function, without the seconds that its import takes.
+    compiled = lambda *args, **kwargs: pytest.fail("the compiler's wrapper was called")  # noqa: E731
+    compiled._torchdynamo_orig_callable = in_torch
+    assert check(scaled, of(5), 1e-5, torch_reference=compiled, **keyword).passed
 
 
 def test_a_mesh():

@@ -100,6 +100,34 @@ def test_a_large_offset_hides_small_mistakes_only():
     assert verdict(lambda x: ((1e6 + jnp.sin(x)) - 1e6).sum(), normal(0, 10), jnp.cos(normal(0, 10))) != "wrong"
 
 
+def test_an_offset_that_hides_the_slope_leaves_it_undecided():
+    f = lambda x: 1e12 + jnp.sin(x).sum()  # noqa: E731
+    x = normal(0, 4)
+    assert verdict(f, x, jnp.cos(x)) == verdict(f, x, 1.01 * jnp.cos(x)) == "undecided"
+
+
+def test_a_gradient_too_small_to_move_f():
+    f = lambda x: -jax.nn.log_softmax(x)[1]  # noqa: E731
+    x = jnp.array([0.0, 60.0, -30.0])
+    assert verdict(f, x, jax.grad(f)(x)) == "right"
+    assert verdict(f, x, jax.grad(f)(x) + jnp.array([1e-6, 0, 0])) == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("f", "x"),
+    [
+        (lambda x: -jnp.log(x).sum(), [1e-8, 1.0, 2.0]),
+        (lambda x: jnp.sqrt(x + 1e-12).sum(), [0.0, 1e-10, 1.0]),
+        (lambda x: jnp.sin(x * jnp.array([1e-6, 1e6])).sum(), [1e6, 1e-6]),
+    ],
+)
+def test_numbers_of_very_different_sizes(f, x):
+    x = jnp.array(x)
+    g = jax.grad(f)(x)
+    for number in range(x.size):
+        assert verdict(f, x, g) == "right" and verdict(f, x, g.at[number].multiply(1.1)) == "wrong"
+
+
 def test_many_kinks_near_x():
     w = normal(1, 20, 500)
     found = verdicts(lambda x: jax.nn.relu(x @ w).sum(), normal(0, 200, 20))

@@ -135,7 +135,7 @@ CLASSIC = [
     ("log_probs", lambda v: v.n * v.dlog_probs, "sum for mean", "the 1/n of a mean is missing"),
     ("probs", lambda v: v.dlog_probs * v.probs, "inverse", "multiplies by probs where it should divide"),
     ("logits", lambda v: v.probs / v.n, "missing term", "`one_hot`, is dropped"),
-    ("logits", lambda v: v.dlogits * (np.arange(v.n) != 3)[:, None], "partly right", "is right in 97% of its entries"),
+    ("logits", lambda v: v.dlogits * (np.arange(v.n) != 3)[:, None], "partly right", "are all at 3 of axis 0"),
     ("logits", lambda v: v.probs + v.n * v.dlog_probs, "sum for mean", "the 1/n of a mean is missing"),
     ("h_prenorm", lambda v: closed_form(v, v.n), "n and n - 1", "n for n - 1, that is 32 for 31"),
     ("h_prenorm", lambda v: closed_form(v, v.n - 1) / v.bn_gain, "missing factor", "lacks the factor bn_gain"),

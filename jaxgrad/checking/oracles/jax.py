@@ -39,6 +39,11 @@ def pulled_as_used(fn: Function, question: Question) -> Pulled:
     return on_host(run(_traced, (fn, False), question))
 
 
+def called(fn: Function, question: Question) -> list[np.ndarray]:
+    """The outputs of a call that is not differentiated, in the question's own type."""
+    return on_host(run_quickly(_called, (fn,), question.inputs, question.carried))
+
+
 def rounded(fn: Function, question: Question, second: bool, rounding: Rounding, seed: int) -> Pulled:
     """The pullback of a float64 question, each rounding drawn at random by the seed; `EXACT` rounds nothing."""
     return on_host(run_quickly(_rounded, (fn, second), np.uint32(seed), rounding, question))
@@ -74,6 +79,10 @@ def _traced(fn: Function, second: bool, question: Question) -> Pulled:
     if second:
         return pull_again(fn, *question)
     return pull(fn, question.inputs, question.carried, question.dys)
+
+
+def _called(fn: Function, inputs: list[Any], carried: list[Any]) -> list[Any]:
+    return jax.tree.leaves(fn(inputs, carried))
 
 
 def _rounded(fn: Function, second: bool, seed: Any, rounding: Rounding, question: Question) -> Pulled:

@@ -81,17 +81,17 @@ def prepare(
         args: the JAX function's positional arguments.
         kwargs: its keyword arguments.
         names: torch names by leaf paths, for `align`. A leaf made from a buffer gives the buffer its value.
-        arg_names: the names of `args` in the JAX function.
+        arg_names: the names of `args` in the JAX function; more of them are not looked at.
         no_gradient: numbers of the leaves of `(args, kwargs)` whose cotangents are not wanted.
 
     Raises `JaxgradError` for a PRNG key, for parameters that are left over, and for arguments that do not fit.
     """
-    # The compiler's wrapper of a module has other names, and computes the same.
-    reference = getattr(reference, "_orig_mod", reference)
+    # The compiler's wrapper of a module or function has other names, and computes the same.
+    reference = getattr(reference, "_orig_mod", getattr(reference, "_torchdynamo_orig_callable", reference))
     if _is_module(reference) and type(reference).__module__.startswith("torch.jit"):
         raise JaxgradError("a TorchScript module cannot be run in other types; give the nn.Module that it was made of")
     kwargs = dict(kwargs or {})
-    arg_names = [*arg_names, *(f"arg{number}" for number in range(len(arg_names), len(args)))]
+    arg_names = [*arg_names[: len(args)], *(f"arg{number}" for number in range(len(arg_names), len(args)))]
     _no_keys(args, kwargs, arg_names)
     matches: tuple[Match | None, ...] = ()
     skip = 0
@@ -130,7 +130,7 @@ def pull(
     lie in memory, of `LAYOUTS`; "expanded" takes ones for them, as the backward of `sum()` does.
 
     With `directions`, one for each input, it is the second order: the gradient, in `inputs` alone, of
-    $\sum_i \mathrm{Re}\langle v_i, dx_i\rangle$, where $\langle v, dx\rangle = \sum \bar v\,dx$ as in `jnp.vdot`.
+    $\sum_i \mathrm{Re} \sum v_i\,dx_i$, without a conjugate, as JAX pairs a tangent and a cotangent.
 
     Cotangents of complex numbers are given and returned in JAX's convention. JAX transposes the derivative, so that
     $dz = f'(z)\,dy$; PyTorch gives the direction of steepest ascent, $dz = \overline{f'(z)}\,dy$. The one is made
@@ -376,10 +376,10 @@ def _pull_program(
         first = _gradients(ys, cotangents, [*at, *taps.values()], directions is not None, "backward pass")
         of_inputs, of_taps = first[: len(at)], first[len(at) :]
         if directions is not None:
-            # Re<v, dx> with dx the conjugate of what torch gives: Re(conj(v) conj(g)) = Re(v g).
+            # JAX's pairing of v and dx, Re(v dx), and dx is the conjugate of what torch gives.
             along = _as_tensors(program, dict(zip(program.inputs, directions, strict=True)))
             vs = [to_torch(along[key]).to(g.dtype) for key, g in zip(call.inputs, of_inputs, strict=True)]
-            inner = [torch.real((v * g).sum()) for v, g in zip(vs, of_inputs, strict=True)]
+            inner = [torch.real((v * g.conj()).sum()) for v, g in zip(vs, of_inputs, strict=True)]
             ones = [torch.ones_like(term) for term in inner]
             of_inputs = _gradients(inner, ones, at, False, "second backward pass")
     inputs = _as_leaves(program, {key: _conjugate(g) for key, g in zip(call.inputs, of_inputs, strict=True)})

@@ -224,6 +224,11 @@ def _perturbed(x: Any, amount: float, roundings: Roundings) -> Any:
 
     if not _is_noisy(x):
         return x
+    # Below torch's dispatcher a lazy conjugate or minus would be lost: what lies in memory is perturbed instead.
+    if x.is_conj():
+        return _perturbed(x.conj(), amount, roundings).conj()
+    if x.is_neg():
+        return torch._neg_view(_perturbed(torch._neg_view(x), amount, roundings))
     # 1 + a is 1 for an a below the spacing at 1, so an a that no rounding of this type is below.
     narrow = x.dtype.to_real() != torch.float64
     amount = max(amount, torch.finfo(x.dtype).eps * (roundings.enlarged if narrow else 1))

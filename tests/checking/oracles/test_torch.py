@@ -57,7 +57,7 @@ def agrees(fn, reference, *args, names=None, kwargs=None, rtol: float = 1e-12, s
 
             def inner(inputs):
                 dxs = jax.vjp(of_inputs, inputs)[1](list(map(jnp.asarray, dys)))[0]
-                return sum(jnp.vdot(v, dx).real for v, dx in zip(directions, dxs, strict=True))
+                return sum(jnp.sum(v * dx).real for v, dx in zip(directions, dxs, strict=True))
 
             again, _ = pull(program, args, kwargs, dys, directions)
             assert close(again.inputs, jax.grad(inner)(inputs), rtol) and again.outputs == []
@@ -622,6 +622,14 @@ def test_complex_results_are_perturbed_in_both_parts():
     z = np.array([1 + 0j, 1j])
     (y,) = one_noise(lambda z: z * 1, z, unit=0.25, dys=[z]).outputs
     assert np.all(np.abs(np.abs((y / z - 1).real) - 0.25) < 1e-9) and np.all(np.abs((y / z - 1).imag) > 0.2)
+
+
+def test_lazy_conjugates_and_minus_signs_are_perturbed_as_what_they_stand_for():
+    z, w = normal(3, 3, dtype="complex128"), normal(3, 3, dtype="complex128")
+    for fn in (lambda z: z @ z.mH, lambda z: z.conj().imag @ z.imag, torch.linalg.inv):
+        (exact,) = (y := pull(prepare(fn, (z,)), (z,), {}, [fn(torch.from_numpy(w)).numpy()])[0]).outputs
+        noisy = one_noise(fn, z, unit=1e-9, dys=[fn(torch.from_numpy(w)).numpy()])
+        assert close(noisy.outputs, [exact], 1e-6) and close(noisy.inputs, y.inputs, 1e-6)
 
 
 def relative(reference, *args) -> float:
