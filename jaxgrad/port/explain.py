@@ -71,9 +71,10 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 
     `agrees`, `kind`, `sentence`, `last`, `jax`, `other`, `distance`, `off`, `mends`, `behind`, `agreeing`, `notes` and
     `other_name` are those of `Verdict`; `complete` is false where it was stopped before all was tried. A place has op,
-    module and line: file, line, function and text. The lines of `region` and `other_region` have those `around` them,
-    as numbers and texts. `steps` and `other_steps` are all values: place, shape, agrees, and of the first which of the
-    second each is like. `mapping` is as `Mapping.save` writes it, with each rule in words.
+    module, line (file, line, function and text), and the line `called_at` that called that line's function, or null.
+    The lines of `region` and `other_region` have those `around` them, as numbers and texts. `steps` and `other_steps`
+    are all values: place, shape, agrees, and of the first which of the second each is like. `mapping` is as
+    `Mapping.save` writes it, with each rule in words.
     """
     return {
         **dated(SCHEMA),
@@ -102,7 +103,8 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 def _place(place: Place | None) -> dict[str, Any] | None:
     if place is None:
         return None
-    return {"op": place.op, "module": place.module, "line": None if place.line is None else _line(place.line)}
+    line, caller = (None if each is None else _line(each) for each in (place.line, place.caller))
+    return {"op": place.op, "module": place.module, "line": line, "called_at": caller}
 
 
 def _line(line: Line) -> dict[str, Any]:

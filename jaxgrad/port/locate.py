@@ -26,6 +26,9 @@ from jaxgrad.progress import Progress, kept, silent
 AGREES, FORWARD, BACKWARD, LAYOUT, BUFFER = "agrees", "forward", "backward", "layout of the output", "buffer"
 # A backward pass has twice the operations of a forward pass and more cancellation.
 BACKWARD_TOLERANCE = 1e-8
+# Operations of either library that take a part of a value, and those that join several.
+_CUTS = frozenset("slice dynamic_slice split select unbind unsafe_split split_with_sizes chunk".split())
+_JOINS = frozenset("stack concatenate cat".split())
 _STEPS = ("the other program", "which weight goes where", "all values", "all cotangents", "what would mend it")
 
 
@@ -433,9 +436,24 @@ def _reached(trace: Trace, ends: Iterable[int], stops: Callable[[int], bool]) ->
         todo += [m for m in trace.values[n].operands if trace.values[m].varies and not stops(m)]
     # What another value with a counterpart is computed from is right, computed in another way.
     right: set[int] = set()
+    # Of these, what only a part is known of to be right. Of what is joined, such as a loop's turns, that says nothing.
+    partly: set[int] = set()
     for n in range(len(trace.values) - 1, -1, -1):
-        if trace.values[n].varies and (n in right or stops(n)):
-            right.update(m for m in trace.values[n].operands if m in reached)
+        value, agrees = trace.values[n], stops(n)
+        if not value.varies or not (n in right or agrees):
+            continue
+        cut = not agrees and n in partly
+        if cut and value.place.op in _JOINS:
+            right.discard(n)
+            continue
+        for m in value.operands:
+            if m in reached:
+                part = value.place.op in _CUTS or (cut and value.moved)
+                if m not in right and part:
+                    partly.add(m)
+                elif not part:
+                    partly.discard(m)
+                right.add(m)
     return sorted(reached - right) or sorted(reached)
 
 
@@ -486,7 +504,8 @@ def judged(parted: Parted, other_name: str) -> Verdict:
             agrees=False, kind=FORWARD, sentence=said, last=last, jax=None, other=ends, region=_lines([here]),
             other_region=_lines(parted.other.trace.values[k].place for k in other),
         )  # fmt: skip
-    first = own[0]
+    # A mask says nothing by itself, nor do zeros.
+    first = next((k for k in own if fingerprint.told(trace.values[k].array)), own[0])
     blamed = _blamed(parted, first)
     places = [trace.values[k].place for k in own]
     begins = parted.other.trace.values[other[0]].place if other else None
@@ -568,7 +587,7 @@ def _blamed(parted: Parted, first: int) -> Place:
             return trace.values[move].place
     for n in trace.values[first].operands:
         value = trace.values[n]
-        if value.varies or value.array.size < 2:
+        if value.varies or value.array.size < 2 or not value.array.any():
             continue
         chain = [k for k in _ancestors(trace, n) if trace.values[k].place.lines]
         if _has(parted, n) or not chain:
@@ -624,12 +643,11 @@ def _has(parted: Parted, n: int) -> bool:
     array = parted.own.trace.values[n].array
     if array.size < 2:
         return False
-    flat = np.sort(array, None)
-    if np.ptp(flat) == 0:
+    if array.min() == array.max():
         return False
     for value in parted.other.trace.values:
         other = value.array
-        if value.varies or other.size < 2 or np.ptp(other) == 0:
+        if value.varies or other.size < 2 or other.min() == other.max():
             continue
         for x in (other, 1 - other):
             big, small = (array, x) if array.size >= x.size else (x, array)
@@ -723,13 +741,18 @@ def jax_cotangents(
     """The cotangents of all float values of a run, whose custom rules were not opened, for those of some outputs."""
     program, values = recorded.program, recorded.values
     trace = recorded.trace
-    made = {n for op in program.ops for n in op.results}
+    # What is made of constants alone, such as the numbers that weights are initialised with, has no derivative.
+    made, inputs = set[int](), set(program.inputs)
+    for op in program.ops:
+        if not made.isdisjoint(op.operands) or not inputs.isdisjoint(op.operands):
+            made.update(op.results)
+    ops = [op for op in program.ops if made.intersection(op.results)]
     at = [n for n in (*program.inputs, *sorted(made)) if _is_float(values[n])]
     kept = {n: x for n, x in values.items() if n not in made}
 
     def run(added: dict[int, Any]) -> list[Any]:
         known = {n: x + added[n] if n in added else x for n, x in kept.items()}
-        for op in program.ops:
+        for op in ops:
             for n, x in zip(op.results, op.run([known[k] for k in op.operands]), strict=True):
                 known[n] = x + added[n] if n in added else x
         return [known[n] for n in outputs]
