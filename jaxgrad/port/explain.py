@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxgrad.checking.report import dated
-from jaxgrad.port.locate import FORWARD, LAYOUT, Verdict
+from jaxgrad.port.locate import BACKWARD, FORWARD, LAYOUT, Verdict
 from jaxgrad.port.mapping import Mapping
 from jaxgrad.port.values import Line, Place, Step
 
@@ -30,7 +30,8 @@ def text(verdict: Verdict) -> str:
         lines.append(f"  off by           {verdict.distance:.2g} of the value's size")
     lines += _listed("  JAX's lines      ", verdict.region) + _listed("  the other's lines", verdict.other_region)
     for number, mend in enumerate(verdict.mends):
-        what = f"{mend.words}, {mend.place.line or mend.place.op}; the next values then agree to {mend.residual:.0e}"
+        those = "gradients" if verdict.kind == BACKWARD else "next values"
+        what = f"{mend.words}, {mend.place.line or mend.place.op}; the {those} then agree to {mend.residual:.0e}"
         lines.append(("  would mend it    " if not number else "  or               ") + what)
     if not verdict.mends and verdict.kind in (FORWARD, LAYOUT):
         said = "no known change explains it" if verdict.complete else "not looked for to the end"

@@ -46,7 +46,7 @@ MOST_TOGETHER = 400
 # After a candidate, this many operations are run before it counts as not found: few at first, as what is found far
 # behind may be so whatever the candidate is, as the softmax is whatever the bias of the keys.
 _RUN_ON = (2, 40)
-# How many values behind a candidate are looked up, and how many others are tried before one with too few that are found.
+# How many values behind a candidate are looked up, and how many others are tried before one of which few are found.
 _SUPPORT = 8
 _MOST_WAITED = 40
 # What a product over other axes than the torch program's weighs in the order of the candidates, more than any name; and
@@ -264,10 +264,11 @@ class _Search:
         wanted = [leaf for want in self.wants for leaf in sorted(want)]
         self.first = {leaf: wanted.index(leaf) for leaf in set(wanted)}
         self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
+        self.mirrored = mirrored_leaves(self.recorded, len(arrays))
         self.contracted = contracted_leaves(self.recorded, len(arrays))
-        self.contracted_by_torch = torch_values.contracted(setting.torch.trace)
         self.unlike = unlike_modules(self.leaves, self.shapes)
         self.turned = transposed_convolutions(setting.torch.module)
+        self.contracted_by_torch = torch_values.contracted(setting.torch.trace, self.turned)
         self.left = MOST_TRIED
         self.best: dict[int, Rule] = {}
         self.guessed: frozenset[int] = frozenset()
@@ -296,13 +297,15 @@ class _Search:
         """How far apart a leaf and its tensors are first used in the two programs, of the whole of each.
 
         A rule with which a product would sum over other axes than the torch program's is far, and so is a tensor of a
-        module that has weights of other sizes.
+        module that has weights of other sizes, and a window that is to be flipped and is not.
         """
         place = sorted(self.first.values()).index(self.first[leaf]) / len(self.first) if leaf in self.first else 0.5
         path = self.leaves[leaf][0]
         apart = min((abs(self.places[n] - place) for n in rule.sources), default=1.0)
         apart += any(self.unlike(path, n) for n in rule.sources)
-        return apart + _OTHER_AXES * (not self.contracts_alike(leaf, rule))
+        turned = any(step[0] == "flip" for step in rule.steps)
+        mirrored = leaf in self.mirrored and not self.turned.isdisjoint(rule.sources) and turned != self.mirrored[leaf]
+        return apart + _OTHER_AXES * (not self.contracts_alike(leaf, rule)) + 2 * _OTHER_AXES * mirrored
 
     def contracts_alike(self, leaf: int, rule: Rule) -> bool:
         """Whether the axes of a leaf that products sum over are made from those of its tensors that torch sums over."""
@@ -510,14 +513,17 @@ class _Search:
 
 
 def contracted_leaves(recorded: jax_values.Recorded, count: int) -> dict[int, frozenset[int]]:
-    """The axes of each leaf over which the first product that it goes into sums, for the first `count` inputs."""
+    """The axes of each leaf over which the first product that it goes into sums, for the first `count` inputs.
+
+    Of a convolution's window it is the axis of the channels that go in.
+    """
     program = recorded.program
     found: dict[int, frozenset[int]] = {}
     # For every axis an array that holds the index along it is moved as the leaf is.
     labels: dict[int, tuple[int, list[np.ndarray]]] = {}
     for leaf, number in enumerate(program.inputs[:count]):
         shape = np.shape(recorded.values[number])
-        if 2 <= len(shape) <= 4 and math.prod(shape) <= _MOST_LABELLED:
+        if 2 <= len(shape) <= 5 and math.prod(shape) <= _MOST_LABELLED:
             labels[number] = leaf, [np.broadcast_to(x, shape) for x in np.indices(shape, np.float64, sparse=True)]
     for op in program.ops:
         for side, n in enumerate(op.operands):
@@ -525,10 +531,32 @@ def contracted_leaves(recorded: jax_values.Recorded, count: int) -> dict[int, fr
                 continue
             leaf, of_axes = labels[n]
             if op.name == "dot_general":
-                over = op.eqn.params["dimension_numbers"][0][side]
-                found.setdefault(leaf, frozenset(a for a, x in enumerate(of_axes) if _varying(x) & set(over)))
+                over = frozenset(op.eqn.params["dimension_numbers"][0][side])
+                found.setdefault(leaf, frozenset(a for a, x in enumerate(of_axes) if _varying(x) & over))
+            elif op.name == "conv_general_dilated" and side == 1:
+                channels = frozenset(op.eqn.params["dimension_numbers"].rhs_spec[1:2])
+                found.setdefault(leaf, frozenset(a for a, x in enumerate(of_axes) if _varying(x) & channels))
             elif len(op.operands) == 1 and op.name in _FOLLOWED:
                 labels[op.results[0]] = leaf, [np.asarray(op.run([x])[0]) for x in of_axes]
+    return found
+
+
+def mirrored_leaves(recorded: jax_values.Recorded, count: int) -> dict[int, bool]:
+    """For each leaf that a transposed convolution is written with: whether the program leaves its window as it is.
+
+    Such a one is a convolution of what is spread out, whose window is the other way round.
+    """
+    program = recorded.program
+    flips = {number: (leaf, False) for leaf, number in enumerate(program.inputs[:count])}
+    found: dict[int, bool] = {}
+    for op in program.ops:
+        if op.name == "conv_general_dilated" and op.operands[1] in flips:
+            leaf, flipped = flips[op.operands[1]]
+            if any(by > 1 for by in op.eqn.params["lhs_dilation"]):
+                found.setdefault(leaf, not flipped)
+        elif len(op.operands) == 1 and op.operands[0] in flips and op.name in (*_FOLLOWED, "rev"):
+            leaf, flipped = flips[op.operands[0]]
+            flips[op.results[0]] = leaf, flipped != (op.name == "rev")
     return found
 
 

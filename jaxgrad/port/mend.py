@@ -28,6 +28,8 @@ _IN_VAIN = 20
 _ENOUGH = 3
 # How many differences, one behind the other, are mended.
 _MOST_BEHIND = 4
+# What an operation raises that is given other shapes than it was traced for.
+_DOES_NOT_FIT = (TypeError, ValueError, IndexError, ZeroDivisionError)
 # How many parts of a value are tried in every order.
 _MOST_PARTS = 4
 
@@ -42,11 +44,15 @@ class Change(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What a change does: how many values behind it now agree, how far off they are, whether all outputs agree."""
+    """What a change does: how many values behind it now agree, how far off they are, whether all outputs agree.
+
+    `runs` is false where the program cannot be run on to its end: it was traced for other shapes.
+    """
 
     found: int
     residual: float
     complete: bool
+    runs: bool
 
 
 class Region(NamedTuple):
@@ -127,10 +133,11 @@ def region(parted: Parted, recorded: Recorded, unused: Mapping[str, np.ndarray])
 
 
 def _mends(r: Region) -> tuple[list[Mend], Change | None]:
-    """The changes that explain a difference, the best first, and the best of them."""
+    """The changes that explain a difference, the best first, and the best of them if the program runs on with it."""
     good: list[tuple[tuple[bool, int], int, Change, Effect]] = []
+    numbers = itertools.count()
     for kind in KINDS:
-        for number, change in enumerate(kind(r)):
+        for number, change in zip(numbers, kind(r), strict=False):
             change, effect = _best_of(r, change)
             if effect.complete or effect.found >= _ENOUGH:
                 good.append(((not effect.complete, -effect.found), number, change, effect))
@@ -146,18 +153,18 @@ def _mends(r: Region) -> tuple[list[Mend], Change | None]:
     for rank, _, change, effect in good:
         if rank == best:
             told.setdefault((change.words, change.place.line), Mend(change.place, change.words, effect.residual))
-    return list(told.values())[:2], good[0][2]
+    return list(told.values())[:2], good[0][2] if good[0][3].runs else None
 
 
 def _best_of(r: Region, change: Change) -> tuple[Change, Effect]:
     """A change to one turn of a loop, or the same to all its turns where that explains something."""
-    nothing = Effect(0, math.inf, False)
+    nothing = Effect(0, math.inf, False, False)
     effect = nothing
     for tried in filter(None, (_in_all_turns(r, change), change)):
         try:
             effect = _effect(r, tried)
-        except (TypeError, ValueError, IndexError, ZeroDivisionError):
-            effect = nothing  # Shapes that do not fit: such a program could not have been written.
+        except _DOES_NOT_FIT:
+            effect = nothing
         if effect.complete or effect.found >= _ENOUGH:
             return tried, effect
     return change, effect
@@ -198,7 +205,16 @@ def _effect(r: Region, change: Change) -> Effect:
     now: dict[int, Any] = dict(change.values)
     wrong = [(n, m) for n, m in locate.aligned(r.parted) if not locate.same_numbers(r.parted, n, m)]
     values = r.parted.own.trace.values
-    for n, x in jax_values.run_again(r.recorded.program, r.recorded.values, change.values, change.ops):
+    runs = True
+    steps = iter(jax_values.run_again(r.recorded.program, r.recorded.values, change.values, change.ops))
+    while True:
+        try:
+            n, x = next(steps)
+        except StopIteration:
+            break
+        except _DOES_NOT_FIT:
+            runs = False
+            break
         now[n] = x
         array = as_float64(x)
         if values[n].moved or not values[n].varies or not fingerprint.told(array):
@@ -207,12 +223,12 @@ def _effect(r: Region, change: Change) -> Effect:
         if near is None:
             vain += 1
             if vain > _IN_VAIN and not found:
-                return Effect(0, math.inf, False)
+                return Effect(0, math.inf, False, runs)
             continue
         found += 1
         residual = max(residual, locate.relative(np.sort(array, None), np.sort(near, None)))
-    complete = bool(wrong)
-    for n, m in wrong:
+    complete = bool(wrong) and runs
+    for n, m in wrong if runs else ():
         a = as_float64(now.get(n, r.recorded.values[n]))
         b = r.parted.other.trace.values[m].array
         same = a.size == b.size and (
@@ -223,7 +239,7 @@ def _effect(r: Region, change: Change) -> Effect:
         if same:
             residual = max(residual, locate.relative(np.sort(a, None), np.sort(b, None)))
         complete = complete and same
-    return Effect(found, residual, complete)
+    return Effect(found, residual, complete, runs)
 
 
 def _counterpart(r: Region, array: np.ndarray) -> np.ndarray | None:
@@ -614,7 +630,7 @@ def addends(r: Region) -> Iterator[Change]:
     for n in dict.fromkeys([*before[:4], *r.bad[:4]]):
         x = r.recorded.values[n]
         for other in [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == np.shape(x)][:12]:
-            words = f"the value of {_told(trace.values[other].place)} is not added"
+            words = f"the value of {trace.values[other].place.brief} is not added"
             yield Change(trace.values[n].place, words, {n: np.add(x, r.recorded.values[other])}, {})
 
 
@@ -752,13 +768,13 @@ def operands(r: Region) -> Iterator[Change]:
                 continue
             if trace.values[n].varies:
                 for other in [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == shape][:24]:
-                    words = f"{op.name} should take the value of {_told(trace.values[other].place)}"
+                    words = f"{op.name} should take the value of {trace.values[other].place.brief}"
                     run = _changing(op, side, _giving(r.recorded.values[other]))
                     yield _with(k, op, op.place, words, run)
                 # That a value which differs should be the other program's explains nothing.
                 agrees = locate.agreed(r.parted, n)
                 for m in [m for m in r.theirs[:30] if agrees and others[m].array.size == trace.values[n].array.size]:
-                    words = f"{op.name} should take what the other program has from {_told(others[m].place)}"
+                    words = f"{op.name} should take what the other program has from {others[m].place.brief}"
                     run = _changing(op, side, _giving(others[m].array.reshape(shape)))
                     yield _with(k, op, op.place, words, run)
             else:
@@ -766,10 +782,6 @@ def operands(r: Region) -> Iterator[Change]:
                     words = f"{op.name} should take another parameter, input {r.recorded.program.inputs.index(other)}"
                     run = _changing(op, side, _giving(r.recorded.values[other]))
                     yield _with(k, op, op.place, words, run)
-
-
-def _told(place: Place) -> str:
-    return f"{place.op}" + (f" in {place.module}" if place.module else "") + (f" ({place.line})" if place.line else "")
 
 
 def arrangements(r: Region) -> Iterator[Change]:
@@ -786,7 +798,9 @@ def arrangements(r: Region) -> Iterator[Change]:
             yield _with(k, op, op.place, "without this transposition", _keeping(0))
     for n in dict.fromkeys([*r.bad[:8], *before[:6]]):
         x = np.asarray(r.recorded.values[n])
-        place = trace.values[n].place
+        # A value that agrees is used otherwise.
+        users = [op.place for op in r.ops.values() if n in op.operands] if n not in r.bad else []
+        place = next(iter(users), trace.values[n].place)
         for axis in range(x.ndim):
             for by in (1, -1):
                 yield Change(place, f"shifted by {by} along axis {axis}", {n: np.roll(x, by, axis)}, {})
@@ -806,7 +820,11 @@ def _repeated_otherwise(r: Region) -> Iterator[Change]:
     given = (n for k in r.ops for n in r.recorded.program.ops[k].operands)
     near = dict.fromkeys(a for n in (*r.bad[:_DEEP], *given) for a in locate._ancestors(trace, n) if a in made)
     some = [r.recorded.program.ops[made[n]] for n in near]
-    joined = [op for op in some if op.name in ("reshape", "gather") and trace.values[op.results[0]].varies]
+    joined = [
+        op
+        for op in some
+        if op.name in ("reshape", "gather", "tile", "concatenate") and trace.values[op.results[0]].varies
+    ]
     changed: dict[tuple[Any, str], dict[int, Any]] = {}
     for op in joined:
         x = np.asarray(r.recorded.values[op.results[0]])

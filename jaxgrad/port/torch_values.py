@@ -147,10 +147,16 @@ def cotangents(run: TorchRun, dys: Sequence[np.ndarray]) -> dict[int, np.ndarray
 _SUMMED = {"mm": {0: 1, 1: 0}, "addmm": {1: 1, 2: 0}, "bmm": {0: 2, 1: 1}, "baddbmm": {1: 2, 2: 1}}
 
 
-def contracted(trace: Trace) -> dict[str, int]:
-    """The axis of each matrix among the parameters over which the first product that it goes into sums, by name."""
+def contracted(trace: Trace, turned: frozenset[str] = frozenset()) -> dict[str, int]:
+    """The axis of each parameter over which the first product that it goes into sums, by name.
+
+    Of a convolution's window it is that of the channels that go in; `turned` are those of transposed convolutions.
+    """
     found: dict[str, int] = {}
     for value in trace.values:
+        window = trace.values[value.operands[1]] if value.place.op == "convolution" else None
+        if window is not None and window.place.op == "parameter":
+            found.setdefault(window.place.module, 0 if window.place.module in turned else 1)
         for side, axis in _SUMMED.get(value.place.op, {}).items():
             first = number = value.operands[side]
             while trace.values[number].moved and trace.values[number].operands:
@@ -200,8 +206,10 @@ def in_float64(module: Any, values: Mapping[str, np.ndarray]) -> Any:
     module = getattr(module, "_orig_mod", module)
     if not hasattr(module, "named_parameters"):
         return module
+    # What a hook computes anew in each call, as `weight_norm` does, is no leaf of autograd, and is not copied as it is.
+    held = [x for m in module.modules() for x in vars(m).values() if isinstance(x, torch.Tensor) and not x.is_leaf]
     try:
-        module = copy.deepcopy(module)
+        module = copy.deepcopy(module, {id(x): x.detach().clone() for x in held})
     except Exception as error:
         raise JaxgradError(f"the torch module cannot be copied ({error}); give one that copy.deepcopy takes") from error
     attributes = [
@@ -497,6 +505,8 @@ def _nll(told: Any, x: Any, target: Any, weight: Any, reduction: int, ignore: in
         raise _NotKnown
     picked = told("picked", x.gather(1, used[:, None])[:, 0])
     losses = told("losses", (-picked if weight is None else -picked * weight[used]) * kept)
+    if reduction == 0:
+        return
     weights = kept.double() if weight is None else weight[used] * kept
     total = told("sum", losses.sum())
     told("mean", total / told("sum of weights", weights.sum()))

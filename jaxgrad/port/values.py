@@ -51,6 +51,11 @@ class Place(NamedTuple):
         others = (x for x in above if not in_library(x.file) and (x.file, x.function) != (own.file, own.function))
         return next((line for line in others if "<lambda>" not in line.function), None)
 
+    @property
+    def brief(self) -> str:
+        """The operation, its module and its line, in a few words."""
+        return self.op + (f" in {self.module}" if self.module else "") + (f" ({self.line})" if self.line else "")
+
     def __str__(self) -> str:
         own, inner, caller = self.line, next(iter(self.lines), None), self.caller
         told = f"{self.op}" + (f" in {self.module}" if self.module else "") + (f", {own}" if own else "")
