@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxgrad.checking.report import dated
-from jaxgrad.port.locate import FORWARD, LAYOUT, Verdict
+from jaxgrad.port.locate import BACKWARD, FORWARD, LAYOUT, Verdict
 from jaxgrad.port.mapping import Mapping
 from jaxgrad.port.values import Line, Place, Step
 
@@ -30,7 +30,8 @@ def text(verdict: Verdict) -> str:
         lines.append(f"  off by           {verdict.distance:.2g} of the value's size")
     lines += _listed("  JAX's lines      ", verdict.region) + _listed("  the other's lines", verdict.other_region)
     for number, mend in enumerate(verdict.mends):
-        what = f"{mend.words}, {mend.place.line or mend.place.op}; the next values then agree to {mend.residual:.0e}"
+        those = "gradients" if verdict.kind == BACKWARD else "next values"
+        what = f"{mend.words}, {mend.place.line or mend.place.op}; the {those} then agree to {mend.residual:.0e}"
         lines.append(("  would mend it    " if not number else "  or               ") + what)
     if not verdict.mends and verdict.kind in (FORWARD, LAYOUT):
         said = "no known change explains it" if verdict.complete else "not looked for to the end"
@@ -71,9 +72,10 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 
     `agrees`, `kind`, `sentence`, `last`, `jax`, `other`, `distance`, `off`, `mends`, `behind`, `agreeing`, `notes` and
     `other_name` are those of `Verdict`; `complete` is false where it was stopped before all was tried. A place has op,
-    module and line: file, line, function and text. The lines of `region` and `other_region` have those `around` them,
-    as numbers and texts. `steps` and `other_steps` are all values: place, shape, agrees, and of the first which of the
-    second each is like. `mapping` is as `Mapping.save` writes it, with each rule in words.
+    module, line (file, line, function and text), and the line `called_at` that called that line's function, or null.
+    The lines of `region` and `other_region` have those `around` them, as numbers and texts. `steps` and `other_steps`
+    are all values: place, shape, agrees, and of the first which of the second each is like. `mapping` is as
+    `Mapping.save` writes it, with each rule in words.
     """
     return {
         **dated(SCHEMA),
@@ -102,7 +104,8 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 def _place(place: Place | None) -> dict[str, Any] | None:
     if place is None:
         return None
-    return {"op": place.op, "module": place.module, "line": None if place.line is None else _line(place.line)}
+    line, caller = (None if each is None else _line(each) for each in (place.line, place.caller))
+    return {"op": place.op, "module": place.module, "line": line, "called_at": caller}
 
 
 def _line(line: Line) -> dict[str, Any]:

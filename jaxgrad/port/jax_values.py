@@ -16,7 +16,7 @@ from scipy import special
 
 from jaxgrad import jax_seam
 from jaxgrad.jax_seam import ClosedJaxpr, jaxpr_as_fun
-from jaxgrad.port.values import Line, Place, Trace, Value, as_float64, decimal
+from jaxgrad.port.values import Line, Place, Trace, Value, as_float64, decimal, within
 
 # A scan of more operations than this is run as it is: its turns are not looked at one by one.
 MOST_UNROLLED = 20_000
@@ -462,7 +462,7 @@ def _place(eqn: Any, outer: tuple[Line, ...], stack: str, jitted: str | None) ->
     JAX traces a jitted function once, so its equations show the lines of its first call for ever: of those, the ones
     outside of the function named `jitted` are the first caller's, and the present caller's take their place.
     """
-    own = tuple(Line(*frame) for frame in jax_seam.frames(eqn))
+    own = within([Line(*frame) for frame in jax_seam.frames(eqn)])
     if jitted is not None:
         last = max((k for k, line in enumerate(own) if line.function.split(".")[-1] == jitted), default=-1)
         own = (*own[: last + 1], *outer)

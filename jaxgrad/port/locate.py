@@ -5,6 +5,7 @@ through values without a counterpart to those that have one: what lies between i
 a counterpart that leads to one with a counterpart is only another way to compute the same.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,6 +27,9 @@ from jaxgrad.progress import Progress, kept, silent
 AGREES, FORWARD, BACKWARD, LAYOUT, BUFFER = "agrees", "forward", "backward", "layout of the output", "buffer"
 # A backward pass has twice the operations of a forward pass and more cancellation.
 BACKWARD_TOLERANCE = 1e-8
+# Operations of either library that take a part of a value, and those that join several.
+_CUTS = frozenset("slice dynamic_slice split select unbind unsafe_split split_with_sizes chunk".split())
+_JOINS = frozenset("stack concatenate cat".split())
 _STEPS = ("the other program", "which weight goes where", "all values", "all cotangents", "what would mend it")
 
 
@@ -222,7 +226,7 @@ def _beside_torch(
             verdict = verdict._replace(agrees=False, kind=BUFFER, sentence=buffers)
         if verdict.agrees:
             progress(3, len(_STEPS), _STEPS[3])
-            verdict = _backward(setting, arrays, found, use) or verdict
+            verdict = _backward(setting, arrays, found, use, suggest) or verdict
     verdict = verdict._replace(mapping=found, notes=tuple(notes))
     leaves = [path for path, _ in setting.leaves]
     return _mended(verdict, suggest, progress, parted, recorded, leaves, {n: setting.tensors[n] for n in found.unused})
@@ -433,9 +437,24 @@ def _reached(trace: Trace, ends: Iterable[int], stops: Callable[[int], bool]) ->
         todo += [m for m in trace.values[n].operands if trace.values[m].varies and not stops(m)]
     # What another value with a counterpart is computed from is right, computed in another way.
     right: set[int] = set()
+    # Of these, what only a part is known of to be right. Of what is joined, such as a loop's turns, that says nothing.
+    partly: set[int] = set()
     for n in range(len(trace.values) - 1, -1, -1):
-        if trace.values[n].varies and (n in right or stops(n)):
-            right.update(m for m in trace.values[n].operands if m in reached)
+        value, agrees = trace.values[n], stops(n)
+        if not value.varies or not (n in right or agrees):
+            continue
+        cut = not agrees and n in partly
+        if cut and value.place.op in _JOINS:
+            right.discard(n)
+            continue
+        for m in value.operands:
+            if m in reached:
+                part = value.place.op in _CUTS or (cut and value.moved)
+                if m not in right and part:
+                    partly.add(m)
+                elif not part:
+                    partly.discard(m)
+                right.add(m)
     return sorted(reached - right) or sorted(reached)
 
 
@@ -486,10 +505,12 @@ def judged(parted: Parted, other_name: str) -> Verdict:
             agrees=False, kind=FORWARD, sentence=said, last=last, jax=None, other=ends, region=_lines([here]),
             other_region=_lines(parted.other.trace.values[k].place for k in other),
         )  # fmt: skip
-    first = own[0]
+    # A mask says nothing by itself, nor do zeros.
+    first = _first_told(trace, own)
     blamed = _blamed(parted, first)
     places = [trace.values[k].place for k in own]
-    begins = parted.other.trace.values[other[0]].place if other else None
+    theirs = parted.other.trace
+    begins = theirs.values[_first_told(theirs, other)].place if other else None
     said = f"the first value without a counterpart in {other_name} is made by {blamed.op}"
     return nothing._replace(
         agrees=False,
@@ -503,6 +524,11 @@ def judged(parted: Parted, other_name: str) -> Verdict:
         distance=distance(parted, first, other),
         off=off(parted, first, other),
     )
+
+
+def _first_told(trace: Trace, numbers: Sequence[int]) -> int:
+    """The first of some values that says something, else the first."""
+    return next((n for n in numbers if fingerprint.told(trace.values[n].array)), numbers[0])
 
 
 def _told(parted: Parted) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
@@ -568,7 +594,7 @@ def _blamed(parted: Parted, first: int) -> Place:
             return trace.values[move].place
     for n in trace.values[first].operands:
         value = trace.values[n]
-        if value.varies or value.array.size < 2:
+        if value.varies or value.array.size < 2 or not value.array.any():
             continue
         chain = [k for k in _ancestors(trace, n) if trace.values[k].place.lines]
         if _has(parted, n) or not chain:
@@ -624,12 +650,11 @@ def _has(parted: Parted, n: int) -> bool:
     array = parted.own.trace.values[n].array
     if array.size < 2:
         return False
-    flat = np.sort(array, None)
-    if np.ptp(flat) == 0:
+    if array.min() == array.max():
         return False
     for value in parted.other.trace.values:
         other = value.array
-        if value.varies or other.size < 2 or np.ptp(other) == 0:
+        if value.varies or other.size < 2 or other.min() == other.max():
             continue
         for x in (other, 1 - other):
             big, small = (array, x) if array.size >= x.size else (x, array)
@@ -718,24 +743,35 @@ def _buffers(parted: Parted, setting: Setting, module: Any) -> str | None:
 
 
 def jax_cotangents(
-    recorded: jax_values.Recorded, outputs: Sequence[int], dys: Sequence[np.ndarray]
+    recorded: jax_values.Recorded,
+    outputs: Sequence[int],
+    dys: Sequence[np.ndarray],
+    only: frozenset[int] | None = None,
 ) -> dict[int, np.ndarray]:
-    """The cotangents of all float values of a run, whose custom rules were not opened, for those of some outputs."""
+    """The cotangents of all float values of a run, or `only` of some, for those of some outputs.
+
+    Custom rules must not have been opened.
+    """
     program, values = recorded.program, recorded.values
     trace = recorded.trace
-    made = {n for op in program.ops for n in op.results}
+    # What is made of constants alone, such as the numbers that weights are initialised with, has no derivative.
+    made, inputs = set[int](), set(program.inputs)
+    for op in program.ops:
+        if not made.isdisjoint(op.operands) or not inputs.isdisjoint(op.operands):
+            made.update(op.results)
+    ops = [op for op in program.ops if made.intersection(op.results)]
     at = [n for n in (*program.inputs, *sorted(made)) if _is_float(values[n])]
     kept = {n: x for n, x in values.items() if n not in made}
 
     def run(added: dict[int, Any]) -> list[Any]:
         known = {n: x + added[n] if n in added else x for n, x in kept.items()}
-        for op in program.ops:
+        for op in ops:
             for n, x in zip(op.results, op.run([known[k] for k in op.operands]), strict=True):
                 known[n] = x + added[n] if n in added else x
         return [known[n] for n in outputs]
 
     with jax_values.float64():
-        zeros = {n: jnp.zeros(jnp.shape(values[n])) for n in at}
+        zeros = {n: jnp.zeros(jnp.shape(values[n])) for n in at if only is None or n in only}
         given = [jnp.asarray(dy).reshape(jnp.shape(values[n])) for n, dy in zip(outputs, dys, strict=True)]
         pulled = jax.jit(lambda z, d: jax.vjp(run, z)[1](d)[0])(zeros, given)
     return {n: np.asarray(x) for n, x in pulled.items() if trace.values[n].array.size}
@@ -750,7 +786,9 @@ def _dys(parted: Parted, seed: int) -> list[np.ndarray]:
     return [rng.standard_normal(parted.own.trace.values[n].array.shape) for n in parted.own.outputs]
 
 
-def _backward(setting: Setting, arrays: Sequence[np.ndarray], found: WeightMapping, use: str) -> Verdict | None:
+def _backward(
+    setting: Setting, arrays: Sequence[np.ndarray], found: WeightMapping, use: str, suggest: bool
+) -> Verdict | None:
     """The verdict on cotangents, None where they agree."""
     recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays), use, open_custom=False)
     parted = part(recorded.trace, setting.torch.trace)
@@ -774,27 +812,58 @@ def _backward(setting: Setting, arrays: Sequence[np.ndarray], found: WeightMappi
         raise JaxgradError(f"the torch module raised in its backward pass: {error}") from error
     if not of_other:
         return None
-    of_own = jax_cotangents(recorded, [n for n, _ in pairs], dys)
+    outputs = [n for n, _ in pairs]
+    of_own = jax_cotangents(recorded, outputs, dys)
     by_name = {v.place.module: k for k, v in enumerate(setting.torch.trace.values) if v.place.op == "parameter"}
-    wrong = _wrong_weights(setting, found, recorded, of_own, of_other, by_name)
+    most = largest(of_other)
+    wrong = _wrong(_weight_gradients(setting, found, recorded, of_own, of_other, by_name), most)
     inputs = {n: parted.pairs[n] for n in recorded.program.inputs[len(arrays) :] if n in parted.pairs}
     verdict = _first_backward(parted, of_own, of_other, inputs, "torch", bool(wrong))
-    if verdict is None and wrong:
+    if verdict is None and not wrong:
+        return None
+    if verdict is None:
         leaf = wrong[0].leaf
         consumers = [v.place for v in recorded.trace.values if recorded.program.inputs[leaf] in v.operands]
         after = _suspect(recorded.trace, recorded.program.inputs[leaf])
         place = after or next(iter(consumers), None)
-        name = setting.leaves[leaf][0]
+        said = f"outputs agree, and the gradient of {setting.leaves[leaf][0]} does not{_padding(setting, wrong[0])}"
+        region = _lines([place] if place else [])
         base = judged(parted, "torch")
-        return base._replace(
-            agrees=False, kind=BACKWARD, jax=place, region=_lines([place] if place else []),
-            sentence=f"outputs agree, and the gradient of {name} does not{_padding(setting, wrong[0])}",
-        )  # fmt: skip
-    return verdict
+        verdict = base._replace(agrees=False, kind=BACKWARD, sentence=said, jax=place, region=region)
+    if not suggest:
+        return verdict
+
+    def off(changed: jax_values.Recorded) -> float | None:
+        """How far the gradients of a changed program are off, None where they do not agree."""
+        own = jax_cotangents(changed, outputs, dys, frozenset(recorded.program.inputs))
+        differs = functools.partial(_differs, parted, own, of_other, most)
+        gradients = _weight_gradients(setting, found, changed, own, of_other, by_name)
+        if _wrong(gradients, most) or any(map(differs, inputs.values())):
+            return None
+        return max((relative(each.own, each.theirs) for each in gradients), default=0.0)
+
+    from jaxgrad.port import mend_backward
+
+    return mend_backward.mended(verdict, parted, recorded, _unlike_detached(parted, of_own, of_other), off)
 
 
-class _WrongWeight(NamedTuple):
-    """A leaf, a tensor that it is made from, and the two gradients of that, which differ."""
+def _unlike_detached(parted: Parted, of_own: Mapping[int, np.ndarray], of_other: Mapping[int, np.ndarray]) -> list[int]:
+    """The values whose gradient the other program stops, for some use at least, and that have another here."""
+    values, most = parted.other.trace.values, largest(of_other)
+    stopped = {n for v in values if v.place.op == "detach" for n in v.operands}
+    found = []
+    for n, pair in parted.pairs.items():
+        if pair.other not in stopped or parted.own.trace.values[n].moved or n not in of_own:
+            continue
+        theirs = of_other.get(pair.other, np.zeros(values[pair.other].array.shape))
+        shape = parted.own.trace.values[n].array.shape
+        if not near(of_own[n], fingerprint.moved(theirs, pair.layout, shape, back=True), most):
+            found.append(n)
+    return found
+
+
+class _Gradients(NamedTuple):
+    """A leaf, a tensor that it is made from, and the gradients of that in the two programs."""
 
     leaf: int
     tensor: str
@@ -802,7 +871,7 @@ class _WrongWeight(NamedTuple):
     theirs: np.ndarray
 
 
-def _padding(setting: Setting, wrong: _WrongWeight) -> str:
+def _padding(setting: Setting, wrong: _Gradients) -> str:
     """That the row of an embedding's padding has no gradient in torch, where that is all that differs."""
     module = dict(setting.torch.module.named_modules()).get(wrong.tensor.rpartition(".")[0])
     row = getattr(module, "padding_idx", None)
@@ -815,15 +884,15 @@ def _padding(setting: Setting, wrong: _WrongWeight) -> str:
     return f": row {row} has none in torch, whose embedding has padding_idx={row}"
 
 
-def _wrong_weights(
+def _weight_gradients(
     setting: Setting,
     found: WeightMapping,
     recorded: jax_values.Recorded,
     of_own: Mapping[int, np.ndarray],
     of_other: Mapping[int, np.ndarray],
     by_name: Mapping[str, int],
-) -> list[_WrongWeight]:
-    """The leaves whose gradients differ from those of the tensors that they are made from."""
+) -> list[_Gradients]:
+    """The gradients of all tensors that leaves are made from, for every such leaf."""
     paths = {path: k for k, (path, _) in enumerate(setting.leaves)}
     total: dict[str, np.ndarray] = {}
     users: dict[str, list[int]] = {}
@@ -836,14 +905,17 @@ def _wrong_weights(
             first = same.get(name, name)
             total[first] = total.get(first, 0.0) + dx
             users.setdefault(first, []).append(leaf)
-    wrong = []
+    gradients = []
     for name, dx in total.items():
-        if name not in by_name or not _wants_gradient(setting, by_name[name]):
-            continue
-        theirs = of_other.get(by_name[name], np.zeros_like(dx))
-        if not near(dx, theirs, largest(of_other)):
-            wrong += [_WrongWeight(leaf, name, dx, theirs) for leaf in users[name]]
-    return wrong
+        if name in by_name and _wants_gradient(setting, by_name[name]):
+            theirs = of_other.get(by_name[name], np.zeros_like(dx))
+            gradients += [_Gradients(leaf, name, dx, theirs) for leaf in users[name]]
+    return gradients
+
+
+def _wrong(gradients: Iterable[_Gradients], most: float) -> list[_Gradients]:
+    """Those that differ; `most` is the size of the largest cotangent of all."""
+    return [each for each in gradients if not near(each.own, each.theirs, most)]
 
 
 def _wants_gradient(setting: Setting, number: int) -> bool:
@@ -883,20 +955,7 @@ def _first_backward(
     known: bool = False,
 ) -> Verdict | None:
     """The first pair in backward order whose cotangents differ, if any input's does, or one is `known` to."""
-    most = largest(of_other)
-
-    def differs(pair: Pair) -> bool:
-        theirs = of_other.get(pair.other)
-        own = of_own.get(pair.own)
-        if own is None and theirs is None:
-            return False
-        shape = parted.own.trace.values[pair.own].array.shape
-        if theirs is None:
-            # Integers and values that torch keeps without a gradient have none to compare.
-            return False
-        own = np.zeros(shape) if own is None else own
-        return not near(own, fingerprint.moved(theirs, pair.layout, shape, back=True), most)
-
+    differs = functools.partial(_differs, parted, of_own, of_other, largest(of_other))
     if not known and not any(differs(pair) for pair in ends.values()):
         return None
     roots = {p.other: p for p in reversed(list(parted.pairs.values())) if _comparable(parted, p, of_other)}
@@ -923,6 +982,19 @@ def _first_backward(
         _lines([place]), _lines([after] if after else []), relative(own.ravel(), back.ravel()), (), (), counts, None,
         (), other_name, *_told(parted), off=mapped(own, np.asarray(back).reshape(own.shape)),
     )  # fmt: skip
+
+
+def _differs(
+    parted: Parted, of_own: Mapping[int, np.ndarray], of_other: Mapping[int, np.ndarray], most: float, pair: Pair
+) -> bool:
+    """Whether the cotangents of a pair differ; `most` is the size of the largest of all."""
+    theirs = of_other.get(pair.other)
+    if theirs is None:
+        # Integers and values that torch keeps without a gradient have none to compare.
+        return False
+    shape = parted.own.trace.values[pair.own].array.shape
+    own = of_own.get(pair.own, np.zeros(shape))
+    return not near(own, fingerprint.moved(theirs, pair.layout, shape, back=True), most)
 
 
 def _comparable(parted: Parted, pair: Pair, of_other: Mapping[int, np.ndarray]) -> bool:

@@ -6,7 +6,9 @@ the torch program. Where several fit and a later leaf fits none, the walk goes b
 leaves are placed, names place the rest.
 """
 
+import functools
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +19,17 @@ import numpy as np
 
 from jaxgrad.checking import question
 from jaxgrad.checking.oracles import rules
-from jaxgrad.checking.oracles.align import all_given, by_names, cost, in_order, is_free, module_and_kind, tokens_of
+from jaxgrad.checking.oracles.align import (
+    all_given,
+    by_analogy,
+    by_names,
+    cost,
+    in_order,
+    is_free,
+    module_and_kind,
+    tokens_of,
+    unlike_modules,
+)
 from jaxgrad.checking.oracles.rules import ONE, Rule
 from jaxgrad.checking.oracles.torch import transposed_convolutions
 from jaxgrad.errors import JaxgradError
@@ -34,6 +46,15 @@ MOST_TOGETHER = 400
 # After a candidate, this many operations are run before it counts as not found: few at first, as what is found far
 # behind may be so whatever the candidate is, as the softmax is whatever the bias of the keys.
 _RUN_ON = (2, 40)
+# How many values behind a candidate are looked up, and how many others are tried before one of which few are found.
+_SUPPORT = 8
+_MOST_WAITED = 40
+# What a product over other axes than the torch program's weighs in the order of the candidates, more than any name; and
+# through which operations, and up to which size, the axes of a leaf are followed.
+_OTHER_AXES = 2.0
+_FOLLOWED = frozenset("transpose reshape squeeze slice convert_element_type copy".split())
+_MOST_LABELLED = 1_000_000
+_PRODUCTS = frozenset(("dot_general", "mul", "conv_general_dilated"))
 
 
 class Setting(NamedTuple):
@@ -209,8 +230,14 @@ class _Search:
         self.varies = [value.varies for value in trace.values]
         slots = {number: k for k, number in enumerate(program.inputs[: len(arrays)])}
         needs: list[frozenset[int]] = []
+        zeros: set[int] = set()
         for number in range(len(trace.values)):
             op = self.made.get(number)
+            if op is not None and op.name in _PRODUCTS and any(self.is_zero(n, needs) for n in op.operands):
+                # As a first hidden state of zeros: the product is 0 whatever the leaf is.
+                zeros.add(number)
+                needs.append(frozenset())
+                continue
             own = frozenset([slots[number]]) if number in slots else frozenset()
             below = () if op is None else (needs[n] for n in op.operands)
             needs.append(own.union(*below))
@@ -219,7 +246,9 @@ class _Search:
             frozenset().union(*(needs[n] for n in op.operands if not self.varies[n])) if op.operands else frozenset()
             for op in self.ops
         ]
-        self.known = {n: x for n, x in self.recorded.values.items() if n not in self.made and n not in slots}
+        self.known = {
+            n: x for n, x in self.recorded.values.items() if n in zeros or (n not in self.made and n not in slots)
+        }
         self.slots = {k: number for number, k in slots.items()}
         values = setting.torch.trace.values
         self.theirs = fingerprint.index([v.array for v in values if v.varies and fingerprint.told(v.array)])
@@ -235,12 +264,21 @@ class _Search:
         wanted = [leaf for want in self.wants for leaf in sorted(want)]
         self.first = {leaf: wanted.index(leaf) for leaf in set(wanted)}
         self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
+        self.mirrored = mirrored_leaves(self.recorded, len(arrays))
+        self.contracted = contracted_leaves(self.recorded, len(arrays))
+        self.unlike = unlike_modules(self.leaves, self.shapes)
         self.turned = transposed_convolutions(setting.torch.module)
+        self.contracted_by_torch = torch_values.contracted(setting.torch.trace, self.turned)
         self.left = MOST_TRIED
         self.best: dict[int, Rule] = {}
         self.guessed: frozenset[int] = frozenset()
         self.given = all_given(self.leaves, names, self.shapes)
         self.options: dict[int, list[Rule]] = {}
+
+    def is_zero(self, number: int, needs: Sequence[frozenset[int]]) -> bool:
+        """Whether a value is 0 all over, whatever the leaves and the inputs are."""
+        x = np.asarray(as_float64(self.recorded.values[number]))
+        return bool(not needs[number] and not self.varies[number] and x.size and not x.any())
 
     def ranked(self, leaf: int) -> list[Rule]:
         """The candidates of a leaf, the likeliest first."""
@@ -256,13 +294,32 @@ class _Search:
         return self.options[leaf]
 
     def away(self, leaf: int, rule: Rule) -> float:
-        """How far apart a leaf and its tensors are first used in the two programs, of the whole of each."""
+        """How far apart a leaf and its tensors are first used in the two programs, of the whole of each.
+
+        A rule with which a product would sum over other axes than the torch program's is far, and so is a tensor of a
+        module that has weights of other sizes, and a window that is to be flipped and is not.
+        """
         place = sorted(self.first.values()).index(self.first[leaf]) / len(self.first) if leaf in self.first else 0.5
-        return min((abs(self.places[name] - place) for name in rule.sources), default=1.0)
+        path = self.leaves[leaf][0]
+        apart = min((abs(self.places[n] - place) for n in rule.sources), default=1.0)
+        apart += any(self.unlike(path, n) for n in rule.sources)
+        turned = any(step[0] == "flip" for step in rule.steps)
+        mirrored = leaf in self.mirrored and not self.turned.isdisjoint(rule.sources) and turned != self.mirrored[leaf]
+        return apart + _OTHER_AXES * (not self.contracts_alike(leaf, rule)) + 2 * _OTHER_AXES * mirrored
+
+    def contracts_alike(self, leaf: int, rule: Rule) -> bool:
+        """Whether the axes of a leaf that products sum over are made from those of its tensors that torch sums over."""
+        own, theirs = self.contracted.get(leaf), {self.contracted_by_torch.get(name) for name in rule.sources}
+        if own is None or None in theirs or len(theirs) != 1:
+            return True
+        (axis,) = theirs
+        return own == _made_from(rule, tuple(self.shapes[name] for name in rule.sources), axis)
 
     def by_names(self, taken: Mapping[int, Rule]) -> dict[int, Rule]:
-        """Rules for all leaves that have none, by their names."""
-        return by_names(self.leaves, self.shapes, taken, self.given, self.turned, self.away)
+        """Rules for all leaves that have none: as those of an earlier layer, else by their names."""
+        same = {k: rule for k, rule in by_analogy(self.leaves, self.shapes, taken).items() if k not in self.given}
+        rest = by_names(self.leaves, self.shapes, {**taken, **same}, self.given, self.turned, self.away)
+        return {**same, **rest}
 
     def holds(self, proposed: Mapping[int, Rule]) -> bool:
         """Whether all outputs are the torch program's with these rules."""
@@ -324,6 +381,26 @@ class _Search:
                 break
         return False, missing
 
+    def support(self, start: int, memo: dict[int, Any], assigned: Mapping[int, Rule]) -> float:
+        """Which part of the next values behind an operation is found, of those that need no other leaf."""
+        after = set(self.ops[start].results)
+        found: list[bool] = []
+        for k in range(start, len(self.ops)):
+            op = self.ops[k]
+            if len(found) >= _SUPPORT or (k > start and not after.intersection(op.operands)):
+                continue
+            if self.wants[k] - assigned.keys() and not self.of_nothing(k, memo):
+                continue
+            try:
+                for number in op.results:
+                    self.value(number, memo)
+            except _Dead:
+                continue
+            after.update(op.results)
+            if not self.recorded.trace.values[op.results[0]].moved:
+                found += [self.found(n, memo) for n in op.results if fingerprint.told(as_float64(memo[n]))]
+        return sum(found) / max(len(found), 1)
+
     def walk(self, start: int, memo: dict[int, Any], assigned: dict[int, Rule], guessed: frozenset[int]) -> bool:
         """Place every leaf from an operation on; `best` keeps the furthest that was reached.
 
@@ -363,7 +440,7 @@ class _Search:
     def of_nothing(self, k: int, memo: dict[int, Any]) -> bool:
         """Whether an operation multiplies zeros, as of a first hidden state: the result is 0 whatever the leaf is."""
         op = self.ops[k]
-        if op.name not in ("dot_general", "mul", "conv_general_dilated"):
+        if op.name not in _PRODUCTS:
             return False
         known = [np.asarray(memo[n]) for n in op.operands if n in memo and self.varies[n]]
         if not any(x.size and not x.any() for x in known):
@@ -380,7 +457,11 @@ class _Search:
     def fitting(
         self, k: int, memo: dict[int, Any], assigned: dict[int, Rule]
     ) -> Iterator[tuple[dict[int, Rule], dict[int, Any]]]:
-        """Rules for the leaves that an operation meets with which a value is found, and the values then known."""
+        """Rules for the leaves that an operation meets with which a value is found, and the values then known.
+
+        Those with which most of the values behind it are not found wait until some others have been tried: the first
+        turn of a recurrent cell is found with one of its two biases, and nothing behind it.
+        """
         alone = self.wants[k] - assigned.keys()
         missing: frozenset[int] = frozenset()
         for most in _RUN_ON:
@@ -390,19 +471,29 @@ class _Search:
                 if number and not missing:
                     continue
                 any_found = False
+                waiting: list[tuple[float, int, dict[int, Rule], dict[int, Any]]] = []
+                since = 0
                 for added in self.combinations(sorted(wanted), assigned):
                     self.left -= 1
-                    if self.left <= 0:
-                        return
+                    since += bool(waiting)
+                    if self.left <= 0 or since > _MOST_WAITED:
+                        break
                     tried = dict(memo)
                     for leaf, rule in added.items():
                         tried[self.slots[leaf]] = jnp.asarray(rules.apply(rule, self.tensors))
                     found, lacks = self.run_on(k, tried, {**assigned, **added}, most)
                     missing = missing | lacks
-                    if found:
-                        any_found = True
+                    if not found:
+                        continue
+                    any_found = True
+                    share = self.support(k, tried, {**assigned, **added})
+                    if share >= 0.5:
                         yield added, tried
-                if any_found:
+                    else:
+                        waiting.append((-share, len(waiting), added, tried))
+                        since = since or 1
+                yield from ((added, tried) for _, _, added, tried in sorted(waiting, key=lambda each: each[:2]))
+                if any_found or self.left <= 0:
                     return
 
     def combinations(self, wanted: Sequence[int], assigned: Mapping[int, Rule]) -> Iterator[dict[int, Rule]]:
@@ -419,6 +510,68 @@ class _Search:
             chosen = [each[r] for each, r in zip(lists, rank, strict=True)]
             if all(is_free(rule, chosen[:n]) for n, rule in enumerate(chosen)):
                 yield dict(zip(wanted, chosen, strict=True))
+
+
+def contracted_leaves(recorded: jax_values.Recorded, count: int) -> dict[int, frozenset[int]]:
+    """The axes of each leaf over which the first product that it goes into sums, for the first `count` inputs.
+
+    Of a convolution's window it is the axis of the channels that go in.
+    """
+    program = recorded.program
+    found: dict[int, frozenset[int]] = {}
+    # For every axis an array that holds the index along it is moved as the leaf is.
+    labels: dict[int, tuple[int, list[np.ndarray]]] = {}
+    for leaf, number in enumerate(program.inputs[:count]):
+        shape = np.shape(recorded.values[number])
+        if 2 <= len(shape) <= 5 and math.prod(shape) <= _MOST_LABELLED:
+            labels[number] = leaf, [np.broadcast_to(x, shape) for x in np.indices(shape, np.float64, sparse=True)]
+    for op in program.ops:
+        for side, n in enumerate(op.operands):
+            if n not in labels:
+                continue
+            leaf, of_axes = labels[n]
+            if op.name == "dot_general":
+                over = frozenset(op.eqn.params["dimension_numbers"][0][side])
+                found.setdefault(leaf, frozenset(a for a, x in enumerate(of_axes) if _varying(x) & over))
+            elif op.name == "conv_general_dilated" and side == 1:
+                channels = frozenset(op.eqn.params["dimension_numbers"].rhs_spec[1:2])
+                found.setdefault(leaf, frozenset(a for a, x in enumerate(of_axes) if _varying(x) & channels))
+            elif len(op.operands) == 1 and op.name in _FOLLOWED:
+                labels[op.results[0]] = leaf, [np.asarray(op.run([x])[0]) for x in of_axes]
+    return found
+
+
+def mirrored_leaves(recorded: jax_values.Recorded, count: int) -> dict[int, bool]:
+    """For each leaf that a transposed convolution is written with: whether the program leaves its window as it is.
+
+    Such a one is a convolution of what is spread out, whose window is the other way round.
+    """
+    program = recorded.program
+    flips = {number: (leaf, False) for leaf, number in enumerate(program.inputs[:count])}
+    found: dict[int, bool] = {}
+    for op in program.ops:
+        if op.name == "conv_general_dilated" and op.operands[1] in flips:
+            leaf, flipped = flips[op.operands[1]]
+            if any(by > 1 for by in op.eqn.params["lhs_dilation"]):
+                found.setdefault(leaf, not flipped)
+        elif len(op.operands) == 1 and op.operands[0] in flips and op.name in (*_FOLLOWED, "rev"):
+            leaf, flipped = flips[op.operands[0]]
+            flips[op.results[0]] = leaf, flipped != (op.name == "rev")
+    return found
+
+
+def _varying(x: np.ndarray) -> frozenset[int]:
+    """The axes along which an array is not constant."""
+    return frozenset(axis for axis in range(x.ndim) if x.shape[axis] > 1 and np.ptp(x, axis).any())
+
+
+@functools.lru_cache(maxsize=4096)
+def _made_from(rule: Rule, shapes: tuple[tuple[int, ...], ...], axis: int) -> frozenset[int]:
+    """The axes of a leaf along which the index along an axis of its tensors varies."""
+    labels = {
+        n: np.broadcast_to(np.indices(s, sparse=True)[axis], s) for n, s in zip(rule.sources, shapes, strict=True)
+    }
+    return _varying(rules.apply(rule, labels))
 
 
 def search(setting: Setting, module: Any, names: Mapping[str, str], strict: bool) -> WeightMapping:

@@ -28,6 +28,10 @@ _IN_VAIN = 20
 _ENOUGH = 3
 # How many differences, one behind the other, are mended.
 _MOST_BEHIND = 4
+# What an operation raises that is given other shapes than it was traced for.
+_DOES_NOT_FIT = (TypeError, ValueError, IndexError, ZeroDivisionError)
+# How many parts of a value are tried in every order.
+_MOST_PARTS = 4
 
 
 class Change(NamedTuple):
@@ -40,17 +44,22 @@ class Change(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What a change does: how many values behind it now agree, how far off they are, whether all outputs agree."""
+    """What a change does: how many values behind it now agree, how far off they are, whether all outputs agree.
+
+    `runs` is false where the program cannot be run on to its end: it was traced for other shapes.
+    """
 
     found: int
     residual: float
     complete: bool
+    runs: bool
 
 
 class Region(NamedTuple):
     """Where two programs part, for those who make changes: the values and operations there, of both programs.
 
     `bad` and `theirs` are numbers of values without a counterpart, `ops` the operations of the former by index.
+    `turns` are the operations that are one in the source, by index, and `constants` the numbers written into them.
     """
 
     parted: Parted
@@ -60,6 +69,8 @@ class Region(NamedTuple):
     ops: dict[int, Op]
     unused: dict[str, np.ndarray]
     lookup: fingerprint.Index
+    turns: dict[int, list[int]]
+    constants: dict[int, list[int]]
 
 
 Kind: TypeAlias = Callable[[Region], Iterator[Change]]
@@ -93,6 +104,11 @@ def mended(
             where = after.jax or after.other
             told = f"; {more[0].words} would mend it" if more else "; no known change explains it"
             behind.append(f"{after.sentence}: {where}{told}")
+    if mends:
+        # What comes before the change leads to values that agree once it is made, so it was right.
+        place = mends[0].place
+        lines = dict.fromkeys((*filter(None, (place.line,)), *verdict.region))
+        verdict = verdict._replace(jax=place, region=tuple(lines)[:4])
     return verdict._replace(mends=tuple(mends), behind=tuple(behind))
 
 
@@ -112,18 +128,17 @@ def region(parted: Parted, recorded: Recorded, unused: Mapping[str, np.ndarray])
         {k: recorded.program.ops[k] for k in near},
         dict(unused),
         fingerprint.index(arrays),
+        *_turns(recorded),
     )
 
 
 def _mends(r: Region) -> tuple[list[Mend], Change | None]:
-    """The changes that explain a difference, the best first, and the best of them."""
+    """The changes that explain a difference, the best first, and the best of them if the program runs on with it."""
     good: list[tuple[tuple[bool, int], int, Change, Effect]] = []
+    numbers = itertools.count()
     for kind in KINDS:
-        for number, change in enumerate(kind(r)):
-            try:
-                effect = _effect(r, change)
-            except (TypeError, ValueError, IndexError, ZeroDivisionError):
-                continue  # Shapes that do not fit: such a program could not have been written.
+        for number, change in zip(numbers, kind(r), strict=False):
+            change, effect = _best_of(r, change)
             if effect.complete or effect.found >= _ENOUGH:
                 good.append(((not effect.complete, -effect.found), number, change, effect))
                 if effect.complete:
@@ -138,7 +153,51 @@ def _mends(r: Region) -> tuple[list[Mend], Change | None]:
     for rank, _, change, effect in good:
         if rank == best:
             told.setdefault((change.words, change.place.line), Mend(change.place, change.words, effect.residual))
-    return list(told.values())[:2], good[0][2]
+    return list(told.values())[:2], good[0][2] if good[0][3].runs else None
+
+
+def _best_of(r: Region, change: Change) -> tuple[Change, Effect]:
+    """A change to one turn of a loop, or the same to all its turns where that explains something."""
+    nothing = Effect(0, math.inf, False, False)
+    effect = nothing
+    for tried in filter(None, (_in_all_turns(r, change), change)):
+        try:
+            effect = _effect(r, tried)
+        except _DOES_NOT_FIT:
+            effect = nothing
+        if effect.complete or effect.found >= _ENOUGH:
+            return tried, effect
+    return change, effect
+
+
+def _in_all_turns(r: Region, change: Change) -> Change | None:
+    """The change made to all operations that are the same equation at the same line; None where there are no others."""
+    ops = dict(change.ops)
+    values = dict(change.values)
+    for k, op in change.ops.items():
+        if op.operands == r.recorded.program.ops[k].operands:
+            ops.update((other, r.recorded.program.ops[other]._replace(run=op.run)) for other in r.turns.get(k, ()))
+    for n, value in change.values.items():
+        if n in r.recorded.program.constants:
+            values.update((other, value) for other in r.constants.get(n, ()))
+    return change._replace(values=values, ops=ops) if (len(ops), len(values)) != (
+        len(change.ops), len(change.values)
+    ) else None  # fmt: skip
+
+
+def _turns(recorded: Recorded) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """The operations that are one equation at one line, by the index of each, and likewise the numbers in them."""
+    groups: dict[Any, list[int]] = {}
+    for k, op in enumerate(recorded.program.ops):
+        if op.eqn is not None:
+            groups.setdefault((id(op.eqn), op.place.line), []).append(k)
+    several = [group for group in groups.values() if len(group) > 1]
+    constants: dict[int, list[int]] = {}
+    for group in several:
+        for same in zip(*(recorded.program.ops[k].operands for k in group), strict=True):
+            if all(n in recorded.program.constants for n in same):
+                constants.update((n, list(same)) for n in same)
+    return {k: group for group in several for k in group}, constants
 
 
 def _effect(r: Region, change: Change) -> Effect:
@@ -146,7 +205,16 @@ def _effect(r: Region, change: Change) -> Effect:
     now: dict[int, Any] = dict(change.values)
     wrong = [(n, m) for n, m in locate.aligned(r.parted) if not locate.same_numbers(r.parted, n, m)]
     values = r.parted.own.trace.values
-    for n, x in jax_values.run_again(r.recorded.program, r.recorded.values, change.values, change.ops):
+    runs = True
+    steps = iter(jax_values.run_again(r.recorded.program, r.recorded.values, change.values, change.ops))
+    while True:
+        try:
+            n, x = next(steps)
+        except StopIteration:
+            break
+        except _DOES_NOT_FIT:
+            runs = False
+            break
         now[n] = x
         array = as_float64(x)
         if values[n].moved or not values[n].varies or not fingerprint.told(array):
@@ -155,12 +223,12 @@ def _effect(r: Region, change: Change) -> Effect:
         if near is None:
             vain += 1
             if vain > _IN_VAIN and not found:
-                return Effect(0, math.inf, False)
+                return Effect(0, math.inf, False, runs)
             continue
         found += 1
         residual = max(residual, locate.relative(np.sort(array, None), np.sort(near, None)))
-    complete = bool(wrong)
-    for n, m in wrong:
+    complete = bool(wrong) and runs
+    for n, m in wrong if runs else ():
         a = as_float64(now.get(n, r.recorded.values[n]))
         b = r.parted.other.trace.values[m].array
         same = a.size == b.size and (
@@ -171,7 +239,7 @@ def _effect(r: Region, change: Change) -> Effect:
         if same:
             residual = max(residual, locate.relative(np.sort(a, None), np.sort(b, None)))
         complete = complete and same
-    return Effect(found, residual, complete)
+    return Effect(found, residual, complete, runs)
 
 
 def _counterpart(r: Region, array: np.ndarray) -> np.ndarray | None:
@@ -220,6 +288,8 @@ def _why_without(skipped: Sequence[Place]) -> str:
     ops = {place.op for place in skipped}
     if ops <= {"convert_element_type", "reduce_precision"}:
         return "a narrower type inside"
+    if "reduce_sum" in ops and ops & {"rsqrt", "sqrt"}:
+        return "it is normalised here, and in the other program before or behind"
     return "the other program goes on with the value as it is"
 
 
@@ -228,6 +298,9 @@ def literals(r: Region) -> Iterator[Change]:
     theirs = [x for m in r.theirs[:80] for _, x in r.parted.other.trace.values[m].scalars if math.isfinite(x)]
     # Of whole numbers the smaller are the likelier to be somebody's choice, and not a size.
     numbers = sorted(_numbers(r), key=lambda each: abs(each[2]) if each[2] == round(each[2]) else 0.0)
+    alike: dict[tuple[Any, float], list[int]] = {}
+    for number, place, old in numbers:
+        alike.setdefault((place.line, old), []).append(number)
     for number, place, old in numbers:
         near = [x for x in dict.fromkeys(theirs) if x != old]
         integer = np.asarray(r.recorded.values[number]).dtype.kind in "iu"
@@ -238,7 +311,11 @@ def literals(r: Region) -> Iterator[Change]:
                 continue
             dtype = np.asarray(r.recorded.values[number]).dtype
             if not integer or np.iinfo(dtype).min <= new <= np.iinfo(dtype).max:
-                yield Change(place, f"{old:g} should be {new:g}", {number: np.asarray(np.asarray(new, dtype))}, {})
+                yield Change(place, f"{old:g} should be {new:g}", {number: np.asarray(new, dtype)}, {})
+                same = alike[place.line, old]
+                if same[0] == number and len(same) > 1:
+                    # A number that a line uses twice.
+                    yield Change(place, f"{old:g} should be {new:g}", {n: np.asarray(new, dtype) for n in same}, {})
 
 
 def _numbers(r: Region) -> Iterator[tuple[int, Place, float]]:
@@ -337,12 +414,74 @@ def operations(r: Region) -> Iterator[Change]:
             yield from _convolutions(r, k, op)
         if name.startswith("reduce_window") and op.eqn is not None and "padding" in op.eqn.params:
             yield from _paddings(k, op, [size > 1 for size in op.eqn.params["window_dimensions"]])
+        if name == "concatenate" and 2 <= len(op.operands) <= _MOST_PARTS:
+            yield from _other_orders(k, op)
         if name in ("cumsum", "cumprod", "cumlogsumexp", "cummax") and op.eqn is not None:
             turned = {"reverse": not op.eqn.params["reverse"]}
             yield _with(k, op, place, f"{name} from the other end", _changed_params(op, turned))
         if name in ("reduce_sum", "reduce_max", "reduce_min", "argmax", "argmin") and op.eqn is not None:
             yield from _other_axes(r, k, op)
+        if name == "integer_pow" and op.eqn is not None:
+            old = op.eqn.params["y"]
+            for new in (old - 1, old + 1, 2):
+                if new not in (0, old):
+                    yield _with(k, op, place, f"the power {old} should be {new}", _power(new))
+    yield from _parts(r)
     yield from _comparisons(r)
+
+
+def _power(y: int) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda x: [np.asarray(x[0]) ** y]
+
+
+def _other_orders(k: int, op: Op) -> Iterator[Change]:
+    """What is put together, in another order."""
+    for order in list(itertools.permutations(range(len(op.operands))))[1:]:
+
+        def run(x: Sequence[Any], order: tuple[int, ...] = order) -> list[Any]:
+            return op.run([x[n] for n in order])
+
+        yield _with(k, op, op.place, f"the parts of {op.name} in the order {_ordinals(order)}", run)
+
+
+def _parts(r: Region) -> Iterator[Change]:
+    """The parts of a value that is split, as gates or queries and keys, in another order."""
+    wanted = {a for n in r.bad[:_DEEP] for a in locate._ancestors(r.parted.own.trace, n)}
+    for k, op in enumerate(r.recorded.program.ops):
+        shapes = {np.shape(r.recorded.values[n]) for n in op.results}
+        if op.name != "split" or len(shapes) != 1 or not 2 <= len(op.results) <= _MOST_PARTS:
+            continue
+        if not wanted.isdisjoint(op.results) and any(locate.agreed(r.parted, n) for n in op.operands):
+            for order in list(itertools.permutations(range(len(op.results))))[1:]:
+
+                def run(x: Sequence[Any], op: Op = op, order: tuple[int, ...] = order) -> list[Any]:
+                    made = op.run(x)
+                    return [made[n] for n in order]
+
+                yield _with(k, op, op.place, f"the parts of split in the order {_ordinals(order)}", run)
+            yield from _parts_by_head(r, k, op)
+
+
+def _parts_by_head(r: Region, k: int, op: Op) -> Iterator[Change]:
+    """Parts, such as queries, keys and values, that lie inside of each head and not one after the other."""
+    (operand,), count, axis = op.operands, len(op.results), op.eqn.params["axis"]
+    shape = np.shape(r.recorded.values[operand])
+    size = shape[axis] // count
+    for heads in (h for h in range(2, size) if size % h == 0):
+
+        def run(x: Sequence[Any], heads: int = heads) -> list[Any]:
+            by_head = np.reshape(x[0], (*shape[:axis], heads, count, size // heads, *shape[axis + 1 :]))
+            whole = (*shape[:axis], size, *shape[axis + 1 :])
+            return [np.take(by_head, n, axis + 1).reshape(whole) for n in range(count)]
+
+        yield _with(
+            k, op, op.place, f"the {count} parts lie inside of each of {heads} heads, not one after the other", run
+        )
+
+
+def _ordinals(order: Sequence[int]) -> str:
+    """Numbers counted from 1, as people do."""
+    return ", ".join(str(n + 1) for n in order)
 
 
 def _with(k: int, op: Op, place: Place, words: str, run: Callable[[Sequence[Any]], list[Any]]) -> Change:
@@ -491,7 +630,7 @@ def addends(r: Region) -> Iterator[Change]:
     for n in dict.fromkeys([*before[:4], *r.bad[:4]]):
         x = r.recorded.values[n]
         for other in [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == np.shape(x)][:12]:
-            words = f"the value of {_told(trace.values[other].place)} is not added"
+            words = f"the value of {trace.values[other].place.brief} is not added"
             yield Change(trace.values[n].place, words, {n: np.add(x, r.recorded.values[other])}, {})
 
 
@@ -629,11 +768,13 @@ def operands(r: Region) -> Iterator[Change]:
                 continue
             if trace.values[n].varies:
                 for other in [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == shape][:24]:
-                    words = f"{op.name} should take the value of {_told(trace.values[other].place)}"
+                    words = f"{op.name} should take the value of {trace.values[other].place.brief}"
                     run = _changing(op, side, _giving(r.recorded.values[other]))
                     yield _with(k, op, op.place, words, run)
-                for m in [m for m in r.theirs[:30] if others[m].array.size == trace.values[n].array.size]:
-                    words = f"{op.name} should take what the other program has from {_told(others[m].place)}"
+                # That a value which differs should be the other program's explains nothing.
+                agrees = locate.agreed(r.parted, n)
+                for m in [m for m in r.theirs[:30] if agrees and others[m].array.size == trace.values[n].array.size]:
+                    words = f"{op.name} should take what the other program has from {others[m].place.brief}"
                     run = _changing(op, side, _giving(others[m].array.reshape(shape)))
                     yield _with(k, op, op.place, words, run)
             else:
@@ -641,10 +782,6 @@ def operands(r: Region) -> Iterator[Change]:
                     words = f"{op.name} should take another parameter, input {r.recorded.program.inputs.index(other)}"
                     run = _changing(op, side, _giving(r.recorded.values[other]))
                     yield _with(k, op, op.place, words, run)
-
-
-def _told(place: Place) -> str:
-    return f"{place.op}" + (f" in {place.module}" if place.module else "") + (f" ({place.line})" if place.line else "")
 
 
 def arrangements(r: Region) -> Iterator[Change]:
@@ -655,12 +792,15 @@ def arrangements(r: Region) -> Iterator[Change]:
     for op in r.recorded.program.ops:
         if op.name == "reshape" and op.results[0] in chains | set(r.bad[:_DEEP]) and op.eqn is not None:
             yield from _split_otherwise(r, op)
+    yield from _repeated_otherwise(r)
     for k, op in enumerate(r.recorded.program.ops):
         if op.name == "transpose" and op.results[0] in chains | set(r.bad[:_DEEP]):
             yield _with(k, op, op.place, "without this transposition", _keeping(0))
     for n in dict.fromkeys([*r.bad[:8], *before[:6]]):
         x = np.asarray(r.recorded.values[n])
-        place = trace.values[n].place
+        # A value that agrees is used otherwise.
+        users = [op.place for op in r.ops.values() if n in op.operands] if n not in r.bad else []
+        place = next(iter(users), trace.values[n].place)
         for axis in range(x.ndim):
             for by in (1, -1):
                 yield Change(place, f"shifted by {by} along axis {axis}", {n: np.roll(x, by, axis)}, {})
@@ -673,12 +813,49 @@ def arrangements(r: Region) -> Iterator[Change]:
             yield Change(place, "of the other sign", {n: -x}, {})
 
 
+def _repeated_otherwise(r: Region) -> Iterator[Change]:
+    """Parts of an axis that are repeated one by one (`jnp.repeat`), or all of them in turn (`jnp.tile`)."""
+    trace = r.parted.own.trace
+    made = {n: k for k, op in enumerate(r.recorded.program.ops) for n in op.results}
+    given = (n for k in r.ops for n in r.recorded.program.ops[k].operands)
+    near = dict.fromkeys(a for n in (*r.bad[:_DEEP], *given) for a in locate._ancestors(trace, n) if a in made)
+    some = [r.recorded.program.ops[made[n]] for n in near]
+    joined = [
+        op
+        for op in some
+        if op.name in ("reshape", "gather", "tile", "concatenate") and trace.values[op.results[0]].varies
+    ]
+    changed: dict[tuple[Any, str], dict[int, Any]] = {}
+    for op in joined:
+        x = np.asarray(r.recorded.values[op.results[0]])
+        for axis, size in enumerate(x.shape):
+            for count in (c for c in range(2, size) if size % c == 0):
+                shape = (*x.shape[:axis], count, size // count, *x.shape[axis + 1 :])
+                parts = x.reshape(shape)
+                tiled = bool((parts == parts.take([0], axis)).all())
+                one_by_one = bool((parts == parts.take([0], axis + 1)).all())
+                if tiled == one_by_one:
+                    continue
+                inner, outer = ("one by one", "all in turn") if tiled else ("all in turn", "one by one")
+                words = f"the parts of axis {axis} should be repeated {inner}, not {outer}"
+                core = parts.take(0, axis if tiled else axis + 1)
+                times = count if tiled else size // count
+                turned = np.repeat(core, times, axis) if tiled else np.concatenate([core] * times, axis)
+                changed.setdefault((op.place.line, words), {})[op.results[0]] = turned
+    for (line, words), values in changed.items():
+        place = next(op.place for op in joined if op.place.line == line)
+        yield Change(place, words, values, {})
+
+
 def _split_otherwise(r: Region, op: Op) -> Iterator[Change]:
     """An axis that is split into two, split in the other order: for every such reshape of the region at once."""
     old, new = np.shape(r.recorded.values[op.operands[0]]), np.shape(r.recorded.values[op.results[0]])
-    if len(new) != len(old) + 1:
+    if not old or len(new) != len(old) + 1:
         return
     axis = next((k for k in range(len(old)) if old[k] != new[k]), len(old) - 1)
+    a, b = new[axis], new[axis + 1]
+    if old[axis] != a * b or 1 in (a, b):
+        return
     changed = {}
     for k, other in enumerate(r.recorded.program.ops):
         shapes = [np.shape(r.recorded.values[n]) for n in (*other.operands, *other.results)]
@@ -689,8 +866,18 @@ def _split_otherwise(r: Region, op: Op) -> Iterator[Change]:
                 return [np.swapaxes(np.reshape(x[0], turned), axis, axis + 1)]
 
             changed[k] = other._replace(run=run)
-    a, b = new[axis], new[axis + 1]
-    yield Change(op.place, f"the axis of {old[axis]} is split into ({a}, {b}); it should be ({b}, {a})", {}, changed)
+    words = f"it should be ({b}, {a})" if a != b else "the first of the two should be the inner one"
+    yield Change(op.place, f"the axis of {old[axis]} is split into ({a}, {b}); {words}", {}, changed)
+    for count in (2, 3):
+        if b % count == 0 and b > count:
+            index = next(k for k, other in enumerate(r.recorded.program.ops) if other is op)
+
+            def one_after_the_other(x: Sequence[Any], count: int = count) -> list[Any]:
+                apart = np.reshape(x[0], (*old[:axis], count, a, b // count, *old[axis + 1 :]))
+                return [np.reshape(np.swapaxes(apart, axis, axis + 1), new)]
+
+            words = f"the {count} parts lie one after the other, not inside of each of {a} heads"
+            yield _with(index, op, op.place, words, one_after_the_other)
 
 
 # In the order in which they are tried: those that say most precisely what is wrong come first.

@@ -12,6 +12,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,9 @@ _MOVES = frozenset(
 )
 _SAMPLED = frozenset("bernoulli_ bernoulli native_dropout uniform_ normal_ rand rand_like randn".split())
 
+
+# Where torch calls a module from.
+_CALLS = frozenset(("module.py", "_jit_internal.py", "_contextlib.py"))
 
 # Steps that other libraries go, and torch does not.
 ALTERNATIVES = frozenset(("mean of squares", "sqrt", "inverse * weight", "logsumexp", "cdf", "log of sum"))
@@ -139,6 +143,34 @@ def cotangents(run: TorchRun, dys: Sequence[np.ndarray]) -> dict[int, np.ndarray
     return {n: _host(g) for n, g in zip(at, found, strict=True) if g is not None}
 
 
+# Which operand of a product is summed over which axis.
+_SUMMED = {"mm": {0: 1, 1: 0}, "addmm": {1: 1, 2: 0}, "bmm": {0: 2, 1: 1}, "baddbmm": {1: 2, 2: 1}}
+
+
+def contracted(trace: Trace, turned: frozenset[str] = frozenset()) -> dict[str, int]:
+    """The axis of each parameter over which the first product that it goes into sums, by name.
+
+    Of a convolution's window it is that of the channels that go in; `turned` are those of transposed convolutions.
+    """
+    found: dict[str, int] = {}
+    for value in trace.values:
+        window = trace.values[value.operands[1]] if value.place.op == "convolution" else None
+        if window is not None and window.place.op == "parameter":
+            found.setdefault(window.place.module, 0 if window.place.module in turned else 1)
+        for side, axis in _SUMMED.get(value.place.op, {}).items():
+            first = number = value.operands[side]
+            while trace.values[number].moved and trace.values[number].operands:
+                number = trace.values[number].operands[0]
+            root, used = trace.values[number], trace.values[first].array
+            if root.place.op != "parameter" or root.array.ndim != 2 or used.ndim != 2:
+                continue
+            if used.shape == root.array.shape and np.array_equal(used, root.array):
+                found.setdefault(root.place.module, axis)
+            elif np.array_equal(used.T, root.array):
+                found.setdefault(root.place.module, 1 - axis)
+    return found
+
+
 def _leaves(out: Any) -> list[Any]:
     from jaxgrad.checking.oracles import torch as oracle
 
@@ -174,8 +206,10 @@ def in_float64(module: Any, values: Mapping[str, np.ndarray]) -> Any:
     module = getattr(module, "_orig_mod", module)
     if not hasattr(module, "named_parameters"):
         return module
+    # What a hook computes anew in each call, as `weight_norm` does, is no leaf of autograd, and is not copied as it is.
+    held = [x for m in module.modules() for x in vars(m).values() if isinstance(x, torch.Tensor) and not x.is_leaf]
     try:
-        module = copy.deepcopy(module)
+        module = copy.deepcopy(module, {id(x): x.detach().clone() for x in held})
     except Exception as error:
         raise JaxgradError(f"the torch module cannot be copied ({error}); give one that copy.deepcopy takes") from error
     attributes = [
@@ -266,15 +300,18 @@ def _key(x: Any) -> Any:
 
 
 def _lines() -> tuple[Line, ...]:
-    """The lines outside of torch and this package that led here, the innermost first."""
+    """The lines outside of torch that led here, the innermost first; those of torch where there is no other."""
     found: list[Line] = []
     frame = sys._getframe(1)
-    while frame is not None and len(found) < 12:
+    while frame is not None and Path(frame.f_code.co_filename) == Path(__file__):
+        frame = frame.f_back  # type: ignore[assignment]
+    while frame is not None and Path(frame.f_code.co_filename) != Path(__file__):
         code = frame.f_code
-        if not in_library(code.co_filename) and not code.co_filename.startswith("<"):
+        if not code.co_filename.startswith("<"):
             found.append(Line(code.co_filename, frame.f_lineno, code.co_qualname))
         frame = frame.f_back  # type: ignore[assignment]
-    return tuple(found)
+    own = [line for line in found if not in_library(line.file)]
+    return tuple((own or [line for line in found if Path(line.file).name not in _CALLS])[:12])
 
 
 @contextlib.contextmanager
@@ -462,12 +499,17 @@ def _convolution(told: Any, x: Any, weight: Any, bias: Any, *rest: Any) -> None:
 
 
 def _nll(told: Any, x: Any, target: Any, weight: Any, reduction: int, ignore: int) -> None:
-    if x.dim() != 2 or bool(((target < 0) | (target >= x.shape[1])).any()):
+    kept = target != ignore
+    used = target.where(kept, 0)
+    if x.dim() != 2 or bool(((used < 0) | (used >= x.shape[1])).any()):
         raise _NotKnown
-    picked = told("picked", x.gather(1, target[:, None])[:, 0])
-    losses = told("losses", -picked if weight is None else -picked * weight[target])
+    picked = told("picked", x.gather(1, used[:, None])[:, 0])
+    losses = told("losses", (-picked if weight is None else -picked * weight[used]) * kept)
+    if reduction == 0:
+        return
+    weights = kept.double() if weight is None else weight[used] * kept
     total = told("sum", losses.sum())
-    told("mean", total / len(losses))
+    told("mean", total / told("sum of weights", weights.sum()))
 
 
 def _mean(told: Any, x: Any, axes: Any = None, *rest: Any, **kwargs: Any) -> None:

@@ -1,7 +1,9 @@
 """What a recorded run of a program holds, of either library: every value, its place, and what it was made from."""
 
+import itertools
 import linecache
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +41,26 @@ class Place(NamedTuple):
         """The innermost line that is the user's; else the innermost of a library."""
         return next((line for line in self.lines if not in_library(line.file)), next(iter(self.lines), None))
 
+    @property
+    def caller(self) -> Line | None:
+        """The user's line that called the function of `line`; None where that is the function that was compared."""
+        own = self.line
+        if own is None or in_library(own.file):
+            return None
+        above = self.lines[self.lines.index(own) + 1 :]
+        others = (x for x in above if not in_library(x.file) and (x.file, x.function) != (own.file, own.function))
+        return next((line for line in others if "<lambda>" not in line.function), None)
+
+    @property
+    def brief(self) -> str:
+        """The operation, its module and its line, in a few words."""
+        return self.op + (f" in {self.module}" if self.module else "") + (f" ({self.line})" if self.line else "")
+
     def __str__(self) -> str:
-        own, inner = self.line, next(iter(self.lines), None)
+        own, inner, caller = self.line, next(iter(self.lines), None), self.caller
         told = f"{self.op}" + (f" in {self.module}" if self.module else "") + (f", {own}" if own else "")
-        return told + (f" (from {inner})" if inner is not None and inner != own else "")
+        told += f" (from {inner})" if inner is not None and inner != own else ""
+        return told + (f", called at {caller}" if caller else "")
 
 
 class Value(NamedTuple):
@@ -86,6 +104,11 @@ def in_library(file: str) -> bool:
     if "site-packages" in parts:
         return parts[parts.index("site-packages") + 1] in _LIBRARIES
     return file.startswith(str(Path(__file__).parents[1]))
+
+
+def within(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """Those of a chain of lines, the innermost first, that are of the program: up to the call from this package."""
+    return tuple(itertools.takewhile(lambda line: Path(line.file).parent != Path(__file__).parent, lines))
 
 
 def as_float64(x: Any) -> np.ndarray:

@@ -192,3 +192,114 @@ def test_rules_are_transposed():
         back = rules.transposed(rule, dleaf, shapes)
         assert np.isclose((leaf * dleaf).sum(), sum((back[n] * tensors[n]).sum() for n in rule.sources)), rule
         assert np.array_equal(eval(rules.as_code(rule), {"np": np, "state": tensors}), leaf), rule
+
+
+def by_path(mapping: port.Mapping) -> dict[str, rules.Rule]:
+    return {entry.path: entry.rule for entry in mapping.entries}
+
+
+def test_a_cell_with_one_bias_has_the_sum_of_both():
+    def fn(p, x):
+        def step(carry, row):
+            h, c = carry
+            i, f, g, o = jnp.split(row @ p["wi"] + h @ p["wh"] + p["b"], 4, -1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (h, c), h
+
+        start = (jnp.zeros((2, 3)), jnp.zeros((2, 3)))
+        return jax.lax.scan(step, start, x)[1]
+
+    class Last(torch.nn.LSTM):
+        def forward(self, x):
+            return super().forward(x)[0]
+
+    params = {"wi": mistakes.shape(3, 12), "wh": mistakes.shape(3, 12), "b": mistakes.shape(12)}
+    found = by_path(port.match(params, Last(3, 3), mistakes.shape(3, 2, 3), fn=fn))
+    assert {name: rule.sources for name, rule in found.items()} == {
+        "['wi']": ("weight_ih_l0",), "['wh']": ("weight_hh_l0",), "['b']": ("bias_ih_l0", "bias_hh_l0"),
+    }  # fmt: skip
+
+
+def test_layers_are_stacked_and_not_the_tensors_of_one():
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.q, self.k = torch.nn.LayerNorm(4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = self.norm(x)
+            return torch.tanh(self.q(x)) * self.k(x)
+
+    def layer(x, w):
+        x = jax.nn.standardize(x, -1, epsilon=1e-5) * w["norm"]["g"] + w["norm"]["b"]
+        return jnp.tanh(x @ w["q"]["w"] + w["q"]["b"]) * (x @ w["k"]["w"] + w["k"]["b"]), None
+
+    dense = {"w": mistakes.shape(3, 4, 4), "b": mistakes.shape(3, 4)}
+    params = {"norm": {"g": mistakes.shape(3, 4), "b": mistakes.shape(3, 4)}, "q": dense, "k": dense}
+    module = torch.nn.Sequential(*(Layer() for _ in range(3)))
+    found = by_path(port.match(params, module, mistakes.shape(2, 4), fn=lambda p, x: jax.lax.scan(layer, x, p)[0]))
+    assert all(rule.join == "stack" for rule in found.values())
+    assert found["['norm']['b']"].sources == ("0.norm.bias", "1.norm.bias", "2.norm.bias")
+
+
+def test_what_a_product_sums_over_tells_weights_of_one_size_apart():
+    class Experts(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            linear = torch.nn.Linear
+            self.experts = torch.nn.ModuleList(
+                torch.nn.Sequential(linear(3, 5), torch.nn.Tanh(), linear(5, 3)) for _ in range(2)
+            )
+
+        def forward(self, x):
+            out = torch.zeros_like(x)
+            for n, expert in enumerate(self.experts):
+                rows = torch.arange(len(x)) % 2 == n
+                out[rows] += expert(x[rows])
+            return out
+
+    def fn(p, x):
+        hidden = jnp.tanh(jnp.einsum("nd,edf->enf", x, p["w1"]) + p["b1"][:, None])
+        y = jnp.einsum("enf,efd->end", hidden, p["w2"]) + p["b2"][:, None]
+        return jnp.einsum("end,ne->nd", y, jax.nn.one_hot(jnp.arange(len(x)) % 2, 2))
+
+    params = {
+        "w1": mistakes.shape(2, 3, 5),
+        "b1": mistakes.shape(2, 5),
+        "w2": mistakes.shape(2, 5, 3),
+        "b2": mistakes.shape(2, 3),
+    }
+    found = by_path(port.match(params, Experts(), mistakes.shape(5, 3), fn=fn))
+    assert found["['w1']"].sources == ("experts.0.0.weight", "experts.1.0.weight")
+    assert found["['w2']"].sources == ("experts.0.2.weight", "experts.1.2.weight")
+
+
+def test_behind_a_mistake_a_layer_is_placed_as_those_before():
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.post = torch.nn.LayerNorm(4), torch.nn.LayerNorm(4)
+            self.inner = torch.nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.post(torch.tanh(self.inner(self.norm(x))))
+
+    def norm(x, w, epsilon=1e-5):
+        return jax.nn.standardize(x, -1, epsilon=epsilon) * w["scale"] + w["bias"]
+
+    def fn(p, x):
+        for n in range(2):
+            w = p[f"Layer_{n}"]
+            x = norm(x, w["Norm_1"], 1e-3 if n else 1e-5)
+            x = norm(jnp.tanh(x @ w["Dense_0"]["kernel"] + w["Dense_0"]["bias"]), w["Norm_0"])
+        return x
+
+    gains = {"scale": mistakes.shape(4), "bias": mistakes.shape(4)}
+    layer = {"Norm_0": gains, "Norm_1": gains, "Dense_0": {"kernel": mistakes.shape(4, 4), "bias": mistakes.shape(4)}}
+    params = {"Layer_0": layer, "Layer_1": layer}
+    verdict = port.compare(fn, params, mistakes.shape(3, 4), torch=torch.nn.Sequential(Layer(), Layer()))
+    found = by_path(verdict.mapping)
+    assert found["['Layer_1']['Norm_1']['scale']"].sources == ("1.norm.weight",)
+    assert found["['Layer_1']['Norm_0']['bias']"].sources == ("1.post.bias",)
+    assert "0.001 should be 1e-05" in verdict.mends[0].words and not verdict.behind

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxgrad.checking.oracles import rules
-from jaxgrad.checking.oracles.rules import GATED, ONE, Rule
+from jaxgrad.checking.oracles.rules import CONCATENATE, GATED, ONE, SUM, Rule
 from jaxgrad.errors import JaxgradError
 
 _KINDS = {
@@ -134,17 +134,21 @@ def in_order(leaves: Sequence[tuple[str, Any]], shapes: Mapping[str, tuple[int, 
     natural = sorted(enumerate(leaves), key=lambda each: _natural(each[1][0]))
     of_leaves = places([(k, path, leaf.shape) for k, (path, leaf) in natural])
     of_tensors = places([(name, name, shape) for name, shape in shapes.items()])
-    own = _sizes_by_module([(path, leaf.shape) for path, leaf in leaves])
-    theirs = _sizes_by_module(list(shapes.items()))
+    unlike = unlike_modules(leaves, shapes)
 
     def away(k: int, rule: Rule) -> float:
-        path = leaves[k][0]
-        return min(
-            (abs(of_leaves[k] - of_tensors[n]) + (own[_module(path)] != theirs[_module(n)]) for n in rule.sources),
-            default=1.0,
-        )
+        return min((abs(of_leaves[k] - of_tensors[n]) + unlike(leaves[k][0], n) for n in rule.sources), default=1.0)
 
     return away
+
+
+def unlike_modules(
+    leaves: Sequence[tuple[str, Any]], shapes: Mapping[str, tuple[int, ...]]
+) -> Callable[[str, str], bool]:
+    """Whether the module of a leaf has weights of other sizes than that of a tensor, both by name."""
+    own = _sizes_by_module([(path, leaf.shape) for path, leaf in leaves])
+    theirs = _sizes_by_module(list(shapes.items()))
+    return lambda path, name: own[_module(path)] != theirs[_module(name)]
 
 
 def _module(name: str) -> tuple[str, ...]:
@@ -199,6 +203,45 @@ def by_names(
             placed[k] = rule
             used.append(rule)
     return placed
+
+
+def by_analogy(
+    leaves: Sequence[tuple[str, Any]], shapes: Mapping[str, tuple[int, ...]], taken: Mapping[int, Rule]
+) -> dict[int, Rule]:
+    """Rules for leaves that are in another layer what a leaf with a rule is in its own.
+
+    Two paths that differ in their n-th number alone are made from tensors whose n-th numbers differ by as much.
+    """
+    found: dict[int, Rule] = {}
+    used = list(taken.values())
+    shown = {path: (leaf.shape, taken[k]) for k, (path, leaf) in enumerate(leaves) if k in taken}
+    by_form: dict[tuple[str, int], list[str]] = {}
+    for path in shown:
+        for nth, number in enumerate(re.finditer(r"\d+", path)):
+            by_form.setdefault((path[: number.start()] + path[number.end() :], nth), []).append(path)
+    for k, (path, leaf) in enumerate(leaves):
+        if k in taken:
+            continue
+        for nth, number in enumerate(re.finditer(r"\d+", path)):
+            for like in by_form.get((path[: number.start()] + path[number.end() :], nth), ()):
+                shape, rule = shown[like]
+                by = int(number[0]) - int(re.findall(r"\d+", like)[nth])
+                names = tuple(_counted_on(name, nth, by) for name in rule.sources)
+                alike = [shapes.get(name) == shapes[old] for name, old in zip(names, rule.sources, strict=True)]
+                other = rule._replace(sources=names)
+                if k not in found and names and all(alike) and shape == leaf.shape and is_free(other, used):
+                    found[k] = other
+                    used.append(other)
+    return found
+
+
+def _counted_on(name: str, nth: int, by: int) -> str:
+    """A name with its n-th number larger; empty where it has no such number."""
+    numbers = list(re.finditer(r"\d+", name))
+    if nth >= len(numbers):
+        return ""
+    number = numbers[nth]
+    return f"{name[: number.start()]}{int(number[0]) + by}{name[number.end() :]}"
 
 
 def is_free(rule: Rule, taken: Sequence[Rule]) -> bool:
@@ -286,6 +329,11 @@ def cost(path: str, rule: Rule, number: int, paths: frozenset[str]) -> float:
     """How unlikely a rule is for a leaf by names and by what libraries do; `number` is its place among the rules."""
     found = -likeness(path, rule.sources) + 0.01 * min(number, 50)
     found += 0.0 if rule.join == ONE else 0.5
+    # Biases that are added up are those of one module, as of a recurrent cell.
+    apart = rule.join in (SUM, GATED) and len({name.rpartition(".")[0] for name in rule.sources}) > 1
+    found += 1.0 if apart else 0.0
+    # Tensors of one module are seldom stacked; those of a series of modules are.
+    found += 0.5 if rule.join == CONCATENATE and _stacks(rule) else 0.0
     found += 3.0 if any(step[0] in ("blocks", "flip") for step in rule.steps) else 0.0
     *modules, last = [token for token in tokens_of(path) if token not in _HOLDERS] or tokens_of(path) or [""]
     turned = next((step[1] for step in rule.steps if step[0] == "transpose"), None)
@@ -310,6 +358,12 @@ def cost(path: str, rule: Rule, number: int, paths: frozenset[str]) -> float:
         if last == "bias" and (other in paths) == (len(rule.sources) > 1):
             found += 2.0
     return found
+
+
+def _stacks(rule: Rule) -> bool:
+    """Whether concatenated tensors get an axis of their own."""
+    shapes = [step[1] for step in rule.steps if step[0] == "reshape"]
+    return any(shape and shape[0] == len(rule.sources) for shape in shapes)
 
 
 def certain(path: str, rule: Rule) -> bool:
