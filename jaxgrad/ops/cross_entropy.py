@@ -67,7 +67,7 @@ def cross_entropy(
 
     The loss is float32 at least. Targets must lie in `range(v)`: one that does not makes the loss NaN.
     Residuals: the logits, two numbers a row, and the targets. No array of the logits' size is made but `dlogits`.
-    Source: the seed notebook's loss; z-loss: Chowdhery et al. 2022, arXiv:2204.02311, section 5; derivation ours.
+    Source: the notebook's loss; z-loss: Chowdhery et al. 2022, arXiv:2204.02311, section 5; derivation ours.
 
     Args:
         logits: one row of `v` numbers for each target.

@@ -25,7 +25,7 @@ def embedding(
 
     Ids must lie in `range(rows)`: one that does not gives a row of NaN, and no row a cotangent.
     Residuals: the ids, and of the table its height and type.
-    Source: the seed notebook's `C[X]`; derivation ours.
+    Source: the notebook's `C[X]`; derivation ours.
     """
     return embedding_fwd(table, ids, padding_index)[0]
 
