@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from jaxgrad import ops
 from jaxgrad.errors import JaxgradError
-from jaxgrad.ops import GruWeights, LstmWeights, rope_tables
+from jaxgrad.ops import GruWeights, LstmWeights, _sequences, rope_tables
 
 
 class Row(NamedTuple):
@@ -181,8 +181,8 @@ ROWS = {
         functools.partial(ops.conv, stride=(2, 1), groups=2, padding=[(1, 1), (0, 1)]), conv_2d, conv_2d_twin,
         ((2, 5, 4, 4), (3, 2, 2, 6)), 4,
     ),
-    "gru": Row(own_gru, gru, gru_twin, ((3, 2, 3), (2, 3), (3, 9), (3, 9), (9,), (9,)), 30),
-    "lstm": Row(own_lstm, lstm, lstm_twin, ((3, 2, 3), (2, 3), (2, 3), (3, 12), (3, 12), (12,)), 30),
+    "gru": Row(own_gru, gru, gru_twin, ((4, 2, 3), (2, 3), (3, 9), (3, 9), (9,), (9,)), 150),
+    "lstm": Row(own_lstm, lstm, lstm_twin, ((4, 2, 3), (2, 3), (2, 3), (3, 12), (3, 12), (12,)), 150),
 }  # fmt: skip
 
 
@@ -209,13 +209,27 @@ def test_it_is_right_in(three_way, name, dtype):
     )  # fmt: skip
 
 
-# The backward pass of a sequence is a loop with some hundred mutants, each compiled by itself: too long for a suite.
-@pytest.mark.parametrize("name", [name for name in ROWS if name not in ("gru", "lstm")])
+SEQUENCES = "gru", "lstm"
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in SEQUENCES])
 def test_every_mistake_in_its_backward_is_noticed(killed, name):
     row = ROWS[name]
     score = killed(row.op, row.plain, *row.shapes)
     assert len(score.killed) >= row.mutants
     assert score.survived == ()
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_every_mistake_in_the_backward_of_two_chunks_is_noticed(killed, name, monkeypatch):
+    # In a single chunk the sums over chunks have one term, and the mutants that drop the others are equivalent.
+    monkeypatch.setattr(_sequences, "LEAST", 2)
+    monkeypatch.setattr(_sequences, "MOST", 2)
+    row = ROWS[name]
+    # The forward pass, which all mutants share, is compiled once; and not the one of another test's chunks.
+    score = killed(jax.jit(lambda *args: row.op(*args)), row.plain, *row.shapes)
+    assert len(score.killed) >= row.mutants
+    assert (score.survived, score.equivalent) == ((), ())
 
 
 def test_dropout_draws_the_same_mask_in_both_passes():
