@@ -14,6 +14,7 @@ from jaxgrad.ops.cross_entropy import (
     Options,
     Reduction,
     Statistics,
+    as_index,
     capped,
     checked,
     logits_cotangent,
@@ -254,8 +255,10 @@ def _first_walk(rows: Rows, linear: Map, options: Options, blocks: Blocks) -> tu
         logits, fresh, _ = _logits(rows.x, linear, number, options, blocks)
         # Like the maximum of a whole row, the one so far is a shift without a derivative.
         new = jnp.maximum(maximum, jax.lax.stop_gradient(jnp.where(fresh, logits, -jnp.inf).max(-1)))
-        exps = jnp.where(fresh, jnp.exp(logits - new[:, None]), 0)
-        total = total * jnp.exp(maximum - new) + exps.sum(-1)
+        # 0 as long as every class has the logit -inf.
+        shift = jnp.where(new == -jnp.inf, 0, new)
+        exps = jnp.where(fresh, jnp.exp(logits - shift[:, None]), 0)
+        total = total * jnp.exp(maximum - shift) + exps.sum(-1)
         if options.label_smoothing:
             plain = plain + jnp.where(fresh, logits, 0).sum(-1)
         return (new, total, plain), logits if blocks.kept else None
@@ -263,10 +266,11 @@ def _first_walk(rows: Rows, linear: Map, options: Options, blocks: Blocks) -> tu
     v, none = linear.w.shape[1], zeros(rows.targets.shape, acc, rows.x)
     (maximum, total, plain), kept = jax.lax.scan(step, (none - jnp.inf, none, none), _numbers(v, blocks))
     # The target's logit by itself, from its column of the map; a target that is out of range picks NaN.
-    columns = linear.w.T.at[rows.targets].get(mode="fill")
+    index = as_index(rows.targets)
+    columns = linear.w.T.at[index].get(mode="fill")
     picked = jnp.einsum("nd,nd->n", rows.x, columns, preferred_element_type=acc)
     if linear.bias is not None:
-        picked = picked + widen(linear.bias).at[rows.targets].get(mode="fill")
+        picked = picked + widen(linear.bias).at[index].get(mode="fill")
     smooth = plain / v - maximum if options.label_smoothing else None
     return Found(Statistics(maximum, jnp.log(total)), capped(picked, options) - maximum, smooth), kept
 
