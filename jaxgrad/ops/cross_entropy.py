@@ -116,7 +116,9 @@ def cross_entropy_fwd(
     log_sum = jnp.log(jnp.exp(shifted).sum(-1))
     counted, row_targets = rows_of(targets, weights, options, wide.dtype)
     # From the logits themselves: what a gather reads is stored.
-    picked = jnp.take_along_axis(wide, as_index(row_targets)[..., None], axis=-1, mode="fill")[..., 0] - maximum[..., 0]
+    # An index below 0 would count from the last class; the largest number is no class either.
+    index = jnp.where(row_targets < 0, jnp.iinfo(row_targets.dtype).max, row_targets)[..., None]
+    picked = jnp.take_along_axis(wide, index, axis=-1, mode="fill")[..., 0] - maximum[..., 0]
     smooth = shifted.sum(-1) / logits.shape[-1] if options.label_smoothing else None
     statistics = Statistics(maximum[..., 0], log_sum)
     losses = row_losses(statistics, picked, smooth, options)
@@ -174,11 +176,6 @@ def rows_of(
         total = scaled(counted, weights).sum()
         counted = counted * jnp.where(total == 0, 0, 1 / jnp.where(total == 0, 1, total))
     return counted, wide
-
-
-def as_index(targets: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
-    """The targets, with one that no class has for those below 0, which as an index would count from the last class."""
-    return jnp.where(targets < 0, jnp.iinfo(targets.dtype).max, targets)
 
 
 def scaled(counted: Float[Array, "*batch"], weights: Float[Array, "*batch"] | None) -> Float[Array, "*batch"]:

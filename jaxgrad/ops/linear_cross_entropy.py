@@ -17,7 +17,6 @@ from jaxgrad.ops.cross_entropy import (
     Reduction,
     Statistics,
     as_columns,
-    as_index,
     capped,
     checked,
     logits_cotangent,
@@ -290,11 +289,10 @@ def _first_walk(rows: Rows, linear: Map, options: Options, blocks: Blocks) -> tu
     v, none = linear.w.shape[1], zeros(rows.targets.shape, acc, rows.x)
     (maximum, total, plain), kept = jax.lax.scan(step, (none - jnp.inf, none, none), _numbers(v, blocks))
     # The target's logit by itself, from its column of the map; a target that is out of range picks NaN.
-    index = as_index(rows.targets)
-    columns = linear.w.T.at[index].get(mode="fill")
+    columns = linear.w.T.at[rows.targets].get(mode="fill", wrap_negative_indices=False)
     picked = jnp.einsum("nd,nd->n", rows.x, columns, preferred_element_type=acc)
     if linear.bias is not None:
-        picked = picked + widen(linear.bias).at[index].get(mode="fill")
+        picked = picked + widen(linear.bias).at[rows.targets].get(mode="fill", wrap_negative_indices=False)
     statistics = Statistics(maximum, jnp.log(total))
     return _found(statistics, capped(picked, options), plain, linear, options), kept
 
