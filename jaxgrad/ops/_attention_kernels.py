@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
 from jaxgrad.ops._kernels import INTERPRET, LEAST, compiler_params, dot
+from jaxgrad.ops._shards import struct
 from jaxgrad.ops.precision import accumulation_dtype, widen
 
 # Keys that no query sees, such as padding, have this segment.
@@ -53,7 +54,7 @@ def forward(
     """The output, and the logarithm of each query's sum of exponentials, 0 where it sees no key."""
     heads, acc = _heads(q, k, v, own, theirs, static), accumulation_dtype(q, k, v)
     rows, width = heads.q.shape[:2], heads.v.shape[-1]
-    shapes = jax.ShapeDtypeStruct((*rows, width), v.dtype), jax.ShapeDtypeStruct((*rows, 1), acc)
+    shapes = struct((*rows, width), v.dtype, q), struct((*rows, 1), acc, q)
     ins = [("block", heads.q), ("shared", heads.k), ("shared", heads.v), ("block", heads.own), ("shared", heads.theirs)]
     out, log_sums = _launch(_forward, ins, shapes, static)
     return _by_place(out, q.shape, v.shape[-1]), log_sums[:, : q.shape[1], 0].reshape(q.shape[0], q.shape[2], -1)
@@ -79,9 +80,9 @@ def cotangents(
     of_queries = [heads.q, heads.own, _by_heads(dout, static), *by_row]
     of_keys = [heads.k, heads.v, heads.theirs]
     ins = [*(("block", x) for x in of_queries), *(("shared", x) for x in of_keys)]
-    (dq,) = _launch(_queries_backward, ins, (jax.ShapeDtypeStruct(heads.q.shape, acc),), static)
+    (dq,) = _launch(_queries_backward, ins, (struct(heads.q.shape, acc, q),), static)
     # Heads that share keys would add to the same cotangent at once: each has its own, and they are added after.
-    dkv = tuple(jax.ShapeDtypeStruct((b * h, keys, x.shape[-1]), acc) for x in (heads.k, heads.v))
+    dkv = tuple(struct((b * h, keys, x.shape[-1]), acc, q) for x in (heads.k, heads.v))
     ins = [*(("whole", x) for x in of_queries), *(("shared block", x) for x in of_keys)]
     dk, dv = _launch(_keys_backward, ins, dkv, static)
     return (

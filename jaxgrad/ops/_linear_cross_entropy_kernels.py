@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
 from jaxgrad.ops._kernels import INTERPRET, LEAST, compiler_params, dot
+from jaxgrad.ops._shards import struct, zeros
 from jaxgrad.ops.cross_entropy import Options, Statistics, capped, logits_cotangent
 from jaxgrad.ops.precision import accumulation_dtype, widen
 
@@ -74,7 +75,7 @@ def forward(
     """What is found of each row."""
     of_rows, columns = (_padded_rows(x, static), _column(targets, static)), _columns(w, bias, static)
     acc, blocks = accumulation_dtype(x, w), columns.w.shape[1] // static.columns
-    shape = jax.ShapeDtypeStruct((blocks, of_rows[0].shape[0], 1), acc)
+    shape = struct((blocks, of_rows[0].shape[0], 1), acc, x)
     found = pl.pallas_call(
         functools.partial(_forward, static),
         out_shape=(shape,) * 4,
@@ -106,8 +107,8 @@ def cotangents(
     """Cotangents of `x`, `w` and the bias, in the type in which they were added up."""
     acc, columns = accumulation_dtype(x, w), _columns(w, bias, static)
     rows = OfRows(_padded_rows(x, static), *(_column(array, static) for array in (targets, *statistics, dlosses)))
-    (dx,) = _launch(_rows_backward, rows, columns, (jax.ShapeDtypeStruct(rows.x.shape, acc),), static)
-    shapes = jax.ShapeDtypeStruct(columns.w.shape, acc), jax.ShapeDtypeStruct(columns.bias.shape, acc)
+    (dx,) = _launch(_rows_backward, rows, columns, (struct(rows.x.shape, acc, x),), static)
+    shapes = struct(columns.w.shape, acc, x), struct(columns.bias.shape, acc, x)
     dw, dbias = _launch(_columns_backward, columns, rows, shapes, static)
     d = x.shape[1]
     return dx[: static.n, :d], dw[:d, : static.v], dbias[0, : static.v]
@@ -304,5 +305,5 @@ def _columns(w: Float[Array, "d v"], bias: Float[Array, " v"] | None, static: St
     """The map and its bias, zeros where there is none; padded, the bias in the type of the logits."""
     d, v = w.shape
     missing = 0, -v % static.columns
-    bias = jnp.zeros(v, w.dtype) if bias is None else bias
+    bias = zeros((v,), w.dtype, w) if bias is None else bias
     return OfColumns(jnp.pad(w, ((0, -d % static.depth), missing)), jnp.pad(widen(bias), missing)[None])

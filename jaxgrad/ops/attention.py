@@ -420,8 +420,8 @@ def _static(q: Array, k: Array, options: Options) -> _attention_kernels.Static:
 def _ids(q: Array, k: Array, data: Data) -> tuple[Int[Array, "b s"], Int[Array, "b t"]]:
     """Segments of queries and keys, one that no query has for keys that are masked."""
     own, theirs = data.query_segments, data.key_segments
-    own = jnp.zeros(q.shape[:2], jnp.int32) if own is None else own.astype(jnp.int32)
-    theirs = jnp.zeros(k.shape[:2], jnp.int32) if theirs is None else theirs.astype(jnp.int32)
+    own = zeros(q.shape[:2], jnp.int32, q) if own is None else own.astype(jnp.int32)
+    theirs = zeros(k.shape[:2], jnp.int32, k) if theirs is None else theirs.astype(jnp.int32)
     return own, theirs if data.key_mask is None else jnp.where(data.key_mask, theirs, _attention_kernels.NONE)
 
 

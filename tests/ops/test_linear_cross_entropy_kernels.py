@@ -11,10 +11,12 @@ from jax import export
 # Nothing public tells what the detection of races found.
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AxisType, PartitionSpec
 
 from jaxgrad.errors import JaxgradError
 from jaxgrad.ops import _linear_cross_entropy_kernels as kernels
 from jaxgrad.ops import cross_entropy, linear_cross_entropy
+from jaxgrad.ops._shards import together
 from jaxgrad.ops.cross_entropy import Options
 from jaxgrad.ops.linear_cross_entropy import Blocks, _linear_cross_entropy
 
@@ -89,6 +91,20 @@ def test_forward_and_backward_lower_to_three_kernels(platform: str, dtype: str):
         jax.jit(pull), platforms=["cuda" if platform == "gpu" else platform], disabled_checks=checks
     )(*args)
     assert exported.mlir_module().count("stablehlo.custom_call") == 3
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_with_a_map_that_all_shards_share_they_lower_as_well(platform):
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
+
+    def loss(x, w):
+        args = together(x, w, jnp.arange(x.shape[0]), None, None)
+        return jax.lax.pmean(_linear_cross_entropy(*args, Options(), Blocks(128, 128, False, platform)), "rows")
+
+    split = jax.shard_map(loss, mesh=mesh, in_specs=(PartitionSpec("rows"), PartitionSpec()), out_specs=PartitionSpec())
+    traced = jax.jit(jax.grad(split, (0, 1))).trace(*structs((8, D), (D, V)))
+    lowered = traced.lower(lowering_platforms=("cuda" if platform == "gpu" else platform,))
+    assert lowered.as_text().count("stablehlo.custom_call") == 3
 
 
 def test_in_the_interpreter_of_tpus_no_two_programs_race_for_memory():

@@ -47,6 +47,9 @@ USES = {
         functools.partial(ops.attention, causal=True, block=2),
         ((4, 3, 2, 2), (4, 3, 1, 2), (4, 3, 1, 2), (1, 2, 3, 3)), (0, 0, 0, None),
     ),
+    "attention, by kernels": (
+        functools.partial(ops.attention, causal=True, implementation="interpret"), ((4, 3, 2, 2),) * 3, (0, 0, 0),
+    ),
     "cross_entropy": (
         lambda x, weights: ops.cross_entropy(x, jnp.ones(x.shape[0], int), weights, reduction="none"),
         ((4, 3), (4,)), (0, 0),
