@@ -28,10 +28,6 @@ PAGE = 4096
 
 # Why a row is above its limit, by what the compiled programs showed.
 _SAME = "the compiled program has as many loops as autodiff's and no more operations: what is measured is the machine"
-_PRODUCTS = (
-    "gates are made again from the states, eight products a step where autodiff has six; that is not all of it, for a"
-    " trial that kept the gates took as long, and the rest is not found"
-)
 _LOOPS = "linear softmax log_softmax rope relu relu_squared tanh silu dropout embedding conv kl_div cross_entropy"
 REASONS = {
     **dict.fromkeys(_LOOPS.split(), _SAME),
@@ -40,8 +36,6 @@ REASONS = {
         "a loop over blocks, each with its products, exponentials and sums, where autodiff has three large products;"
         " three other runs on the same shared cores had 0.79 to 0.91"
     ),
-    "gru": _PRODUCTS,
-    "lstm": _PRODUCTS,
     "attention": (
         "a scan walks one pair of blocks after another, and threads share its products; PyTorch's kernel gives each"
         " thread blocks of its own"

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad import modules
+from jaxgrad import jax_seam, modules
 from jaxgrad.checking.compare import compare, scaled
 from jaxgrad.checking.measure import measure, shaken
 from jaxgrad.checking.report import dated
@@ -47,6 +47,9 @@ from jaxgrad.mutation.program import (
 from jaxgrad.progress import Progress, kept, silent
 
 SCHEMA = "jaxgrad.mutation/1"
+# A mistake in the body of a loop of at most so many turns compiles nothing: the turns are taken one by one, their steps
+# as those of a program are. One loop in another may have the square of it, as long as it takes to compile the two.
+MOST_TURNS = 32
 
 
 class Mutant(NamedTuple):
@@ -112,21 +115,57 @@ def _mistakes(program: Program, index: int) -> Iterator[tuple[str, Mistake, Plac
         bodies = held if isinstance(held, tuple) else (held,)
         for number, body in enumerate(bodies):
             if isinstance(body, ClosedJaxpr):
-                for mutant, changed in _mutated_bodies(body):
-                    others = (*bodies[:number], changed, *bodies[number + 1 :])
-                    params = {**step.params, name: others if isinstance(held, tuple) else changed}
-                    wrong = step._replace(params=params, run=bound(step.primitive, params))
+                for mutant, program in _mutated_bodies(body):
+                    run = _with_body(step, name, number, program)
+                    wrong = step._replace(run=_turn_by_turn(step, program, run))
                     yield mutant.operator, Mistake(f"{name} {number} {mutant.key}", mutant.words, wrong), mutant.place
 
 
-def _mutated_bodies(body: Any) -> Iterator[tuple[Mutant, Any]]:
+def _mutated_bodies(body: Any) -> Iterator[tuple[Mutant, Program]]:
     tape = Tape()
     inputs = {tape.slot(aval): f"the loop's variable {number}" for number, aval in enumerate(body.in_avals)}
     made = tape.record(body, list(inputs), backward=True)
     program = tape.program(inputs, {str(number): slot for number, slot in enumerate(made)})
     for mutant in mutants_of(program):
-        wrong = _with_mistake(program, mutant)
-        yield mutant, jax.make_jaxpr(lambda *leaves, wrong=wrong: [*results(wrong, leaves).values()])(*body.in_avals)
+        yield mutant, _placed(program, mutant)
+
+
+def _with_body(step: Step, name: str, number: int, program: Program) -> Callable[..., Sequence[Any]]:
+    """A loop or a choice with `program` as one of the bodies that its parameter `name` holds."""
+
+    @functools.cache
+    def run() -> Callable[..., Sequence[Any]]:
+        held = step.params[name]
+        bodies = held if isinstance(held, tuple) else (held,)
+        changed = jax.make_jaxpr(lambda *leaves: [*results(program, leaves).values()])(*bodies[number].in_avals)
+        others = (*bodies[:number], changed, *bodies[number + 1 :])
+        return bound(step.primitive, {**step.params, name: others if isinstance(held, tuple) else changed})
+
+    # Traced only where the mutant comes to run so.
+    return lambda *operands: run()(*operands)
+
+
+def _turn_by_turn(
+    step: Step, program: Program, otherwise: Callable[..., Sequence[Any]]
+) -> Callable[..., Sequence[Any]]:
+    """A scan with `program` as its body, turn by turn on values that are known; `otherwise` for any other step."""
+    scan = jax_seam.scan(step)
+    if scan is None or not 0 < scan.length <= MOST_TURNS:
+        return otherwise
+
+    def run(*operands: Any) -> Sequence[Any]:
+        if any(isinstance(x, jax.core.Tracer) for x in operands):
+            return otherwise(*operands)
+        first = scan.constants + scan.carried
+        constants, carried = operands[: scan.constants], operands[scan.constants : first]
+        turns = [*zip(*operands[first:], strict=True)] if operands[first:] else [()] * scan.length
+        stacked: list[Any] = [None] * scan.length
+        for turn in sorted(range(scan.length), reverse=scan.reverse):
+            made = tuple(results(program, (*constants, *carried, *turns[turn])).values())
+            carried, stacked[turn] = made[: scan.carried], made[scan.carried :]
+        return *carried, *(jnp.stack(slices) for slices in zip(*stacked, strict=True))
+
+    return run
 
 
 def _with_mistake(program: Program, mutant: Mutant | None) -> Program:

@@ -13,13 +13,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Int
 
+from jaxgrad.ops._kernels import INTERPRET, LEAST, compiler_params, dot
+from jaxgrad.ops._shards import struct
 from jaxgrad.ops.precision import accumulation_dtype, widen
 
-INTERPRET = "interpret"
 # Keys that no query sees, such as padding, have this segment.
 NONE = -(2**31)
-# The least that a matrix unit multiplies; sizes of blocks and heads are powers of two of at least this.
-LEAST = 16
 
 
 class Static(NamedTuple):
@@ -55,7 +54,7 @@ def forward(
     """The output, and the logarithm of each query's sum of exponentials, 0 where it sees no key."""
     heads, acc = _heads(q, k, v, own, theirs, static), accumulation_dtype(q, k, v)
     rows, width = heads.q.shape[:2], heads.v.shape[-1]
-    shapes = jax.ShapeDtypeStruct((*rows, width), v.dtype), jax.ShapeDtypeStruct((*rows, 1), acc)
+    shapes = struct((*rows, width), v.dtype, q), struct((*rows, 1), acc, q)
     ins = [("block", heads.q), ("shared", heads.k), ("shared", heads.v), ("block", heads.own), ("shared", heads.theirs)]
     out, log_sums = _launch(_forward, ins, shapes, static)
     return _by_place(out, q.shape, v.shape[-1]), log_sums[:, : q.shape[1], 0].reshape(q.shape[0], q.shape[2], -1)
@@ -81,9 +80,9 @@ def cotangents(
     of_queries = [heads.q, heads.own, _by_heads(dout, static), *by_row]
     of_keys = [heads.k, heads.v, heads.theirs]
     ins = [*(("block", x) for x in of_queries), *(("shared", x) for x in of_keys)]
-    (dq,) = _launch(_queries_backward, ins, (jax.ShapeDtypeStruct(heads.q.shape, acc),), static)
+    (dq,) = _launch(_queries_backward, ins, (struct(heads.q.shape, acc, q),), static)
     # Heads that share keys would add to the same cotangent at once: each has its own, and they are added after.
-    dkv = tuple(jax.ShapeDtypeStruct((b * h, keys, x.shape[-1]), acc) for x in (heads.k, heads.v))
+    dkv = tuple(struct((b * h, keys, x.shape[-1]), acc, q) for x in (heads.k, heads.v))
     ins = [*(("whole", x) for x in of_queries), *(("shared block", x) for x in of_keys)]
     dk, dv = _launch(_keys_backward, ins, dkv, static)
     return (
@@ -106,7 +105,7 @@ def _forward(
         shift = jnp.where(new == -jnp.inf, 0.0, new)
         exps, shrunk = jnp.exp(scores - shift), jnp.exp(maximum - shift)
         v = v_ref[at, :]
-        return out * shrunk + _dot(exps.astype(v.dtype), v), new, total * shrunk + exps.sum(-1, keepdims=True)
+        return out * shrunk + dot(exps.astype(v.dtype), v), new, total * shrunk + exps.sum(-1, keepdims=True)
 
     acc, rows = log_sums_ref.dtype, own.shape[0]
     start = jnp.zeros((rows, v_ref.shape[-1]), acc), jnp.full((rows, 1), -jnp.inf, acc), jnp.zeros((rows, 1), acc)
@@ -128,7 +127,7 @@ def _queries_backward(
         at = _at(j, static)
         k = k_ref[at, :]
         _, dproducts = _cotangents(rows, (k, v_ref[at, :], theirs_ref[:, at]), i, j, static)
-        return dq + _dot(dproducts.astype(k.dtype), k)
+        return dq + dot(dproducts.astype(k.dtype), k)
 
     blocks = k_ref.shape[0] // static.block
     bounds = _seen(i, static.left, static.right, blocks, static)
@@ -147,7 +146,7 @@ def _keys_backward(
         rows = tuple(ref[at, :] for ref in (q_ref, own_ref, dout_ref, log_sums_ref, delta_ref))
         q, _, dout, _, _ = rows
         probs, dproducts = _cotangents(rows, keys, i, j, static)
-        return dk + _dot(dproducts.T.astype(q.dtype), q), dv + _dot(probs.T.astype(dout.dtype), dout)
+        return dk + dot(dproducts.T.astype(q.dtype), q), dv + dot(probs.T.astype(dout.dtype), dout)
 
     blocks = q_ref.shape[0] // static.block
     # What a query sees to its left, a key is seen from to its right.
@@ -163,7 +162,7 @@ def _cotangents(
     (q, own, dout, log_sums, delta), (k, v, theirs) = rows, keys
     scores, slope = _scores(q, k, own, theirs, i, j, static)
     probs = jnp.exp(scores - log_sums)
-    dscores = probs * (_dot(dout, v.T) - delta)
+    dscores = probs * (dot(dout, v.T) - delta)
     return probs, static.scale * (dscores if slope is None else dscores * slope)
 
 
@@ -171,7 +170,7 @@ def _scores(
     q: Array, k: Array, own: Array, theirs: Array, i: Array, j: Array, static: Static
 ) -> tuple[Float[Array, "q k"], Float[Array, "q k"] | None]:
     """A block of scores, -inf where a query does not see the key; and the slope of the cap, None without one."""
-    scores, slope = _dot(q, k.T) * static.scale, None
+    scores, slope = dot(q, k.T) * static.scale, None
     if static.soft_cap is not None:
         inside = jnp.tanh(scores / static.soft_cap)
         scores, slope = static.soft_cap * inside, 1 - inside * inside
@@ -201,12 +200,6 @@ def _seen(
 
 def _at(number: Array, static: Static) -> Any:
     return pl.ds(pl.multiple_of(number * static.block, static.block), static.block)
-
-
-def _dot(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
-    # The default precision of a matrix unit would take float32 for less.
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return jnp.dot(a, b, precision=precision, preferred_element_type=accumulation_dtype(a, b))
 
 
 def _launch(kernel: Callable[..., None], ins: list[tuple[str, Array]], outs: tuple[Any, ...], static: Static) -> Any:
@@ -239,20 +232,10 @@ def _launch(kernel: Callable[..., None], ins: list[tuple[str, Array]], outs: tup
         grid=(outs[0].shape[0], outs[0].shape[1] // block),
         in_specs=[spec(kind, array) for kind, array in ins],
         out_specs=tuple(spec("block", out) for out in outs),
-        compiler_params=_compiler_params(static.platform),
+        compiler_params=compiler_params(static.platform),
         interpret=static.platform == INTERPRET,
     )
     return call(*(array for _, array in ins))
-
-
-def _compiler_params(platform: str) -> Any:
-    if platform != "gpu":
-        return None
-    # Imported only where a GPU is meant, because not every build of JAX has Triton. Mosaic GPU would stage all keys of
-    # a head in shared memory, which has no room for them.
-    from jax.experimental.pallas import triton
-
-    return triton.CompilerParams(num_warps=4, num_stages=2)
 
 
 def _heads(q: Array, k: Array, v: Array, own: Array, theirs: Array, static: Static) -> Heads:

@@ -1,5 +1,7 @@
 """Operations inside `jax.shard_map`, where the type of an array says over which axes of the mesh it varies."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -28,6 +30,11 @@ def summed(cotangent: Float[Array, "*shape"], like: Array) -> Float[Array, "*sha
 def zeros(shape: tuple[int, ...], dtype: jnp.dtype, like: Array) -> Float[Array, "..."]:
     """Zeros that a loop may add to what varies as `like` does."""
     return _varying(jnp.zeros(shape, dtype), varying_axes(like))
+
+
+def struct(shape: tuple[int, ...], dtype: jnp.dtype, like: Array) -> Any:
+    """The shape and type of a kernel's output, which varies as `like` does."""
+    return jax.eval_shape(lambda: zeros(shape, dtype, like))
 
 
 def _varying(array: Array, axes: frozenset[str]) -> Array:

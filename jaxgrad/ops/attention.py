@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxgrad.errors import JaxgradError
 from jaxgrad.ops import _attention_kernels
+from jaxgrad.ops._kernels import Implementation, platform_of, power_of_two
 from jaxgrad.ops._shards import together, zeros
 from jaxgrad.ops.precision import accumulation_dtype, widen
 
@@ -20,8 +21,6 @@ from jaxgrad.ops.precision import accumulation_dtype, widen
 BLOCK = 256
 # Of the kernels, the width of a TPU's register.
 KERNEL_BLOCK = 128
-
-Implementation: TypeAlias = Literal["xla", "pallas", "interpret"]
 
 
 class Options(NamedTuple):
@@ -405,26 +404,15 @@ def _bias_whole(dbias: Float[Array, "#b #g #r #s #t"], bias: Float[Array, "#b #h
 
 def _kernel(implementation: Implementation, bias: Array | None) -> str | None:
     """The platform of the kernels, None for XLA's form."""
-    if implementation == "xla":
-        return None
-    if implementation not in ("pallas", "interpret"):
-        raise JaxgradError(f"implementation is {implementation!r}; choose 'xla', 'pallas' or 'interpret'")
-    if bias is not None:
+    platform = platform_of(implementation, "attention")
+    if platform is not None and bias is not None:
         raise JaxgradError("the kernels of attention have no bias; use implementation='xla' with one")
-    if implementation == "interpret":
-        return implementation
-    platform = jax.default_backend()
-    if platform not in ("gpu", "tpu"):
-        raise JaxgradError(
-            f"the kernels of attention compile for gpu and tpu, and this is {platform}; use implementation='xla'"
-            " ('interpret' runs them anywhere, slowly, to check them)"
-        )
     return platform
 
 
 def _static(q: Array, k: Array, options: Options) -> _attention_kernels.Static:
     """Blocks of the kernels are powers of two."""
-    block = max(_attention_kernels.LEAST, 1 << (min(options.block, KERNEL_BLOCK).bit_length() - 1))
+    block = power_of_two(min(options.block, KERNEL_BLOCK))
     left, right, scale, soft_cap, _, platform = options
     return _attention_kernels.Static(left, right, scale, soft_cap, q.shape[2] // k.shape[2], block, str(platform))
 
@@ -432,8 +420,8 @@ def _static(q: Array, k: Array, options: Options) -> _attention_kernels.Static:
 def _ids(q: Array, k: Array, data: Data) -> tuple[Int[Array, "b s"], Int[Array, "b t"]]:
     """Segments of queries and keys, one that no query has for keys that are masked."""
     own, theirs = data.query_segments, data.key_segments
-    own = jnp.zeros(q.shape[:2], jnp.int32) if own is None else own.astype(jnp.int32)
-    theirs = jnp.zeros(k.shape[:2], jnp.int32) if theirs is None else theirs.astype(jnp.int32)
+    own = zeros(q.shape[:2], jnp.int32, q) if own is None else own.astype(jnp.int32)
+    theirs = zeros(k.shape[:2], jnp.int32, k) if theirs is None else theirs.astype(jnp.int32)
     return own, theirs if data.key_mask is None else jnp.where(data.key_mask, theirs, _attention_kernels.NONE)
 
 

@@ -31,7 +31,7 @@ def batch_norm(
     `gain` and `bias` are `(d,)` or `(1, d)`. Sums are in float32 at least. `eps` is static.
     Residuals: `x_hat`, `r`, `gain`; the input itself is not kept.
     Raises `ValueError` for a batch of one row, whose variance divides by zero.
-    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, with n - 1 for n as in the seed notebook; derivation ours.
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, with n - 1 for n as in the notebook; derivation ours.
     """
     return batch_norm_fwd(x, gain, bias, eps)[0]
 

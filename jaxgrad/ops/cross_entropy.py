@@ -1,7 +1,7 @@
 """Cross-entropy of logits against integer targets."""
 
 import functools
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxgrad.ops._shards import together
 from jaxgrad.ops.precision import widen
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
+Tree = TypeVar("Tree")
 
 
 class Options(NamedTuple):
@@ -67,7 +68,7 @@ def cross_entropy(
 
     The loss is float32 at least. Targets must lie in `range(v)`: one that does not makes the loss NaN.
     Residuals: the logits, two numbers a row, and the targets. No array of the logits' size is made but `dlogits`.
-    Source: the seed notebook's loss; z-loss: Chowdhery et al. 2022, arXiv:2204.02311, section 5; derivation ours.
+    Source: the notebook's loss; z-loss: Chowdhery et al. 2022, arXiv:2204.02311, section 5; derivation ours.
 
     Args:
         logits: one row of `v` numbers for each target.
@@ -115,7 +116,9 @@ def cross_entropy_fwd(
     log_sum = jnp.log(jnp.exp(shifted).sum(-1))
     counted, row_targets = rows_of(targets, weights, options, wide.dtype)
     # From the logits themselves: what a gather reads is stored.
-    picked = jnp.take_along_axis(wide, row_targets[..., None], axis=-1, mode="fill")[..., 0] - maximum[..., 0]
+    # An index below 0 would count from the last class; the largest number is no class either.
+    index = jnp.where(row_targets < 0, jnp.iinfo(row_targets.dtype).max, row_targets)[..., None]
+    picked = jnp.take_along_axis(wide, index, axis=-1, mode="fill")[..., 0] - maximum[..., 0]
     smooth = shifted.sum(-1) / logits.shape[-1] if options.label_smoothing else None
     statistics = Statistics(maximum[..., 0], log_sum)
     losses = row_losses(statistics, picked, smooth, options)
@@ -133,7 +136,8 @@ def cross_entropy_bwd(
     # Compared, not scattered: it fuses with the rest into one pass over the logits.
     hit = columns == targets[..., None]
     dlosses = dloss * scaled(counted, weights)
-    dlogits = logits_cotangent(wide, hit, statistics, dlosses, wide.shape[-1], options)
+    by_row = as_columns(statistics), as_columns(dlosses)
+    dlogits = logits_cotangent(wide, hit, *by_row, wide.shape[-1], options)
     return dlogits.astype(logits.dtype), None, weights_cotangent(losses, weights, counted, dloss, options)
 
 
@@ -200,23 +204,31 @@ def reduced(losses: Float[Array, "*batch"], scales: Float[Array, "*batch"], opti
     return losses * scales if options.reduction == "none" else (losses * scales).sum()
 
 
+def as_columns(by_row: Tree) -> Tree:
+    """Arrays of a number a row, to be broadcast against the logits."""
+    return jax.tree.map(lambda array: array[..., None], by_row)
+
+
 def logits_cotangent(
     logits: Float[Array, "*batch c"],
     hit: Array,
     statistics: Statistics,
-    dlosses: Float[Array, "*batch"],
+    dlosses: Float[Array, "*batch 1"],
     classes: int,
     options: Options,
 ) -> Float[Array, "*batch c"]:
-    """Cotangent of the logits before the cap, from those after it: all columns of a row, or some of `classes`."""
+    """Cotangent of the logits before the cap, from those after it: all columns of a row, or some of `classes`.
+
+    What belongs to rows is given `as_columns`.
+    """
     # The exponentials are those of the forward, which a compiler that sees both passes makes once.
-    probs = jnp.exp(logits - statistics.maximum[..., None]) * jnp.exp(-statistics.log_sum)[..., None]
+    probs = jnp.exp(logits - statistics.maximum) * jnp.exp(-statistics.log_sum)
     if options.z_loss:
-        probs = probs * (1 + 2 * options.z_loss * (statistics.maximum + statistics.log_sum)[..., None])
+        probs = probs * (1 + 2 * options.z_loss * (statistics.maximum + statistics.log_sum))
     one_hot = hit.astype(logits.dtype)
     if options.label_smoothing:
         one_hot = (1 - options.label_smoothing) * one_hot + options.label_smoothing / classes
-    dlogits = (probs - one_hot) * dlosses[..., None]
+    dlogits = (probs - one_hot) * dlosses
     return dlogits if options.soft_cap is None else dlogits * (1 - (logits / options.soft_cap) ** 2)
 
 

@@ -25,7 +25,7 @@ def embedding(
 
     Ids must lie in `range(rows)`: one that does not gives a row of NaN, and no row a cotangent.
     Residuals: the ids, and of the table its height and type.
-    Source: the seed notebook's `C[X]`; derivation ours.
+    Source: the notebook's `C[X]`; derivation ours.
     """
     return embedding_fwd(table, ids, padding_index)[0]
 
@@ -35,7 +35,7 @@ def embedding_fwd(
 ) -> tuple[Float[Array, "*batch d"], Residuals]:
     """The rows and the residuals `(table[:, :0], ids)`."""
     # A slice without columns carries the table's height and type to the backward and holds no memory.
-    return table.at[ids].get(mode="fill"), (table[:, :0], ids)
+    return table.at[ids].get(mode="fill", wrap_negative_indices=False), (table[:, :0], ids)
 
 
 def embedding_bwd(
@@ -52,7 +52,7 @@ def embedding_bwd(
 def scatter_rows(ids: Int[Array, " n"], dy: Float[Array, "n d"], rows: int) -> Float[Array, "rows d"]:
     """Row `r` is the sum of `dy[n]` over all n with `ids[n] == r`, by scatter-add, in float32 at least."""
     zeros = jnp.zeros((rows, dy.shape[-1]), accumulation_dtype(dy))
-    return zeros.at[ids].add(dy.astype(zeros.dtype))
+    return zeros.at[ids].add(dy.astype(zeros.dtype), wrap_negative_indices=False)
 
 
 embedding.defvjp(embedding_fwd, embedding_bwd)

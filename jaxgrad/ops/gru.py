@@ -20,7 +20,16 @@ class GruWeights(NamedTuple):
     bias_h: Float[Array, " 3n"]
 
 
-Residuals: TypeAlias = tuple[Float[Array, "t b d"], Float[Array, "b n"], GruWeights, Float[Array, "t b n"]]
+class Gates(NamedTuple):
+    """Of one step or of many: reset, update, candidate, and the product that the reset gate multiplies."""
+
+    r: Float[Array, "*t b n"]
+    z: Float[Array, "*t b n"]
+    c: Float[Array, "*t b n"]
+    v_c: Float[Array, "*t b n"]
+
+
+Residuals: TypeAlias = tuple[Float[Array, "t b d"], Float[Array, "b n"], GruWeights, Float[Array, "t b n"], Gates]
 
 
 def gru(x: Float[Array, "t b d"], h: Float[Array, "b n"], weights: GruWeights) -> Float[Array, "t b n"]:
@@ -33,11 +42,12 @@ def gru(x: Float[Array, "t b d"], h: Float[Array, "b n"], weights: GruWeights) -
     $$du_z = dv_z = dh'\,(h - c)\,z\,(1-z), \qquad dh = dh'\,z + dv\,W'^\top,$$
     and $dW = \sum_t x_t^\top du$, $dW' = \sum_t h^\top dv$, $dx_t = du\,W^\top$, biases summing $du$ and $dv$.
 
-    All states are known in the backward, so the gates of many steps come from two products, outside of the loop over
-    them, as do the cotangents of weights and inputs; only $dh$ goes through time. Autodiff keeps every gate and product
-    of each step and adds to the weights' cotangents in each. Products accumulate in float32 at least.
-    Residuals: the arguments and the output. Source: Cho et al. 2014, arXiv:1406.1078, in PyTorch's and cuDNN's form;
-    derivation ours.
+    Only $dh$ goes through time. What inputs and weights take part in is worked out for some steps at once, outside of
+    the loop over them, forward and backward. Autodiff adds to the weights' cotangents in each step, and keeps nine
+    arrays of the output's size. To make the gates again took longer, by two products of eight. Products accumulate in
+    float32 at least.
+    Residuals: the arguments, the output, and of each step three gates and the product that the reset gate multiplies.
+    Source: Cho et al. 2014, arXiv:1406.1078, in PyTorch's and cuDNN's form; derivation ours.
     """
     arrays = together(x, h, *weights)
     return _gru(arrays[0], arrays[1], GruWeights(*arrays[2:]))  # type: ignore[arg-type]
@@ -53,27 +63,27 @@ def gru_fwd(
 ) -> tuple[Float[Array, "t b n"], Residuals]:
     """The states and the residuals."""
 
-    def step(h: Array, u: Array) -> tuple[Array, Array]:
-        _, z, c, _ = _gates(u, _affine(h, weights.of_h, weights.bias_h))
-        new = ((1 - z) * c + z * widen(h)).astype(h.dtype)
-        return new, new
+    def step(h: Array, u: Array) -> tuple[Array, tuple[Array, Gates]]:
+        gates = _gates(u, _affine(h, weights.of_h, weights.bias_h))
+        new = ((1 - gates.z) * gates.c + gates.z * widen(h)).astype(h.dtype)
+        return new, (new, gates)
 
-    def of_chunk(h: Array, x: Array) -> tuple[Array, Array]:
+    def of_chunk(h: Array, x: Array) -> tuple[Array, tuple[Array, Gates]]:
         return jax.lax.scan(step, h, _affine(x, weights.of_x, weights.bias_x))
 
-    states = whole(jax.lax.scan(of_chunk, h, in_chunks(x))[1])
-    return states, (x, h, weights, states)
+    states, gates = jax.tree.map(whole, jax.lax.scan(of_chunk, h, in_chunks(x))[1])
+    return states, (x, h, weights, states, gates)
 
 
 def gru_bwd(
     residuals: Residuals, dstates: Float[Array, "t b n"]
 ) -> tuple[Float[Array, "t b d"], Float[Array, "b n"], GruWeights]:
     """Cotangents of `x`, `h` and the weights."""
-    x, h, weights, states = residuals
+    x, h, weights, states, gates = residuals
     before = jnp.concatenate((h[None], states[:-1]))
 
-    def step(dh: Array, at: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
-        dstate, r, z, c, v_c, h = at
+    def step(dh: Array, at: tuple[Array, Gates, Array]) -> tuple[Array, tuple[Array, Array]]:
+        dstate, (r, z, c, v_c), h = at
         dnew = dh + widen(dstate)
         du_c = dnew * (1 - z) * (1 - c * c)
         du_r = du_c * v_c * r * (1 - r)
@@ -81,16 +91,17 @@ def gru_bwd(
         dv = jnp.concatenate((du_r, du_z, du_c * r), -1)
         return dnew * z + dv @ widen(weights.of_h).T, (jnp.concatenate((du_r, du_z, du_c), -1), dv)
 
-    def of_chunk(carried: tuple[Array, GruWeights], at: tuple[Array, ...]) -> tuple[tuple[Array, GruWeights], Array]:
-        (dh, sums), (x, before, dstates) = carried, at
-        gates = _gates(_affine(x, weights.of_x, weights.bias_x), _affine(before, weights.of_h, weights.bias_h))
-        dh, (du, dv) = jax.lax.scan(step, dh, (dstates, *gates, before), reverse=True)
+    def of_chunk(
+        carried: tuple[Array, GruWeights], at: tuple[Array, Array, Array, Gates]
+    ) -> tuple[tuple[Array, GruWeights], Array]:
+        (dh, sums), (x, before, dstates, gates) = carried, at
+        dh, (du, dv) = jax.lax.scan(step, dh, (dstates, gates, before), reverse=True)
         parts = GruWeights(_product(x, du), _product(before, dv), du.sum((0, 1)), dv.sum((0, 1)))
         return (dh, jax.tree.map(jnp.add, sums, parts)), (du @ widen(weights.of_x).T).astype(x.dtype)
 
     acc = accumulation_dtype(x, h, *weights)
     start = jax.tree.map(lambda array: zeros(array.shape, acc, x), (h, weights))
-    along = tuple(map(in_chunks, (x, before, dstates)))
+    along = jax.tree.map(in_chunks, (x, before, dstates, gates))
     (dh, dweights), dx = jax.lax.scan(of_chunk, start, along, reverse=True)
     return whole(dx), dh.astype(h.dtype), jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
 
@@ -105,11 +116,10 @@ def _product(x: Float[Array, "t b d"], du: Float[Array, "t b n"]) -> Float[Array
     return jnp.matmul(widen(x).reshape(-1, x.shape[-1]).T, du.reshape(-1, du.shape[-1]))
 
 
-def _gates(u: Float[Array, "*b 3n"], v: Float[Array, "*b 3n"]) -> tuple[Array, Array, Array, Array]:
-    """Reset, update, candidate, and what the reset gate multiplies."""
+def _gates(u: Float[Array, "b 3n"], v: Float[Array, "b 3n"]) -> Gates:
     (u_r, u_z, u_c), (v_r, v_z, v_c) = (_thirds(array) for array in (u, v))
     r, z = jax.lax.logistic(u_r + v_r), jax.lax.logistic(u_z + v_z)
-    return r, z, jnp.tanh(u_c + r * v_c), v_c
+    return Gates(r, z, jnp.tanh(u_c + r * v_c), v_c)
 
 
 def _thirds(array: Float[Array, "*b 3n"]) -> tuple[Array, Array, Array]:

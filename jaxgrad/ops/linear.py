@@ -23,7 +23,7 @@ def linear(
     that is $dx = dy\,w^\top$ and $dw = x^\top dy$; $b$ is broadcast over the batch, so its cotangent is summed over it.
 
     Residuals: `x`, `w`, and of `b` its presence and type.
-    Source: the seed notebook's two layers; derivation ours.
+    Source: the notebook's two layers; derivation ours.
     """
     return linear_fwd(x, w, b)[0]
 

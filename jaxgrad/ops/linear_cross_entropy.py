@@ -9,11 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgrad.errors import JaxgradError
+from jaxgrad.ops import _linear_cross_entropy_kernels
+from jaxgrad.ops._kernels import Implementation, platform_of, power_of_two
 from jaxgrad.ops._shards import together, zeros
 from jaxgrad.ops.cross_entropy import (
     Options,
     Reduction,
     Statistics,
+    as_columns,
     capped,
     checked,
     logits_cotangent,
@@ -32,11 +35,15 @@ KEPT_BYTES = 64 * 2**20
 
 
 class Blocks(NamedTuple):
-    """How the logits are walked: rows and columns of a block, and whether a row's are kept for the second walk."""
+    """How the logits are walked: rows and columns of a block, and whether a row's are kept for the second walk.
+
+    `kernel` is the platform of the Pallas form, None for XLA's.
+    """
 
     rows: int
     columns: int
     kept: bool
+    kernel: str | None = None
 
 
 class Rows(NamedTuple):
@@ -91,6 +98,7 @@ def linear_cross_entropy(
     row_block: int | None = None,
     column_block: int | None = None,
     kept_bytes: int = KEPT_BYTES,
+    implementation: Implementation = "xla",
 ) -> Float[Array, "..."]:
     r"""`cross_entropy(x @ w + bias, targets)` without an array of the logits.
 
@@ -123,6 +131,8 @@ def linear_cross_entropy(
         column_block: columns of a block; by default at most 2,048.
         kept_bytes: the most that the logits of a block of rows may take to be kept between the walks. With 0 they are
             computed again, as they always are with "none".
+        implementation: "xla" everywhere; "pallas" for kernels on a GPU or a TPU, which compute logits again and have no
+            second derivatives; or "interpret" for those kernels as slow programs of any platform, to check them.
 
     Raises:
         JaxgradError: shapes that do not fit, or an option that is out of its range.
@@ -136,6 +146,9 @@ def linear_cross_entropy(
     options = checked(Options(ignore_index, label_smoothing, z_loss, soft_cap, reduction))
     _check_shapes(x, w, targets, bias, weights)
     blocks = _blocks(targets.size, w.shape[1], accumulation_dtype(x, w), options, row_block, column_block, kept_bytes)
+    kernel = platform_of(implementation, "linear_cross_entropy")
+    if kernel is not None:
+        blocks = Blocks(power_of_two(blocks.rows), power_of_two(blocks.columns), False, kernel)
     of_rows = None if weights is None else weights.reshape(-1)
     rows = together(x.reshape(-1, x.shape[-1]), w, targets.reshape(-1), bias, of_rows)
     loss = _linear_cross_entropy(*rows, options, blocks)
@@ -193,6 +206,10 @@ _linear_cross_entropy.defvjp(linear_cross_entropy_fwd, linear_cross_entropy_bwd)
 
 def _walk(rows: Rows, linear: Map, options: Options, blocks: Blocks) -> tuple[Found, tuple[Array, Map] | None]:
     """What the first walk finds; where logits are kept, also the cotangents for a loss whose own cotangent is 1."""
+    if blocks.kernel is not None:
+        static = _static(rows, linear, options, blocks)
+        statistics, picked, total = _linear_cross_entropy_kernels.forward(rows.x, *linear, rows.targets, static)
+        return _found(statistics, picked, total, linear, options), None
 
     def first(sums: tuple[()], block: Rows) -> tuple[tuple[()], Found]:
         return sums, _first_walk(block, linear, options, blocks)[0]
@@ -218,6 +235,13 @@ def _walk_again(
     blocks: Blocks,
 ) -> tuple[Array, Map]:
     """Cotangents of the rows and of the map from logits that are all computed again."""
+    if blocks.kernel is not None:
+        static = _static(rows, linear, options, blocks)
+        dx, dw, dbias = _linear_cross_entropy_kernels.cotangents(
+            rows.x, *linear, rows.targets, statistics, dlosses, static
+        )
+        sums = Map(dw, None if linear.bias is None else dbias)
+        return dx.astype(rows.x.dtype), jax.tree.map(lambda total, of: total.astype(of.dtype), sums, linear)
 
     def step(sums: Map, block: tuple[Rows, Statistics, Array]) -> tuple[Map, Array]:
         dx, sums = _second_walk(block[0], linear, block[1], block[2], None, sums, options, blocks)
@@ -254,8 +278,10 @@ def _first_walk(rows: Rows, linear: Map, options: Options, blocks: Blocks) -> tu
         logits, fresh, _ = _logits(rows.x, linear, number, options, blocks)
         # Like the maximum of a whole row, the one so far is a shift without a derivative.
         new = jnp.maximum(maximum, jax.lax.stop_gradient(jnp.where(fresh, logits, -jnp.inf).max(-1)))
-        exps = jnp.where(fresh, jnp.exp(logits - new[:, None]), 0)
-        total = total * jnp.exp(maximum - new) + exps.sum(-1)
+        # 0 as long as every class has the logit -inf.
+        shift = jnp.where(new == -jnp.inf, 0, new)
+        exps = jnp.where(fresh, jnp.exp(logits - shift[:, None]), 0)
+        total = total * jnp.exp(maximum - shift) + exps.sum(-1)
         if options.label_smoothing:
             plain = plain + jnp.where(fresh, logits, 0).sum(-1)
         return (new, total, plain), logits if blocks.kept else None
@@ -263,12 +289,20 @@ def _first_walk(rows: Rows, linear: Map, options: Options, blocks: Blocks) -> tu
     v, none = linear.w.shape[1], zeros(rows.targets.shape, acc, rows.x)
     (maximum, total, plain), kept = jax.lax.scan(step, (none - jnp.inf, none, none), _numbers(v, blocks))
     # The target's logit by itself, from its column of the map; a target that is out of range picks NaN.
-    columns = linear.w.T.at[rows.targets].get(mode="fill")
+    columns = linear.w.T.at[rows.targets].get(mode="fill", wrap_negative_indices=False)
     picked = jnp.einsum("nd,nd->n", rows.x, columns, preferred_element_type=acc)
     if linear.bias is not None:
-        picked = picked + widen(linear.bias).at[rows.targets].get(mode="fill")
-    smooth = plain / v - maximum if options.label_smoothing else None
-    return Found(Statistics(maximum, jnp.log(total)), capped(picked, options) - maximum, smooth), kept
+        picked = picked + widen(linear.bias).at[rows.targets].get(mode="fill", wrap_negative_indices=False)
+    statistics = Statistics(maximum, jnp.log(total))
+    return _found(statistics, capped(picked, options), plain, linear, options), kept
+
+
+def _found(
+    statistics: Statistics, picked: Float[Array, "*n"], total: Float[Array, "*n"], linear: Map, options: Options
+) -> Found:
+    """From the statistics of rows, their targets' logits and the sums of all their logits."""
+    smooth = total / linear.w.shape[1] - statistics.maximum if options.label_smoothing else None
+    return Found(statistics, picked - statistics.maximum, smooth)
 
 
 def _second_walk(
@@ -283,13 +317,14 @@ def _second_walk(
 ) -> tuple[Array, Map]:
     """The cotangent of a block of rows, and the sums with the map's cotangents added."""
     acc, v = rows.counted.dtype, linear.w.shape[1]
+    by_row = as_columns(statistics), as_columns(dlosses)
 
     def step(carried: tuple[Array, Map], xs: tuple[Array, Array | None]) -> tuple[tuple[Array, Map], None]:
         (dx, sums), (number, given) = carried, xs
         logits, fresh, start = _logits(rows.x, linear, number, options, blocks, given)
         columns = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) + start
         hit = columns.astype(rows.targets.dtype) == rows.targets[:, None]
-        dlogits = logits_cotangent(logits, hit, statistics, dlosses, v, options)
+        dlogits = logits_cotangent(logits, hit, *by_row, v, options)
         dlogits = jnp.where(fresh, dlogits, 0)
         narrow = dlogits.astype(rows.x.dtype)
         dx = dx + jnp.matmul(narrow, _columns(linear.w, start, blocks).T, preferred_element_type=acc)
@@ -337,6 +372,12 @@ def _added(total: Float[Array, "*d v"], part: Float[Array, "*d c"], start: Array
     axis = total.ndim - 1
     before = jax.lax.dynamic_slice_in_dim(total, start, part.shape[-1], axis)
     return jax.lax.dynamic_update_slice_in_dim(total, (widen(before) + part).astype(total.dtype), start, axis)
+
+
+def _static(rows: Rows, linear: Map, options: Options, blocks: Blocks) -> _linear_cross_entropy_kernels.Static:
+    return _linear_cross_entropy_kernels.static_of(
+        rows.x, linear.w, options, blocks.rows, blocks.columns, str(blocks.kernel)
+    )
 
 
 def _zeros(linear: Map, rows: Rows, blocks: Blocks) -> Map:

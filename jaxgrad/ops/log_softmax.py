@@ -29,7 +29,7 @@ def log_softmax(x: Float[Array, "*shape"], axis: int = -1) -> Float[Array, "*sha
     The exponentials are those of the forward: $e^{y_j} = e^{x_j - m} / q$ with the maximum $m$ and their sum $q$.
 
     Computed in float32 at least; `axis` is static. Residuals: `x` and two numbers a slice.
-    Source: the seed notebook's log-probabilities; derivation ours.
+    Source: the notebook's log-probabilities; derivation ours.
     """
     return log_softmax_fwd(x, axis)[0]
 

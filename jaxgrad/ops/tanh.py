@@ -13,7 +13,7 @@ def tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     $$\frac{dh}{dx} = \frac{\cosh^2 x - \sinh^2 x}{\cosh^2 x} = 1 - h^2, \qquad dx = dh \odot (1 - h^2).$$
 
     Residuals: `h`; the input is not kept.
-    Source: the seed notebook's activation; derivation ours.
+    Source: the notebook's activation; derivation ours.
     """
     return tanh_fwd(x)[0]
 

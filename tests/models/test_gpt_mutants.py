@@ -1,8 +1,8 @@
 """Parity of the GPT notices every mistake in its two backward passes.
 
 One block's backward is judged against JAX's own of the block, and what is around the blocks against that of the model.
-In both the operations of `jaxgrad.ops` that walk blocks of an array are left as they are: a loop's body is compiled
-again for every mistake in it.
+In both the operations of `jaxgrad.ops` that walk blocks of an array are left as they are: mistakes in them have tests
+of their own.
 """
 
 import functools

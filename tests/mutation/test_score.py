@@ -1,5 +1,6 @@
 """Mistakes are made where they should be and told in words; good checks kill them, blind ones let them live."""
 
+import functools
 import inspect
 
 import jax
@@ -448,6 +449,14 @@ def test_mistakes_in_the_body_of_a_loop_are_made_and_shown_there():
     found = list(mutate.mutants_of(programs.trace_pullback(running, X).program))
     assert {"total = d + dy", "return total * 0.5, total * 2 * x"} <= {m.place.text for m in found}
     assert not mutate.mutation_score(running, check, X).survived
+
+    def pull(mutant, x, dy):
+        return jax.vjp(mutate.as_custom_vjp(running, mutant), x)[1](dy)
+
+    for mutant in found:
+        # Values go through the loop turn by turn, and what is traced goes through a loop.
+        by_turns, compiled = pull(mutant, X, DX), jax.jit(functools.partial(pull, mutant))(X, DX)
+        np.testing.assert_allclose(by_turns, compiled, rtol=1e-5)
 
 
 def test_a_stopped_path_into_a_loop_leaves_all_its_results():

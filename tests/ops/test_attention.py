@@ -108,6 +108,15 @@ def test_no_array_has_the_size_of_the_scores():
     assert largest(functools.partial(plain, causal=True), *args) == 512 * 512
 
 
+def test_its_memory_grows_as_the_sequence_does():
+    def temporary(length):
+        args = [jax.ShapeDtypeStruct((1, length, 4, 64), jnp.float32)] * 4
+        program = jax.jit(lambda dy, *args: jax.vjp(functools.partial(attention, causal=True), *args)[1](dy))
+        return program.lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(32_768) < 4.2 * temporary(8192)
+
+
 def test_blocks_that_cannot_see_one_another_are_not_in_the_program():
     def steps(**options):
         args = [jnp.ones((1, 64, 1, 4))] * 3

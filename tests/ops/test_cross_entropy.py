@@ -39,8 +39,9 @@ def test_huge_logits_stay_finite_and_their_cotangents_sum_to_zero_in_each_row():
     assert np.abs(dlogits.sum(1)).max() <= 4 * 2.0**-24
 
 
-def test_a_target_out_of_range_makes_the_loss_nan_rather_than_wrong():
-    assert np.isnan(cross_entropy(jnp.zeros((1, 3)), jnp.array([3])))
+@pytest.mark.parametrize("target", [3, -1, -3, -4])
+def test_a_target_out_of_range_makes_the_loss_nan_rather_than_wrong(target):
+    assert np.isnan(cross_entropy(jnp.zeros((1, 3)), jnp.array([target])))
 
 
 # What language models add, in two mixtures that have every option; -100 is an ignored target.

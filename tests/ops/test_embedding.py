@@ -24,7 +24,7 @@ def test_rows_named_often_sum_their_cotangents_in_float32_even_in_bfloat16():
 
 
 def test_an_id_out_of_range_gives_nan_and_no_row_a_cotangent():
-    table, ids = jnp.ones((2, 3)), jnp.array([0, 2])
-    assert np.isnan(embedding(table, ids)[1]).all()
+    table, ids = jnp.ones((2, 3)), jnp.array([0, 2, -1])
+    assert np.isnan(embedding(table, ids)[1:]).all()
     dtable = jax.grad(lambda t: embedding(t, ids)[:1].sum())(table)
     assert np.array_equal(dtable, [[1, 1, 1], [0, 0, 0]])

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from jaxgrad import ops
 from jaxgrad.errors import JaxgradError
-from jaxgrad.ops import GruWeights, LstmWeights, rope_tables
+from jaxgrad.ops import GruWeights, LstmWeights, _sequences, rope_tables
 
 
 class Row(NamedTuple):
@@ -55,6 +55,25 @@ def jsd(a, b):
     p, q = jax.nn.softmax(a), jax.nn.softmax(b)
     m = 0.3 * p + 0.7 * q
     return (0.3 * p * jnp.log(p / m) + 0.7 * q * jnp.log(q / m)).sum(-1)
+
+
+def jsd_twin(a, b):
+    p, q = a.softmax(-1), b.softmax(-1)
+    m = 0.3 * p + 0.7 * q
+    return (0.3 * p * (p / m).log() + 0.7 * q * (q / m).log()).sum(-1)
+
+
+def rope_twin(interleaved, x, cos, sin):
+    turned, rest = x[..., :4], x[..., 4:]
+    a, b = (turned[..., ::2], turned[..., 1::2]) if interleaved else (turned[..., :2], turned[..., 2:])
+    c, s = cos[:, None], sin[:, None]
+    both = (a * c - b * s, a * s + b * c)
+    return torch.cat((torch.stack(both, -1).flatten(-2) if interleaved else torch.cat(both, -1), rest), -1)
+
+
+def batch_norm_twin(x, gain, bias, mean, var):
+    y = gain * (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt() + bias
+    return y, 0.9 * mean + 0.1 * x.mean(0), 0.9 * var + 0.1 * x.var(0)
 
 
 def l2_normalize(x):
@@ -140,7 +159,9 @@ ROWS = {
         lambda x, g, b: functional.group_norm(x.movedim(-1, 1), 2, g, b).movedim(1, -1),
         ((2, 3, 4), (4,), (4,)), 20,
     ),
-    "batch_norm_running": Row(ops.batch_norm_running, batch_norm, None, ((5, 5), (5,), (5,), (5,), (5,)), 30),
+    "batch_norm_running": Row(
+        ops.batch_norm_running, batch_norm, batch_norm_twin, ((5, 5), (5,), (5,), (5,), (5,)), 30
+    ),
     "softmax": Row(
         functools.partial(ops.softmax, axis=0), lambda x: jax.nn.softmax(x, 0), lambda x: x.softmax(0), ((4, 4),), 5
     ),
@@ -149,10 +170,13 @@ ROWS = {
         functools.partial(ops.logsumexp, axis=0),
         lambda x: jax.nn.logsumexp(x, 0), lambda x: x.logsumexp(0), ((4, 4),), 3,
     ),
-    "rope": Row(ops.rope, functools.partial(rope, False), None, ((2, 3, 2, 5), (3, 2), (3, 2)), 20),
-    "rope, interleaved": Row(
-        functools.partial(ops.rope, interleaved=True), functools.partial(rope, True), None,
+    "rope": Row(
+        ops.rope, functools.partial(rope, False), functools.partial(rope_twin, False),
         ((2, 3, 2, 5), (3, 2), (3, 2)), 20,
+    ),
+    "rope, interleaved": Row(
+        functools.partial(ops.rope, interleaved=True), functools.partial(rope, True),
+        functools.partial(rope_twin, True), ((2, 3, 2, 5), (3, 2), (3, 2)), 20,
     ),
     "swiglu": Row(
         ops.swiglu, lambda a, u: jax.nn.silu(a) * u, lambda a, u: functional.silu(a) * u, ((4, 5), (4, 5)), 10
@@ -171,7 +195,7 @@ ROWS = {
         lambda a, b: functional.kl_div(b.log_softmax(-1), a.log_softmax(-1), reduction="none", log_target=True).sum(-1),
         ((4, 5), (4, 5)), 10,
     ),
-    "jsd": Row(functools.partial(ops.jsd, beta=0.3), jsd, None, ((4, 5), (4, 5)), 10),
+    "jsd": Row(functools.partial(ops.jsd, beta=0.3), jsd, jsd_twin, ((4, 5), (4, 5)), 10),
     "l2_normalize": Row(ops.l2_normalize, l2_normalize, functional.normalize, ((4, 4),), 8),
     "conv, 1-D": Row(
         functools.partial(ops.conv, stride=2, dilation=3, padding=[(2, 1)]), conv_1d, conv_1d_twin,
@@ -181,8 +205,8 @@ ROWS = {
         functools.partial(ops.conv, stride=(2, 1), groups=2, padding=[(1, 1), (0, 1)]), conv_2d, conv_2d_twin,
         ((2, 5, 4, 4), (3, 2, 2, 6)), 4,
     ),
-    "gru": Row(own_gru, gru, gru_twin, ((3, 2, 3), (2, 3), (3, 9), (3, 9), (9,), (9,)), 30),
-    "lstm": Row(own_lstm, lstm, lstm_twin, ((3, 2, 3), (2, 3), (2, 3), (3, 12), (3, 12), (12,)), 30),
+    "gru": Row(own_gru, gru, gru_twin, ((4, 2, 3), (2, 3), (3, 9), (3, 9), (9,), (9,)), 120),
+    "lstm": Row(own_lstm, lstm, lstm_twin, ((4, 2, 3), (2, 3), (2, 3), (3, 12), (3, 12), (12,)), 120),
 }  # fmt: skip
 
 
@@ -209,13 +233,26 @@ def test_it_is_right_in(three_way, name, dtype):
     )  # fmt: skip
 
 
-# The backward pass of a sequence is a loop with some hundred mutants, each compiled by itself: too long for a suite.
-@pytest.mark.parametrize("name", [name for name in ROWS if name not in ("gru", "lstm")])
+SEQUENCES = "gru", "lstm"
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in SEQUENCES])
 def test_every_mistake_in_its_backward_is_noticed(killed, name):
     row = ROWS[name]
     score = killed(row.op, row.plain, *row.shapes)
     assert len(score.killed) >= row.mutants
     assert score.survived == ()
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_every_mistake_in_the_backward_of_two_chunks_is_noticed(killed, name, monkeypatch):
+    # In a single chunk the sums over chunks have one term, and the mutants that drop the others are equivalent.
+    monkeypatch.setattr(_sequences, "ROWS", 4)
+    row = ROWS[name]
+    # The forward pass, which all mutants share, is compiled once; and not the one of another test's chunks.
+    score = killed(jax.jit(lambda *args: row.op(*args)), row.plain, *row.shapes)
+    assert len(score.killed) >= row.mutants
+    assert (score.survived, score.equivalent) == ((), ())
 
 
 def test_dropout_draws_the_same_mask_in_both_passes():
@@ -285,26 +322,40 @@ def test_what_does_not_fit_is_refused(call):
         call()
 
 
-# The wider families that no other test maps: one op of each kind, over axes that its arguments share and do not.
-@pytest.mark.parametrize("name", ["group_norm", "logsumexp", "rope", "kl_div", "conv, 1-D"])
-def test_mapped_and_scanned_it_is_the_same(name):
-    row = ROWS[name]
-    x, *rest = (jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(row.shapes))
+USES = {
+    **{name: (row.op, row.shapes) for name, row in ROWS.items()},
+    "dropout": (lambda x: ops.dropout(x, jax.random.key(0), 0.5), ((4, 5),)),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_mapped_scanned_and_computed_again_it_is_the_same(name):
+    op, shapes = USES[name]
+    x, *rest = (jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(shapes))
     xs = jnp.stack((x, x + 1))
 
-    def pull(x):
-        y, pullback = jax.vjp(row.op, x, *rest)
+    def pull(op, x):
+        y, pullback = jax.vjp(op, x, *rest)
         return y, pullback(jax.tree.map(jnp.ones_like, y))
 
-    one_by_one = jax.jit(lambda xs: jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(pull, xs)))(xs)
-    for other in (jax.jit(jax.vmap(pull)), jax.jit(lambda xs: jax.lax.scan(lambda _, x: (None, pull(x)), None, xs)[1])):
-        for expected, actual in zip(*map(jax.tree.leaves, (one_by_one, other(xs))), strict=True):
+    # One program, because most of the time is that of compiling.
+    @jax.jit
+    def all_ways(xs):
+        own, again = functools.partial(pull, op), functools.partial(pull, jax.checkpoint(op))
+        one_by_one = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(own, xs))
+        return one_by_one, jax.vmap(own)(xs), jax.lax.scan(lambda _, x: (None, again(x)), None, xs)[1]
+
+    expected, *others = all_ways(xs)
+    for other in others:
+        for e, a in zip(*map(jax.tree.leaves, (expected, other)), strict=True):
             # Compiled otherwise, sums are in another order.
-            assert np.allclose(expected, actual, rtol=1e-5, atol=1e-5)
+            assert np.allclose(e, a, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [7, 64])
-def test_sequences_in_chunks_are_the_sequence(steps):
+@pytest.mark.parametrize("steps", [11, 64])
+def test_sequences_in_chunks_are_the_sequence(steps, monkeypatch):
+    # Chunks of one step, and of eight.
+    monkeypatch.setattr(_sequences, "ROWS", 16)
     shapes = ((steps, 2, 3), (2, 4), (3, 12), (4, 12), (12,), (12,))
     args = [jax.random.normal(jax.random.key(n), shape) for n, shape in enumerate(shapes)]
 

@@ -128,8 +128,21 @@ def test_under_shard_map_with_a_map_that_all_shards_share(blocks):
     assert all(np.allclose(e, a, atol=1e-6) for e, a in zip(expected, actual, strict=True))
 
 
-def test_a_target_out_of_range_makes_the_loss_nan_rather_than_wrong():
-    assert np.isnan(linear_cross_entropy(jnp.ones((1, 2)), jnp.ones((2, 3)), jnp.array([3])))
+@pytest.mark.parametrize("target", [3, -1, -3, -4])
+def test_a_target_out_of_range_makes_the_loss_nan_rather_than_wrong(target):
+    assert np.isnan(linear_cross_entropy(jnp.ones((1, 2)), jnp.ones((2, 3)), jnp.array([target])))
+
+
+def test_a_block_of_classes_that_a_bias_rules_out():
+    bias = jnp.zeros(V).at[:20].set(-jnp.inf)
+    args = [jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate([(2, D), (D, V)])]
+    targets = jnp.array([30, 36])
+    expected = jax.value_and_grad(lambda x, w: cross_entropy(x @ w + bias, targets), (0, 1))(*args)
+    for kept_bytes in (0, 2**20):
+        options = {"column_block": 16, "kept_bytes": kept_bytes}
+        found = jax.value_and_grad(lambda x, w: linear_cross_entropy(x, w, targets, bias, **options), (0, 1))(*args)  # noqa: B023
+        for e, a in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+            assert np.allclose(e, a, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,11 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxgrad import ops
 
 IDS = jnp.array([3, 0, 2, 2], jnp.int32)
+# An array of the same shape from one.
+WITHOUT_WEIGHTS = (
+    ops.softmax, ops.log_softmax, ops.l2_normalize, ops.gelu, ops.silu, ops.relu, ops.relu_squared, ops.tanh,
+    lambda x: ops.dropout(x, jax.random.key(0), 0.0),
+)  # fmt: skip
 # The op, the shapes of its float arguments, and along which axis each is split, None where all shards share it.
 USES = {
     "linear": (ops.linear, ((4, 3), (3, 5), (5,)), (0, None, None)),
@@ -33,6 +38,25 @@ USES = {
     "gru": (
         lambda x, h, *w: ops.gru(x, h, ops.GruWeights(*w)),
         ((3, 4, 3), (4, 2), (3, 6), (2, 6), (6,), (6,)), (1, 0, None, None, None, None),
+    ),
+    "lstm": (
+        lambda x, h, c, *w: ops.lstm(x, h, c, ops.LstmWeights(*w))[0],
+        ((3, 4, 3), (4, 2), (4, 2), (3, 8), (2, 8), (8,)), (1, 0, 0, None, None, None),
+    ),
+    "attention, a bias that all share": (
+        functools.partial(ops.attention, causal=True, block=2),
+        ((4, 3, 2, 2), (4, 3, 1, 2), (4, 3, 1, 2), (1, 2, 3, 3)), (0, 0, 0, None),
+    ),
+    "attention, by kernels": (
+        functools.partial(ops.attention, causal=True, implementation="interpret"), ((4, 3, 2, 2),) * 3, (0, 0, 0),
+    ),
+    "cross_entropy": (
+        lambda x, weights: ops.cross_entropy(x, jnp.ones(x.shape[0], int), weights, reduction="none"),
+        ((4, 3), (4,)), (0, 0),
+    ),
+    "what has no weights": (
+        lambda x: sum(op(x) for op in WITHOUT_WEIGHTS) + ops.logsumexp(x)[:, None] + ops.jsd(x, x[:, ::-1])[:, None],
+        ((4, 6),), (0,),
     ),
 }  # fmt: skip
 

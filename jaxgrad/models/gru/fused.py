@@ -1,7 +1,7 @@
 """The recurrent model's backward by hand, composed of the halves of `jaxgrad.ops`.
 
-Of the layer only its states are kept: the backward has all gates of all steps again from two products, outside of the
-walk through time, and the weights' cotangents from two more. No array of all logits is made.
+Of each step the layer keeps its state, its gates and one product; the weights' cotangents come from products of several
+steps, outside of the walk through time. No array of all logits is made.
 """
 
 import jax
