@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-oldest lint docs pictures clean
+.PHONY: demo test test-oldest how-tos lint docs pictures clean
 
 # The stamp is made anew when the dependencies change, and never left behind by an install that failed.
 # PyTorch comes first and pinned: the tests are known to pass with it, and pip would else take the newest.
@@ -43,6 +43,11 @@ $(OLDEST)/installed: pyproject.toml oldest.txt
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest $(PARALLEL) tests/jaxprs tests/checking tests/ops tests/models tests/parity \
 	  tests/test_jax_seam.py
+
+# Every page of instructions from top to bottom, compiled anew as its reader's programs are, with the seconds it takes.
+how-tos: $(VENV)/installed
+	JAXGRAD_TEST_OPTIMISED=1 JAX_ENABLE_COMPILATION_CACHE=false $(BIN)/python -m pytest --durations 20 \
+	  tests/docs/test_code_blocks.py tests/docs/test_add_an_op.py -k "a_page_runs or one_test_file"
 
 # The theme would print what it expects of a later MkDocs than the one that pyproject.toml allows.
 docs: $(VENV)/installed
