@@ -226,6 +226,14 @@ def varying_axes(array: Any) -> frozenset[str]:
     return told.varying if told is not None else getattr(kind, "vma", frozenset())
 
 
+def vary(array: Any, axes: tuple[str, ...]) -> Any:
+    """An array marked as varying over more axes of a `shard_map`'s mesh."""
+    # JAX 0.8.1 has this function under its old name only, and 0.10 under the new one only.
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(array, axes, to="varying")
+    return jax.lax.pvary(array, axes)  # type: ignore[attr-defined]
+
+
 @functools.cache
 def quick_options() -> tuple[tuple[str, Any], ...]:
     """What tells XLA's compiler for CPUs to take the least time; nothing where it takes no such options.

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from jaxgrad.ops._kernels import INTERPRET, LEAST, compiler_params, dot
 from jaxgrad.ops._shards import struct, zeros
 from jaxgrad.ops.cross_entropy import Options, Statistics, capped, logits_cotangent
-from jaxgrad.ops.precision import accumulation_dtype, widen
+from jaxgrad.ops.precision import accumulation_dtype
 
 # The width of a TPU's register, which the last axis of a block has there. A GPU has less room for a product's operands.
 LANES, DEPTH = 128, 32
@@ -73,8 +73,9 @@ def forward(
     static: Static,
 ) -> Found:
     """What is found of each row."""
-    of_rows, columns = (_padded_rows(x, static), _column(targets, static)), _columns(w, bias, static)
-    acc, blocks = accumulation_dtype(x, w), columns.w.shape[1] // static.columns
+    acc = accumulation_dtype(x, w)
+    of_rows, columns = (_padded_rows(x, static), _column(targets, static)), _columns(w, bias, acc, static)
+    blocks = columns.w.shape[1] // static.columns
     shape = struct((blocks, of_rows[0].shape[0], 1), acc, x)
     found = pl.pallas_call(
         functools.partial(_forward, static),
@@ -105,7 +106,8 @@ def cotangents(
     static: Static,
 ) -> tuple[Float[Array, "n d"], Float[Array, "d v"], Float[Array, " v"]]:
     """Cotangents of `x`, `w` and the bias, in the type in which they were added up."""
-    acc, columns = accumulation_dtype(x, w), _columns(w, bias, static)
+    acc = accumulation_dtype(x, w)
+    columns = _columns(w, bias, acc, static)
     rows = OfRows(_padded_rows(x, static), *(_column(array, static) for array in (targets, *statistics, dlosses)))
     (dx,) = _launch(_rows_backward, rows, columns, (struct(rows.x.shape, acc, x),), static)
     shapes = struct(columns.w.shape, acc, x), struct(columns.bias.shape, acc, x)
@@ -135,7 +137,10 @@ def _rows_backward(static: Static, *refs: Any) -> None:
     own, everything = pl.program_id(0), slice(None)
 
     def zero() -> None:
-        _each_depth(lambda at: _set(dx_ref, (everything, at), 0.0), dx_ref.shape[1], static)
+        def clear(at: Any) -> None:
+            dx_ref[:, at] = jnp.zeros((static.rows, static.depth), dx_ref.dtype)
+
+        _each_depth(clear, dx_ref.shape[1], static)
 
     def step(number: Array, at_columns: Any) -> None:
         dlogits = _dlogits(rows, columns, (own, everything), (number, at_columns), static).astype(rows.x.dtype)
@@ -153,8 +158,11 @@ def _columns_backward(static: Static, *refs: Any) -> None:
     own, everything = pl.program_id(0), slice(None)
 
     def zero() -> None:
-        _each_depth(lambda at: _set(dw_ref, (at, everything), 0.0), dw_ref.shape[0], static)
-        _set(dbias_ref, (everything, everything), 0.0)
+        def clear(at: Any) -> None:
+            dw_ref[at, :] = jnp.zeros((static.depth, static.columns), dw_ref.dtype)
+
+        _each_depth(clear, dw_ref.shape[0], static)
+        dbias_ref[...] = jnp.zeros(dbias_ref.shape, dbias_ref.dtype)
 
     def step(number: Array, at_rows: Any) -> None:
         dlogits = _dlogits(rows, columns, (number, at_rows), (own, everything), static)
@@ -176,10 +184,10 @@ def _dlogits(
     (i, at_rows), (j, at_columns) = row, column
     targets, maximum, log_sum, dlosses = (ref[at_rows, :] for ref in rows[1:])
     logits = _logits(rows.x, columns, at_rows, at_columns, static)
-    number = _places(logits, 1, j * static.columns)
-    statistics = Statistics(maximum, log_sum)
-    dlogits = logits_cotangent(logits, number == targets, statistics, dlosses, static.v, static.options)
-    within = (_places(logits, 0, i * static.rows) < static.n) & (number < static.v)
+    row_number, column_number = _places(logits, 0, i * static.rows), _places(logits, 1, j * static.columns)
+    statistics, hit = Statistics(maximum, log_sum), column_number == targets
+    dlogits = logits_cotangent(logits, hit, statistics, dlosses, static.v, static.options)
+    within = (row_number < static.n) & (column_number < static.v)
     return jnp.where(within, dlogits, 0.0)
 
 
@@ -287,10 +295,6 @@ def _blocked(side: OfRows | OfColumns, static: Static) -> tuple[int, int]:
     return (0, static.rows) if isinstance(side, OfRows) else (1, static.columns)
 
 
-def _set(ref: Any, at: tuple[Any, Any], value: float) -> None:
-    ref[at] = jnp.full_like(ref[at], value)
-
-
 def _padded_rows(x: Float[Array, "n d"], static: Static) -> Float[Array, "p q"]:
     return jnp.pad(x, ((0, -x.shape[0] % static.rows), (0, -x.shape[1] % static.depth)))
 
@@ -301,9 +305,9 @@ def _column(array: Array, static: Static) -> Array:
     return jnp.pad(narrow, (0, -array.shape[0] % static.rows))[:, None]
 
 
-def _columns(w: Float[Array, "d v"], bias: Float[Array, " v"] | None, static: Static) -> OfColumns:
+def _columns(w: Float[Array, "d v"], bias: Float[Array, " v"] | None, acc: jnp.dtype, static: Static) -> OfColumns:
     """The map and its bias, zeros where there is none; padded, the bias in the type of the logits."""
     d, v = w.shape
     missing = 0, -v % static.columns
-    bias = zeros((v,), w.dtype, w) if bias is None else bias
-    return OfColumns(jnp.pad(w, ((0, -d % static.depth), missing)), jnp.pad(widen(bias), missing)[None])
+    wide = zeros((v,), acc, w) if bias is None else bias.astype(acc)
+    return OfColumns(jnp.pad(w, ((0, -d % static.depth), missing)), jnp.pad(wide, missing)[None])

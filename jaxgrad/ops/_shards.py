@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxgrad.jax_seam import varying_axes
+from jaxgrad.jax_seam import vary, varying_axes
 
 
 def together(*arrays: Array | None) -> tuple[Array | None, ...]:
@@ -39,4 +39,4 @@ def struct(shape: tuple[int, ...], dtype: jnp.dtype, like: Array) -> Any:
 
 def _varying(array: Array, axes: frozenset[str]) -> Array:
     missing = axes - varying_axes(array)
-    return jax.lax.pcast(array, tuple(sorted(missing)), to="varying") if missing else array
+    return vary(array, tuple(sorted(missing))) if missing else array
