@@ -27,7 +27,7 @@ Found: TypeAlias = tuple[Statistics, Float[Array, " n"], Float[Array, " n"]]
 
 
 class Static(NamedTuple):
-    """OfRows and columns without those of padding; rows, columns and numbers of `d` in a block; and the platform."""
+    """Rows and columns without those of padding; rows, columns and numbers of `d` in a block; and the platform."""
 
     options: Options
     n: int
