@@ -1,4 +1,4 @@
-"""The seed notebook's model: forward in named nodes, backward by node and fused, statistics, and one kernel."""
+"""The notebook's model: forward in named nodes, backward by node and fused, statistics, and one kernel."""
 
 from typing import Any
 

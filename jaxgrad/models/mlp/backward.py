@@ -15,7 +15,7 @@ from jaxgrad.models.mlp.forward import EPS, Batch, Gradients, Nodes, Params
 def by_node(params: Params, batch: Batch, nodes: Nodes) -> Gradients:
     """Cotangents of all 20 nodes and 6 parameters, from the values that `forward` returned.
 
-    Shapes and types are those of `params` and `nodes`. Source: the seed notebook's forward; derivations ours.
+    Shapes and types are those of `params` and `nodes`. Source: the notebook's forward; derivations ours.
     """
     dloss = jnp.ones_like(nodes.loss)
     cross_entropy = _cross_entropy(batch, nodes, dloss)
