@@ -27,6 +27,8 @@ from jaxgrad.progress import Progress, kept, silent
 AGREES, FORWARD, BACKWARD, LAYOUT, BUFFER = "agrees", "forward", "backward", "layout of the output", "buffer"
 # A backward pass has twice the operations of a forward pass and more cancellation.
 BACKWARD_TOLERANCE = 1e-8
+# Of how many operations a backward pass is compiled as a whole.
+_MOST_COMPILED = 300
 # Operations of either library that take a part of a value, and those that join several.
 _CUTS = frozenset("slice dynamic_slice split select unbind unsafe_split split_with_sizes chunk".split())
 _JOINS = frozenset("stack concatenate cat".split())
@@ -773,7 +775,12 @@ def jax_cotangents(
     with jax_values.float64():
         zeros = {n: jnp.zeros(jnp.shape(values[n])) for n in at if only is None or n in only}
         given = [jnp.asarray(dy).reshape(jnp.shape(values[n])) for n, dy in zip(outputs, dys, strict=True)]
-        pulled = jax.jit(lambda z, d: jax.vjp(run, z)[1](d)[0])(zeros, given)
+
+        def pull(at: Any, dys: Any) -> Any:
+            return jax.vjp(run, at)[1](dys)[0]
+
+        # A program of many operations has most of them many times, and is compiled faster one by one.
+        pulled = (pull if len(ops) > _MOST_COMPILED else jax.jit(pull))(zeros, given)
     return {n: np.asarray(x) for n, x in pulled.items() if trace.values[n].array.size}
 
 
