@@ -603,11 +603,32 @@ def _blamed(parted: Parted, first: int) -> Place:
             continue
         if any(trace.values[k].place.op == "parameter" for k in _ancestors(trace, n)):
             continue
-        # The last line of what makes the constant, before this line uses it.
+        # The first number that the other program has not, or the last line of a mask, before this line uses it.
+        begins = _first_unlike(parted, n)
+        if begins is not None and begins.line is not None and begins.line != mine:
+            return begins
         lines = [trace.values[k].place for k in chain if trace.values[k].place.line != mine]
         if lines:
             return lines[-1]
     return place
+
+
+def _first_unlike(parted: Parted, n: int) -> Place | None:
+    """Where a constant begins to be none of the other program's; None where its numbers say nothing."""
+    trace = parted.own.trace
+
+    def unlike(k: int) -> bool:
+        pair = parted.pairs.get(k)
+        differs = pair is None or pair.layout.kind == SCATTERED
+        return differs and bool(trace.values[k].operands) and fingerprint.told(trace.values[k].array)
+
+    found, todo = set[int](), [n]
+    while todo:
+        k = todo.pop()
+        if unlike(k) and k not in found:
+            found.add(k)
+            todo += trace.values[k].operands
+    return trace.values[min(found)].place if found else None
 
 
 def _disordered(parted: Parted, n: int) -> int | None:
