@@ -52,10 +52,11 @@ class While(NamedTuple):
 
 
 class ShardMap(NamedTuple):
-    """The program of one shard, and how to run another function in its place."""
+    """The program of one shard, how to run another function in its place, and the mesh."""
 
     body: ClosedJaxpr
     rebuild: Callable[[Callable[..., Any], int], Callable[..., Any]]
+    mesh: Any
 
 
 def closed(jaxpr: Any) -> ClosedJaxpr:
@@ -138,7 +139,13 @@ def shard_map(eqn: Any) -> ShardMap | None:
             **({} if axes is None else {"axis_names": set(axes)}),
         )
 
-    return ShardMap(closed(p["jaxpr"]), rebuild)
+    return ShardMap(closed(p["jaxpr"]), rebuild, p["mesh"])
+
+
+def over_axes(eqn: Any, names: Sequence[str]) -> bool:
+    """Whether an equation communicates over axes of a mesh, some of `names`, or asks for a place along one."""
+    given = (x for value in eqn.params.values() for x in (value if isinstance(value, (tuple, list)) else (value,)))
+    return any(isinstance(x, str) and x in names for x in given)
 
 
 def inner(eqn: Any) -> list[Any]:

@@ -60,9 +60,9 @@ def port(
 def subject_named(name: str) -> tuple[Any, ...]:
     """What the function that `FILE.py:FUNCTION` names returns: a function, its parameters and its inputs.
 
-    Raises `JaxgradError` where there is no such function, or it returns something else.
+    Raises `JaxgradError` where there is no such function, it raises, or it returns something else.
     """
-    made = _named(name)()
+    made = _called(name, _named(name))
     if not (isinstance(made, tuple) and len(made) >= 2 and callable(made[0])):
         raise JaxgradError(f"{name} must return (fn, params, *inputs): the function, its parameters and its inputs")
     return made
@@ -71,11 +71,21 @@ def subject_named(name: str) -> tuple[Any, ...]:
 def module_named(name: str) -> Any:
     """The torch module that `FILE.py:MODULE` names, or that a class or a function of that name makes.
 
-    Raises `JaxgradError` where there is no such name.
+    Raises `JaxgradError` where there is no such name, or it raises.
     """
     found = _named(name)
     # A class or a function makes the module; a module is callable too.
-    return found if hasattr(found, "named_parameters") and not isinstance(found, type) else found()
+    return found if hasattr(found, "named_parameters") and not isinstance(found, type) else _called(name, found)
+
+
+def _called(name: str, make: Any) -> Any:
+    """What a function makes that takes no arguments. Raises `JaxgradError` where it raises."""
+    from jaxgrad.port.values import raised
+
+    try:
+        return make()
+    except Exception as error:
+        raise JaxgradError(f"{name}, called without arguments, {raised(error)}") from error
 
 
 def _named(name: str) -> Any:

@@ -1,8 +1,8 @@
 """Every value of a JAX function in float64, with its source line, and the function as a flat list of operations.
 
-The jaxpr is opened all the way: jit, remat, custom rules' primals, scans turn by turn, while loops and the branch that
-cond takes. The list can be run again with some values replaced, which is what the search for a mapping and for what
-would mend a difference do.
+The jaxpr is opened all the way: jit, remat, custom rules' primals, scans turn by turn, while loops, the branch that
+cond takes, and a shard_map where there is one device. The list can be run again with some values replaced, which is
+what the search for a mapping and for what would mend a difference do.
 """
 
 import math
@@ -15,8 +15,9 @@ import numpy as np
 from scipy import special
 
 from jaxgrad import jax_seam
+from jaxgrad.errors import JaxgradError
 from jaxgrad.jax_seam import ClosedJaxpr, jaxpr_as_fun
-from jaxgrad.port.values import Line, Place, Trace, Value, as_float64, decimal, within
+from jaxgrad.port.values import Line, Place, Trace, Value, as_float64, decimal, raised, within
 
 # A scan of more operations than this is run as it is: its turns are not looked at one by one.
 MOST_UNROLLED = 20_000
@@ -83,7 +84,7 @@ def record(
         open_custom: whether custom rules are looked into. They must not be where derivatives are wanted.
         inline: whether loops are looked into turn by turn.
 
-    Raises what `fn` raises.
+    Raises `JaxgradError` where `fn` raises.
     """
     with float64():
         wide = [_widened(jnp.asarray(x), use) for x in args]
@@ -101,11 +102,16 @@ def _traced(fn: Callable[..., Any], wide: Sequence[Any], use: str) -> tuple[Clos
 
     A program that was traced in the type of use is run in float64 all the same.
     """
+    narrow = [x.astype(use) if x.dtype == np.float64 else x for x in wide]
     try:
-        return jax.make_jaxpr(fn, return_shape=True)(*wide)
-    except TypeError:
-        narrow = [x.astype(use) if x.dtype == np.float64 else x for x in wide]
-        return jax.make_jaxpr(fn, return_shape=True)(*narrow)
+        try:
+            return jax.make_jaxpr(fn, return_shape=True)(*wide)
+        except TypeError:
+            return jax.make_jaxpr(fn, return_shape=True)(*narrow)
+    except JaxgradError:
+        raise
+    except Exception as error:
+        raise JaxgradError(f"the JAX function {raised(error)}") from error
 
 
 def float64() -> Any:
@@ -129,6 +135,8 @@ class _State:
         self.varies: list[bool] = []
         self.constants: dict[int, Any] = {}
         self.ops: list[Op] = []
+        # The axes of the mesh of one device that is looked into.
+        self.axes: tuple[str, ...] = ()
 
     def new(self, value: Any, varies: bool) -> int:
         number = len(self.varies)
@@ -245,6 +253,17 @@ def _results(eqn: Any, operands: list[int], state: _State, place: Place, stack: 
         index, *rest = operands
         taken = int(np.clip(int(state.values[index]), 0, len(branches) - 1))
         return _open(branches[taken], rest, state, place.lines, below)
+    if (mapped := jax_seam.shard_map(eqn)) is not None:
+        if mapped.mesh.size > 1:
+            # What each device has is no value of the program, so it is run as it is.
+            whole = mapped.rebuild(lambda *given: tuple(jaxpr_as_fun(mapped.body)(*given)), 0)
+            return state.apply(name, lambda given: list(whole(*given)), operands, place, eqn)
+        outer, state.axes = state.axes, (*state.axes, *mapped.mesh.axis_names)
+        results = _open(mapped.body, operands, state, place.lines, below)
+        state.axes = outer
+        return results
+    if state.axes and jax_seam.over_axes(eqn, state.axes):
+        return state.apply(name, _alone(eqn), operands, place, eqn)
     return state.apply(name, _bound(eqn, state.use), operands, place, eqn)
 
 
@@ -331,6 +350,14 @@ def _bound(eqn: Any, use: str) -> Callable[[Sequence[Any]], list[Any]]:
 def _is_abstract(x: Any) -> bool:
     """Whether NumPy cannot compute with a value as JAX does: it is traced, a key, or of a type that JAX adds."""
     return isinstance(x, jax.core.Tracer) or _is_key(x) or np.asarray(x).dtype.kind not in "biuf"
+
+
+def _alone(eqn: Any) -> Callable[[Sequence[Any]], list[Any]]:
+    """An equation that communicates, where there is one device: it sends its operands to itself, and is the first."""
+    shapes = [var.aval.shape for var in eqn.outvars]
+    if not eqn.invars:
+        return lambda given: [jnp.zeros(var.aval.shape, var.aval.dtype) for var in eqn.outvars]
+    return lambda given: [jnp.reshape(x, shape) for x, shape in zip(given, shapes, strict=True)]
 
 
 def _kept(eqn: Any, jaxpr: Any) -> Callable[[Sequence[Any]], list[Any]]:

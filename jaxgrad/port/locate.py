@@ -27,6 +27,8 @@ from jaxgrad.progress import Progress, kept, silent
 AGREES, FORWARD, BACKWARD, LAYOUT, BUFFER = "agrees", "forward", "backward", "layout of the output", "buffer"
 # A backward pass has twice the operations of a forward pass and more cancellation.
 BACKWARD_TOLERANCE = 1e-8
+# Of how many operations a backward pass is compiled as a whole.
+_MOST_COMPILED = 300
 # Operations of either library that take a part of a value, and those that join several.
 _CUTS = frozenset("slice dynamic_slice split select unbind unsafe_split split_with_sizes chunk".split())
 _JOINS = frozenset("stack concatenate cat".split())
@@ -316,6 +318,9 @@ def part(own: Trace, other: Trace, tolerance: float = fingerprint.TOLERANCE) -> 
             rank = [EXACT, fingerprint.TRANSPOSED, SWAPPED, SCATTERED].index(how.kind)
             if best is None or (rank, m) < best[:2]:
                 best = rank, m, Pair(n, m, how)
+            if how.kind == EXACT:
+                # Those that follow were made later.
+                break
         if best is not None:
             pairs[n] = best[2]
     return Parted(_side(own), _side(other), pairs, _twisted(own, pairs), tolerance)
@@ -399,10 +404,15 @@ def same_numbers(parted: Parted, n: int, m: int) -> bool:
 # Where they part.
 
 
-def slices(parted: Parted) -> tuple[list[int], list[int], list[tuple[int, int]]]:
-    """The values on either side that lead to a difference and have no counterpart, and the outputs that differ."""
+def slices(parted: Parted, counterparts: set[int] | None = None) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+    """The values on either side that lead to a difference and have no counterpart, and the outputs that differ.
+
+    `counterparts` are the values of the other program that agree, where they are known already.
+    """
     wrong = [(n, m) for n, m in aligned(parted) if not same_numbers(parted, n, m)]
-    of_other = _counterparts(parted)
+    if not wrong:
+        return [], [], []
+    of_other = _counterparts(parted) if counterparts is None else counterparts
     own = _reached(parted.own.trace, [n for n, _ in wrong], lambda n: agreed(parted, n))
     other = _reached(parted.other.trace, [m for _, m in wrong], lambda m: m in of_other)
     other = sorted({*other, *_steps(parted.other.trace, other, of_other)})
@@ -474,11 +484,12 @@ def _steps(trace: Trace, found: Sequence[int], agreed: set[int]) -> list[int]:
 
 def judged(parted: Parted, other_name: str) -> Verdict:
     """The verdict of two runs' values."""
-    own, other, wrong = slices(parted)
+    theirs = _counterparts(parted)
+    own, other, wrong = slices(parted, theirs)
     looked_up = [n for n, v in enumerate(parted.own.trace.values) if v.varies and fingerprint.told(v.array)]
     counts = sum(agreed(parted, n) for n in looked_up), len(looked_up)
     nothing = Verdict(
-        True, AGREES, "", (), None, None, (), (), None, (), (), counts, None, (), other_name, *_told(parted)
+        True, AGREES, "", (), None, None, (), (), None, (), (), counts, None, (), other_name, *_told(parted, theirs)
     )
     pairs = aligned(parted)
     if not pairs:
@@ -509,8 +520,8 @@ def judged(parted: Parted, other_name: str) -> Verdict:
     first = _first_told(trace, own)
     blamed = _blamed(parted, first)
     places = [trace.values[k].place for k in own]
-    theirs = parted.other.trace
-    begins = theirs.values[_first_told(theirs, other)].place if other else None
+    others = parted.other.trace
+    begins = others.values[_first_told(others, other)].place if other else None
     said = f"the first value without a counterpart in {other_name} is made by {blamed.op}"
     return nothing._replace(
         agrees=False,
@@ -531,7 +542,7 @@ def _first_told(trace: Trace, numbers: Sequence[int]) -> int:
     return next((n for n in numbers if fingerprint.told(trace.values[n].array)), numbers[0])
 
 
-def _told(parted: Parted) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+def _told(parted: Parted, counterparts: set[int]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
     """All values of both programs that depend on the inputs, for the page."""
 
     def shown(trace: Trace) -> list[int]:
@@ -541,14 +552,14 @@ def _told(parted: Parted) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
         value = trace.values[n]
         return Step(value.place, value.array.shape, agrees if fingerprint.told(value.array) else None, like)
 
-    mine, others, theirs = parted.own.trace, parted.other.trace, _counterparts(parted)
+    mine, others = parted.own.trace, parted.other.trace
     numbers = {n: k for k, n in enumerate(shown(others))}
 
     def like(n: int) -> int | None:
         return numbers.get(_root(others, parted.pairs[n].other)) if agreed(parted, n) else None
 
     own = tuple(step(mine, n, agreed(parted, n), like(n)) for n in shown(mine))
-    return own, tuple(step(others, n, n in theirs, None) for n in numbers)
+    return own, tuple(step(others, n, n in counterparts, None) for n in numbers)
 
 
 def _only_layout(parted: Parted, n: int, m: int) -> bool:
@@ -601,11 +612,32 @@ def _blamed(parted: Parted, first: int) -> Place:
             continue
         if any(trace.values[k].place.op == "parameter" for k in _ancestors(trace, n)):
             continue
-        # The last line of what makes the constant, before this line uses it.
+        # The first number that the other program has not, or the last line of a mask, before this line uses it.
+        begins = _first_unlike(parted, n)
+        if begins is not None and begins.line is not None and begins.line != mine:
+            return begins
         lines = [trace.values[k].place for k in chain if trace.values[k].place.line != mine]
         if lines:
             return lines[-1]
     return place
+
+
+def _first_unlike(parted: Parted, n: int) -> Place | None:
+    """Where a constant begins to be none of the other program's; None where its numbers say nothing."""
+    trace = parted.own.trace
+
+    def unlike(k: int) -> bool:
+        pair = parted.pairs.get(k)
+        differs = pair is None or pair.layout.kind == SCATTERED
+        return differs and bool(trace.values[k].operands) and fingerprint.told(trace.values[k].array)
+
+    found, todo = set[int](), [n]
+    while todo:
+        k = todo.pop()
+        if unlike(k) and k not in found:
+            found.add(k)
+            todo += trace.values[k].operands
+    return trace.values[min(found)].place if found else None
 
 
 def _disordered(parted: Parted, n: int) -> int | None:
@@ -773,7 +805,12 @@ def jax_cotangents(
     with jax_values.float64():
         zeros = {n: jnp.zeros(jnp.shape(values[n])) for n in at if only is None or n in only}
         given = [jnp.asarray(dy).reshape(jnp.shape(values[n])) for n, dy in zip(outputs, dys, strict=True)]
-        pulled = jax.jit(lambda z, d: jax.vjp(run, z)[1](d)[0])(zeros, given)
+
+        def pull(at: Any, dys: Any) -> Any:
+            return jax.vjp(run, at)[1](dys)[0]
+
+        # A program of many operations has most of them many times, and is compiled faster one by one.
+        pulled = (pull if len(ops) > _MOST_COMPILED else jax.jit(pull))(zeros, given)
     return {n: np.asarray(x) for n, x in pulled.items() if trace.values[n].array.size}
 
 
@@ -980,7 +1017,7 @@ def _first_backward(
     return Verdict(
         False, BACKWARD, f"outputs agree, and cotangents part behind {place.op}", (here,), place, after,
         _lines([place]), _lines([after] if after else []), relative(own.ravel(), back.ravel()), (), (), counts, None,
-        (), other_name, *_told(parted), off=mapped(own, np.asarray(back).reshape(own.shape)),
+        (), other_name, *_told(parted, _counterparts(parted)), off=mapped(own, np.asarray(back).reshape(own.shape)),
     )  # fmt: skip
 
 

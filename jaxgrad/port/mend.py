@@ -327,7 +327,8 @@ def _numbers(r: Region) -> Iterator[tuple[int, Place, float]]:
     before = [made[n] for op in list(r.ops.values())[:4] for n in op.operands if n in made and trace.values[n].varies]
     for op in [*r.ops.values(), *before]:
         for n in op.operands:
-            if trace.values[n].varies:
+            # A constant that both programs have is right.
+            if trace.values[n].varies or n in r.parted.pairs:
                 continue
             for k in reversed(locate._ancestors(trace, n)):
                 value = constants.get(k)

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxgrad.checking.oracles.torch import to_torch
 from jaxgrad.errors import JaxgradError
-from jaxgrad.port.values import Line, Place, Trace, Value, as_float64, decimal, in_library
+from jaxgrad.port.values import Line, Place, Trace, Value, as_float64, decimal, in_library, raised
 
 _MOVES = frozenset(
     "view _unsafe_view reshape t transpose permute unsqueeze squeeze expand clone contiguous _reshape_alias alias "
@@ -110,8 +110,7 @@ def record(
     except JaxgradError:
         raise
     except Exception as error:
-        said = next(iter(str(error).strip().splitlines()), "no message")
-        raise JaxgradError(f"the torch module raised {type(error).__name__} in its forward pass: {said}") from error
+        raise JaxgradError(f"the torch module {raised(error, ' in its forward pass')}") from error
     finally:
         torch.set_default_dtype(before)
     outputs = _leaves(out)

@@ -3,6 +3,7 @@
 import itertools
 import linecache
 import math
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,6 +110,14 @@ def in_library(file: str) -> bool:
 def within(lines: Sequence[Line]) -> tuple[Line, ...]:
     """Those of a chain of lines, the innermost first, that are of the program: up to the call from this package."""
     return tuple(itertools.takewhile(lambda line: Path(line.file).parent != Path(__file__).parent, lines))
+
+
+def raised(error: BaseException, when: str = "") -> str:
+    """What was raised, and when, in one line, and the last line of the user's own that led to it."""
+    said = next(iter(str(error).strip().splitlines()), "no message")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not in_library(f.filename)]
+    where = f" ({Line(frames[-1].filename, frames[-1].lineno or 0, frames[-1].name)})" if frames else ""
+    return f"raised {type(error).__name__}{when}: {said}{where}"
 
 
 def as_float64(x: Any) -> np.ndarray:

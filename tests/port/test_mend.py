@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from jaxgrad import port
+from jaxgrad.cli.port import module_named
+from jaxgrad.errors import JaxgradError
 
 from .mistakes import shape
 
@@ -231,3 +233,51 @@ def test_a_module_with_weights_that_a_hook_computes_is_copied():
         return x @ (p["g"] * p["v"] / jnp.linalg.norm(p["v"], axis=1, keepdims=True)).T + p["b"]
 
     assert port.compare(fn, params, shape(2, 4), torch=torch.nn.utils.weight_norm(torch.nn.Linear(4, 3))).agrees
+
+
+def test_what_the_only_device_of_a_mesh_does_is_looked_into():
+    spec = jax.sharding.PartitionSpec
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("d",))
+
+    def fn(p, x, factor):
+        def shard(x):
+            h = jax.lax.psum(jnp.tanh(x * factor), "d")  # the factor
+            return jnp.exp(jax.lax.all_gather(h, "d", tiled=True) + jax.lax.axis_index("d"))
+
+        return jax.shard_map(shard, mesh=mesh, in_specs=spec("d"), out_specs=spec("d"), check_vma=False)(x)
+
+    theirs = lambda x: torch.tanh(x * 2).exp()  # noqa: E731
+    assert port.compare(lambda p, x: fn(p, x, 2.0), {}, shape(2, 3), torch=theirs).agrees
+    verdict = port.compare(lambda p, x: fn(p, x, 3.0), {}, shape(2, 3), torch=theirs)
+    assert "# the factor" in verdict.jax.line.text and verdict.mends[0].words == "3 should be 2", str(verdict)
+
+
+def test_a_constant_is_blamed_where_it_begins_to_be_another():
+    def fn(p, x):
+        angles = jnp.outer(jnp.arange(3), 100.0 ** -jnp.array([0.0, 0.5]))
+        both = jnp.repeat(angles, 2, 1)  # one by one
+        turn = jnp.cos(both)
+        return jnp.tanh(x * turn)
+
+    class Module(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            angles = torch.outer(torch.arange(3.0), 100.0 ** -torch.tensor([0.0, 0.5]))
+            return torch.tanh(x * torch.cat([angles, angles], 1).cos())
+
+    verdict = port.compare(fn, {}, shape(2, 3, 4), torch=Module())
+    assert "# one by one" in verdict.jax.line.text, str(verdict)
+
+
+def test_a_function_that_raises_is_an_error_with_its_line():
+    def fn(p, x):
+        return x @ p["w"]  # of another shape
+
+    with pytest.raises(JaxgradError, match=r"the JAX function raised TypeError: .*# of another shape"):
+        port.compare(fn, {"w": shape(5, 3)}, shape(2, 4), torch=torch.nn.Linear(4, 3))
+
+
+def test_what_makes_a_module_for_the_command_line_may_raise(tmp_path):
+    file = tmp_path / "reference.py"
+    file.write_text("def make():\n    raise RuntimeError('no weights')\n")
+    with pytest.raises(JaxgradError, match="called without arguments, raised RuntimeError: no weights"):
+        module_named(f"{file}:make")

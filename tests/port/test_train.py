@@ -58,6 +58,18 @@ def decayed(params):
     return AdamW(params, lr=1e-2)
 
 
+def uncorrected() -> optax.GradientTransformation:
+    """Adam as some write it by hand, without the correction of the moments' bias."""
+
+    def update(grads, moments, params=None):
+        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, moments[0], grads)
+        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, moments[1], grads)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + 1e-8), m, v), (m, v)
+
+    zeros = partial(jax.tree.map, jnp.zeros_like)
+    return optax.GradientTransformation(lambda params: (zeros(params), zeros(params)), update)
+
+
 WRONG = {
     "optax's default of adamw": (
         optax.adamw(1e-2),
@@ -98,6 +110,28 @@ WRONG = {
         "the decay of squares is 0.9 in JAX and 0.99",
     ),
     "rmsprop's epsilon": (optax.rmsprop(1e-2, 0.99), partial(RMSprop, lr=1e-2), "epsilon is inside the root"),
+    "decoupled": (
+        optax.adamw(1e-2, weight_decay=0.01),
+        partial(Adam, lr=1e-2, weight_decay=0.01),
+        "decoupled in JAX and added to the gradient in torch",
+    ),
+    "epsilon in the root too": (optax.adam(1e-2, eps_root=1e-6), partial(Adam, lr=1e-2), "inside the root too"),
+    "bias correction": (
+        optax.chain(uncorrected(), optax.scale(-1e-2)),
+        partial(Adam, lr=1e-2),
+        "not corrected for their bias in JAX",
+    ),
+    "nadam": (optax.nadam(1e-2), partial(Adam, lr=1e-2), "Nesterov's momentum"),
+    "sgd's decay": (
+        optax.chain(optax.trace(0.9), optax.add_decayed_weights(0.01), optax.scale(-0.1)),
+        partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.01),
+        "the weight decay is not part of the momentum in JAX",
+    ),
+    "rmsprop's beginning": (
+        optax.rmsprop(1e-2, 0.99, eps_in_sqrt=False, initial_scale=1.0),
+        partial(RMSprop, lr=1e-2),
+        "the mean of squares begins with 1 in JAX",
+    ),
     "rate": (optax.sgd(0.2), partial(SGD, lr=0.1), "is 0.2, 0.2, 0.2, 0.2 in JAX and 0.1"),
 }
 

@@ -5,6 +5,7 @@ names propose, values decide: `jaxgrad.port.match` looks for a mapping with whic
 """
 
 import difflib
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -152,7 +153,7 @@ def unlike_modules(
 
 
 def _module(name: str) -> tuple[str, ...]:
-    return tuple(module_and_kind(name)[0])
+    return module_and_kind(name)[0]
 
 
 def _sizes_by_module(items: Sequence[tuple[str, tuple[int, ...]]]) -> dict[tuple[str, ...], list[list[int]]]:
@@ -177,10 +178,14 @@ def by_names(
     """Rules for the leaves that are not `taken`, the likeliest name first; `away` decides where names say as much."""
     all_paths = frozenset(path for path, _ in leaves)
     proposals = []
+    fitting: dict[tuple[int, ...], list[Rule]] = {}
     for k, (path, leaf) in enumerate(leaves):
         if k in taken:
             continue
-        fits = given[k] if k in given else rules.candidates(tuple(leaf.shape), shapes, turned)
+        shape = tuple(leaf.shape)
+        if k not in given and shape not in fitting:
+            fitting[shape] = list(rules.candidates(shape, shapes, turned))
+        fits = given[k] if k in given else fitting[shape]
         proposals += [
             (cost(path, rule, number, all_paths) + away(k, rule), k, number, rule) for number, rule in enumerate(fits)
         ]
@@ -192,7 +197,7 @@ def by_names(
     ranked = sorted(proposals, key=lambda each: each[:3])
     for together in (True, False):
         for _, k, _, rule in ranked:
-            holder = tuple(module_and_kind(leaves[k][0])[0])
+            holder = module_and_kind(leaves[k][0])[0]
             module = rule.sources[0].rpartition(".")[0]
             fused = rule.join != ONE or any(step[0] == "slice" for step in rule.steps)
             apart = modules.get(holder, module) != module or (owners.get(module, holder) != holder and not fused)
@@ -305,16 +310,27 @@ def _named(path: str, names: Mapping[str, Any]) -> Any:
     return next((name for given, name in names.items() if given == path or ".".join(tokens_of(given)) == plain), None)
 
 
+# There are as many pairs of names as leaves times tensors, and of names few.
+_remembered = functools.lru_cache(maxsize=65_536)
+
+
 def tokens_of(path: str) -> list[str]:
-    return [token.lower() for token in re.findall(r"[A-Za-z0-9_]+", path)]
+    return list(_tokens_of(path))
 
 
-def module_and_kind(path: str) -> tuple[list[str], str]:
+@_remembered
+def _tokens_of(path: str) -> tuple[str, ...]:
+    return tuple(token.lower() for token in re.findall(r"[A-Za-z0-9_]+", path))
+
+
+@_remembered
+def module_and_kind(path: str) -> tuple[tuple[str, ...], str]:
     """The words of a path's modules without holders, and its last in PyTorch's words."""
     tokens = [token for token in tokens_of(path) if token not in _HOLDERS] or tokens_of(path)
     *modules, last = tokens
     bare = last.rstrip("0123456789_")
-    return [w for m in modules for w in re.findall(r"[a-z]+|\d+", m)], _KINDS.get(last, _KINDS.get(bare, last))
+    words = tuple(w for m in modules for w in re.findall(r"[a-z]+|\d+", m))
+    return words, _KINDS.get(last, _KINDS.get(bare, last))
 
 
 # Which part of a fused tensor a name says: queries, keys and values; gates of an LSTM and of a GRU in torch's order.
@@ -377,7 +393,7 @@ def certain(path: str, rule: Rule) -> bool:
     return kind == other and _one_ends_in_the_other(own, theirs)
 
 
-def _one_ends_in_the_other(own: list[str], theirs: list[str]) -> bool:
+def _one_ends_in_the_other(own: Sequence[str], theirs: Sequence[str]) -> bool:
     """Whether one name is another's end, as where either is wrapped once more. Numbers alone are no name."""
     shorter = min(len(own), len(theirs))
     end = own[len(own) - shorter :]
@@ -386,17 +402,24 @@ def _one_ends_in_the_other(own: list[str], theirs: list[str]) -> bool:
 
 def likeness(path: str, sources: Sequence[str]) -> float:
     """How much the path of a leaf is like the names of tensors, from 0 to 7."""
+    return max(0.0, _likeness(path, sources[0])) if sources else 0.0
+
+
+@_remembered
+def _likeness(path: str, name: str) -> float:
     modules, kind = module_and_kind(path)
-    best = 0.0
-    for name in sources[:1]:
-        theirs, own = module_and_kind(name)
-        same = 2.0 * (kind == own or (own.startswith(kind) and kind in ("weight", "bias")))
-        words = difflib.SequenceMatcher(None, " ".join(modules), " ".join(theirs)).ratio()
-        # Below this the letters are alike by chance, and the order of the modules says more.
-        words *= words >= 0.5
-        # That says more than any place in the program.
-        words += _one_ends_in_the_other(modules, theirs)
-        numbers = [w for w in modules if w.isdigit()], [w for w in theirs if w.isdigit()]
-        # Between names that are not alike, one may count from 0 and the other from 1.
-        best = max(best, same + 2 * words + (numbers[0] == numbers[1] and words >= 0.5))
-    return best
+    theirs, own = module_and_kind(name)
+    same = 2.0 * (kind == own or (own.startswith(kind) and kind in ("weight", "bias")))
+    words = _ratio(" ".join(modules), " ".join(theirs))
+    # Below this the letters are alike by chance, and the order of the modules says more.
+    words *= words >= 0.5
+    # That says more than any place in the program.
+    words += _one_ends_in_the_other(modules, theirs)
+    numbers = [w for w in modules if w.isdigit()], [w for w in theirs if w.isdigit()]
+    # Between names that are not alike, one may count from 0 and the other from 1.
+    return same + 2 * words + (numbers[0] == numbers[1] and words >= 0.5)
+
+
+@_remembered
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
