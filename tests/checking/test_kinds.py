@@ -426,6 +426,22 @@ def test_inputs_that_normal_numbers_never_reach():
     fails(forgets, of(5), jnp.zeros(5), reference=plain, says="moved", **reach)
 
 
+def test_a_rule_takes_its_own_options_as_they_are_and_is_named_without_an_oracle():
+    scaled = jax.custom_vjp(lambda x, by: by * jnp.tanh(x), nondiff_argnums=(1,))
+    scaled.defvjp(lambda x, by: (by * jnp.tanh(x), x), lambda by, x, dy: (dy * (1 - jnp.tanh(x) ** 2),))
+    assert check(scaled, of(3), 1.0, reference=lambda x, by: by * jnp.tanh(x), **QUICK).passed
+    said = fails(scaled, of(3), 2.0, says="hand is wrong by the definition", **QUICK)
+    assert "rule      test_kinds.py:" in said
+
+
+def test_what_many_settings_say_is_said_once():
+    def refuses(x):
+        raise TypeError("not today")
+
+    said = fails(refuses, of(3), reference=jnp.tanh, says="nothing was judged, in 21 settings")
+    assert said.count("because") == 1 and "not today" in said and "and so in 20 more" in said
+
+
 def test_a_choice_by_the_sign_of_a_sum_falls_both_ways():
     plain = lambda x: jnp.where(x.sum() > 0, jnp.sin(x), x)  # noqa: E731
     x, only = jax.ShapeDtypeStruct((3,), jnp.float32), {"dtypes": ("float64",), "transforms": ("jit", "reach")}
