@@ -468,8 +468,12 @@ def _module_with(
         constant.data = _constant(constant.data, dtype, roundings)
     for name, tensor in given.items():
         named[name].data = tensor
+    # A copy of a parameter has not the hooks that were registered on it, which change its gradient.
+    hooks = {name: dict(p._backward_hooks or {}).values() for name, p in reference.named_parameters()}
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in wanted)
+        for hook in hooks[name] if name in wanted else ():
+            parameter.register_hook(hook)
     return module
 
 

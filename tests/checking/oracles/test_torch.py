@@ -195,6 +195,23 @@ def test_a_frozen_parameter_is_reported_and_left_out():
     assert not module.bias.requires_grad
 
 
+def test_a_hook_on_a_parameter_changes_its_gradient_and_no_other():
+    module = torch.nn.Linear(3, 2).double()
+    params, x, dy = {"weight": normal(2, 3), "bias": normal(2)}, normal(4, 3), normal(4, 2)
+
+    def gradients() -> dict[str, np.ndarray]:
+        pulled, _ = pull(prepare(module, (params, x), {}, arg_names=("params", "x")), (params, x), {}, [dy])
+        return dict(zip(("bias", "weight", "x"), pulled.inputs, strict=True))
+
+    usual = gradients()
+    handle = module.weight.register_hook(lambda g: 3 * g)
+    hooked = gradients()
+    handle.remove()
+    assert np.allclose(hooked["weight"], 3 * usual["weight"])
+    assert all(np.array_equal(hooked[name], usual[name]) for name in ("bias", "x"))
+    assert np.array_equal(gradients()["weight"], usual["weight"])
+
+
 def test_leaves_without_a_wanted_gradient_are_left_out():
     assert prepare(torch.nn.Linear(4, 3), (PARAMS, X), no_gradient={2}).inputs == (0, 1)
 
