@@ -1,6 +1,7 @@
 """Kinds of mistakes that a check finds, each beside its right neighbour, which it leaves alone."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -256,7 +257,8 @@ def test_without_an_oracle_a_narrow_type_inside_hides_no_mistake(inside):
     report = check(rule(1), of(4, 6), of(6, 3), **QUICK)
     assert f"{jnp.dtype(inside)} inside" in report.findings[0].why
     said = fails(rule(1.001), of(4, 6), of(6, 3), says="the cotangent of input w is wrong", **QUICK)
-    assert "in float64 throughout, the remainder falls with h^1" in said
+    # The measured order is 1 but for its last digit, which depends on how XLA compiled the function.
+    assert re.search(r"in float64 throughout, the remainder falls with h\^(1|0\.99) ", said)
 
 
 def test_a_number_that_was_rounded_to_float32():
