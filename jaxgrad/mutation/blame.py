@@ -142,7 +142,7 @@ def _made_at(program: Program, name: str) -> Place | None:
 
 
 def _distance(value: np.ndarray, expected: np.ndarray) -> float:
-    wide = expected.astype(np.result_type(expected.dtype if expected.dtype.kind == "c" else np.float64, np.float64))
+    wide = expected.astype(np.complex128 if expected.dtype.kind == "c" else np.float64)
     gap = float(np.linalg.norm(value.astype(wide.dtype) - wide)) / (float(np.linalg.norm(wide)) or 1.0)
     return gap if math.isfinite(gap) else math.inf
 

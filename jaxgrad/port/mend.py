@@ -180,9 +180,8 @@ def _in_all_turns(r: Region, change: Change) -> Change | None:
     for n, value in change.values.items():
         if n in r.recorded.program.constants:
             values.update((other, value) for other in r.constants.get(n, ()))
-    return change._replace(values=values, ops=ops) if (len(ops), len(values)) != (
-        len(change.ops), len(change.values)
-    ) else None  # fmt: skip
+    others = len(ops) > len(change.ops) or len(values) > len(change.values)
+    return change._replace(values=values, ops=ops) if others else None
 
 
 def _turns(recorded: Recorded) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
