@@ -366,8 +366,7 @@ def _pull_program(
     rounding = contextlib.nullcontext() if roundings is None else rounding_mode(roundings)
     # Of the fused kernels of attention torch has no second derivatives.
     kernels = sdpa_kernel(SDPBackend.MATH) if directions is not None else contextlib.nullcontext()
-    # Dropout draws the same mask in every call, and leaves torch's random state as it found it.
-    with torch.random.fork_rng(devices=[]), _default_dtype(call.dtype), torch.enable_grad(), kernels, rounding:
+    with _calling(call), kernels, rounding:
         with collecting_torch_taps() as taps, _our_errors("forward pass"):
             outs = leaves(call.fn(*call.args, **call.kwargs))
         ys = [y for y in outs if differentiable(y)]
@@ -386,6 +385,18 @@ def _pull_program(
     if directions is not None:
         return Pulled([], [], inputs), []
     return Pulled([to_numpy(y) for y in outs], [_conjugate(g) for g in reversed(of_taps)], inputs), list(reversed(taps))
+
+
+@contextlib.contextmanager
+def _calling(call: _Call) -> Iterator[None]:
+    """Torch's settings for a call: new tensors have its type, and gradients are kept.
+
+    Dropout draws the same mask in every call, and leaves torch's random state as it found it.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]), _default_dtype(call.dtype), torch.enable_grad():
+        yield
 
 
 def _bound(program: TorchProgram, args: tuple[Any, ...], kwargs: dict[str, Any], roundings: Roundings | None) -> _Call:
@@ -596,12 +607,7 @@ def _has_own_backward(program: TorchProgram, args: tuple[Any, ...], kwargs: dict
     import torch
 
     call = _bound(program, args, dict(kwargs), None)
-    with (
-        torch.random.fork_rng(devices=[]),
-        _default_dtype(call.dtype),
-        torch.enable_grad(),
-        _our_errors("forward pass"),
-    ):
+    with _calling(call), _our_errors("forward pass"):
         left = [y.grad_fn for y in leaves(call.fn(*call.args, **call.kwargs))]
     seen = set()
     while left:
