@@ -37,9 +37,6 @@ def one_torch_thread():
 
 
 def command(monkeypatch, capsys, *args: object) -> tuple[int, str, str]:
-    # The command sets these for the compilers that it measures; here they are put back.
-    for name in ("JAX_ENABLE_COMPILATION_CACHE", "TORCHINDUCTOR_FORCE_DISABLE_CACHES"):
-        monkeypatch.setenv(name, "false")
     monkeypatch.delenv("JAXGRAD_CORPUS", raising=False)
     monkeypatch.setattr(sys, "argv", ["jaxgrad", "bench", *map(str, args)])
     with pytest.raises(SystemExit) as caught:
