@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.checking.expected import Expected, combined, measured, samples_for
+from jaxgrad.checking.expected import Expected, combined, exactly, measured
 from jaxgrad.checking.findings import (
     HAND,
     TRUTH,
@@ -21,7 +21,6 @@ from jaxgrad.checking.subject import Subject, forward, in_type, own_oracle
 from jaxgrad.checking.tensors import Gathered, joined, stacked_noise, tensors_of
 from jaxgrad.jax_seam import ClosedJaxpr
 from jaxgrad.jaxprs import casts
-from jaxgrad.jaxprs.noise import EXACT
 
 
 def appealed(
@@ -128,7 +127,7 @@ def _own_noise(subject: Subject, asked: Gathered, dtype: str) -> Pulled | None:
         try:
             for engine in (own_oracle(subject), *subject.oracles):
                 # The one that was measured already kept its sums in the wide type, as 16-bit types may not.
-                if engine.sample is not None and (engine.name != asked.source.name or _is_narrow(dtype)):
+                if engine.samples is not None and (engine.name != asked.source.name or _is_narrow(dtype)):
                     both = _with_noise_of(engine, both, asked, widened(q), dtype)
         except Exception:
             return None
@@ -142,12 +141,11 @@ def _is_narrow(dtype: str) -> bool:
 
 def _with_noise_of(engine: Oracle, noise: Pulled, asked: Gathered, q: Question, dtype: str) -> Pulled:
     """Noise, and that of an engine's program. Nodes stand in each program's own order, and it need not have all."""
-    assert engine.sample is not None
+    assert engine.samples is not None
     with in_type("float64"):
-        sample = engine.sample(q, asked.row.second)
-        answer = sample(EXACT, 0)
+        sampled = engine.samples(q, asked.row.second)
         # A program of JAX's own may keep the sums of reductions in its type; torch's never do.
-        own = measured(sample, answer, dtype, samples_for(answer), narrow=True)
+        own = measured(sampled, exactly(sampled), dtype, narrow=True)
         nodes = engine.nodes(q) if noise.nodes else []
     of_nodes = [own.nodes[nodes.index(name)] if name in nodes else None for name in asked.source.nodes]
     return Pulled(

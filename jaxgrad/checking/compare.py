@@ -92,10 +92,11 @@ class Spread:
     def __init__(self, expected: np.ndarray) -> None:
         self.expected = np.asarray(expected)
         self.number = is_number(self.expected)
-        # Squares of slices are of numbers around 1, so that none of them underflows. Of single elements, of which tiny
+        # Squares of slices are of numbers around 1, so that none of them underflows. Of single elements, where tiny
         # ones stand beside large ones, the root of the sum is kept, and no square is.
         self.unit = _largest(self.expected) if self.number else 1.0
-        self.roots = np.zeros(self.expected.shape)
+        self.even = self.number and _is_even(self.expected, self.unit)
+        self.summed = np.zeros(self.expected.shape)
         self.differs = np.zeros(self.expected.shape, bool)
         self.slices: list[list[np.ndarray]] = []
 
@@ -116,6 +117,13 @@ class Spread:
     def _squares(self, part: Any, sample: np.ndarray) -> np.ndarray:
         """The squares of the errors of a part of the elements, in units; 0 where nothing can be said."""
         expected = self.expected[part]
+        if self.even:
+            with np.errstate(invalid="ignore", over="ignore"):
+                errors = (sample - expected) / self.unit
+                squares = errors * errors if errors.dtype.kind == "f" else errors.real**2 + errors.imag**2
+            if np.isfinite(squares.sum()):
+                self.summed[part] += squares
+                return squares
         same = (sample == expected) | ~np.isfinite(expected)
         with np.errstate(invalid="ignore", over="ignore"):
             errors = np.where(same, 0.0, np.abs(sample - expected))
@@ -123,15 +131,20 @@ class Spread:
         finite = np.isfinite(squares)
         # A finite value that some roundings make infinite is one that nothing can be said of.
         self.differs[part] |= ~finite
-        self.roots[part] = np.hypot(self.roots[part], np.where(finite, errors, 0.0))
-        return np.where(finite, squares, 0.0)
+        squares = np.where(finite, squares, 0.0)
+        if self.even:
+            self.summed[part] += squares
+        else:
+            self.summed[part] = np.hypot(self.summed[part], np.where(finite, errors, 0.0))
+        return squares
 
     def noise(self) -> Noise:
         """What the samples so far tell; `unsure` are elements that a rounding made infinite, or another integer."""
         samples = max(len(self.slices), 1)
         freedom = tuple(_freedom(np.stack(each)) for each in zip(*self.slices, strict=True))
         lost = self.differs if self.number else False
-        return Noise(self.roots / math.sqrt(samples), samples, freedom or (1.0,), self.differs, lost)
+        roots = self.unit * np.sqrt(self.summed) if self.even else self.summed
+        return Noise(roots / math.sqrt(samples), samples, freedom or (1.0,), self.differs, lost)
 
 
 def _parts(shape: tuple[int, ...]) -> list[Any]:
@@ -317,6 +330,16 @@ def _largest(x: np.ndarray) -> float:
     """The largest finite size of an element; 1 where all are 0."""
     sizes = np.abs(np.asarray(x, np.complex128 if x.dtype.kind == "c" else np.float64))
     return float(np.max(sizes, where=np.isfinite(sizes), initial=0.0)) or 1.0
+
+
+# Of smaller parts of the largest, squares of errors could underflow: at 1e-16 of themselves to 1e-300.
+_SMALLEST_PART = 1e-130
+
+
+def _is_even(x: np.ndarray, largest: float) -> bool:
+    """Whether all elements are finite, and none but 0 so small that the square of its error would underflow."""
+    sizes = np.abs(x)
+    return bool(np.isfinite(sizes).all() and not ((sizes > 0) & (sizes < _SMALLEST_PART * largest)).any())
 
 
 def stands_alone(pairs: Mapping[tuple[str, str], Difference]) -> str | None:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgrad.checking.compare import Noise, Spread, exact, floored, is_number, scaled
-from jaxgrad.checking.oracles import Sample
+from jaxgrad.checking.oracles import Samples
 from jaxgrad.checking.pullback import Pulled
-from jaxgrad.jaxprs.noise import EXACT, rounding
+from jaxgrad.jaxprs.noise import EXACT, Draw, rounding
 
 # How far a type's roundings are enlarged when noise is measured, and once more to see which elements hang on a choice.
 # float64's are, by 2^7, because a factor of 1 + 2^-53 is 1 in it.
@@ -32,13 +32,19 @@ def samples_for(answer: Pulled) -> int:
     return 32 if elements <= 2**16 else 16 if elements <= 2**18 else 8
 
 
-def expect(sample: Sample, dtype: str) -> Expected:
+def expect(sampled: Samples, dtype: str) -> Expected:
     """Measure an answer and its noise in a type."""
-    answer = sample(EXACT, 0)
-    return Expected(answer, measured(sample, answer, dtype, samples_for(answer)))
+    answer = exactly(sampled)
+    return Expected(answer, measured(sampled, answer, dtype))
 
 
-def measured(sample: Sample, answer: Pulled, dtype: str, samples: int, narrow: bool = False) -> Pulled:
+def exactly(sampled: Samples) -> Pulled:
+    """The answer in float64, nothing rounded at random."""
+    (answer,) = sampled([Draw(EXACT, 0)])
+    return answer
+
+
+def measured(sampled: Samples, answer: Pulled, dtype: str, narrow: bool = False) -> Pulled:
     """The noise of an answer's arrays, from samples with a type's roundings drawn at random.
 
     `narrow` is as in `noise.rounding`: reductions keep their sums in the type itself.
@@ -46,17 +52,18 @@ def measured(sample: Sample, answer: Pulled, dtype: str, samples: int, narrow: b
     Each element's error is measured twice, with small roundings and with large ones, drawn alike. Where the two are
     not in proportion the element is `unsure`.
     """
-    leaves = _leaves(answer)
+    leaves, samples = _leaves(answer), samples_for(answer)
     small, large = _ENLARGED[dtype]
     usual, enlarged = ([Spread(leaf) for leaf in leaves] for _ in range(2))
     few = max(4, samples // 4)
-    for seed in range(1, few + 1):
-        _add(usual, sample(rounding(dtype, small, narrow), seed))
-        _add(enlarged, sample(rounding(dtype, large, narrow), seed))
+    first, rest = range(1, few + 1), range(few + 1, samples + 1)
+    in_turn = [Draw(rounding(dtype, by, narrow), seed) for seed in first for by in (small, large)]
+    for number, sample in enumerate(sampled(in_turn)):
+        _add(enlarged if number % 2 else usual, sample)
     unsure = [_hangs_on_a_choice(*pair, large / small) for pair in zip(usual, enlarged, strict=True)]
     del enlarged
-    for seed in range(few + 1, samples + 1):
-        _add(usual, sample(rounding(dtype, small, narrow), seed))
+    for sample in sampled([Draw(rounding(dtype, small, narrow), seed) for seed in rest]):
+        _add(usual, sample)
     found = []
     for leaf, hangs in zip(leaves, unsure, strict=True):
         # What is no longer needed makes room for the next: of a large model each list is as much as its parameters.

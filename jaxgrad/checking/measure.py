@@ -4,7 +4,7 @@
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.compare import Noise, is_number
+from jaxgrad.checking.draws import evaluated
 from jaxgrad.checking.expected import expect
-from jaxgrad.checking.programs import run_quickly
 from jaxgrad.checking.pullback import Pulled
-from jaxgrad.jaxprs.noise import EXACT, Rounding, noisy
+from jaxgrad.jaxprs.noise import EXACT, Draw
 
-# (seed, rounding, arguments) -> results, each rounding drawn at random.
-Shaken: TypeAlias = Callable[..., Any]
+# (draws, arguments) -> results for each draw, every rounding drawn at random.
+Shaken: TypeAlias = Callable[..., Iterator[Any]]
 
 
 class Measured(NamedTuple):
@@ -30,12 +30,7 @@ class Measured(NamedTuple):
 
 def shaken(fn: Callable[..., Any]) -> Shaken:
     """`fn` as `measure` evaluates it, compiled once for the shapes of its arguments."""
-
-    def run(seed: Any, rounding: Rounding, *args: Any) -> Any:
-        closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
-        return jax.tree.unflatten(jax.tree.structure(shapes), noisy(closed)(seed, rounding, *jax.tree.leaves(args)))
-
-    return functools.partial(run_quickly, run, ())
+    return functools.partial(evaluated, fn, ())
 
 
 def measure(run: Shaken, dtype: str, *args: Any) -> Measured:
@@ -46,12 +41,9 @@ def measure(run: Shaken, dtype: str, *args: Any) -> Measured:
     """
     with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(jax.devices("cpu")[0]):
         wide = jax.tree.map(_wide, args)
-        structure = jax.tree.structure(run(np.uint32(0), EXACT, *wide))
-
-        def sample(rounding: Rounding, seed: int) -> Pulled:
-            return Pulled(list(map(np.asarray, jax.tree.leaves(run(np.uint32(seed), rounding, *wide)))), [], [])
-
-        answer, noise = expect(sample, dtype)
+        structure = jax.tree.structure(next(run([Draw(EXACT, 0)], *wide)))
+        sampled = lambda draws: (Pulled(jax.tree.leaves(tree), [], []) for tree in run(draws, *wide))  # noqa: E731
+        answer, noise = expect(sampled, dtype)
     return Measured(jax.tree.unflatten(structure, answer.outputs), jax.tree.unflatten(structure, noise.outputs))
 
 

@@ -23,10 +23,13 @@ def run(fn: Callable[..., Any], static: tuple[Hashable, ...], *args: Any) -> Any
     return compiled(fn, *static)(*args)
 
 
-def run_quickly(fn: Callable[..., Any], static: tuple[Hashable, ...], *args: Any) -> Any:
-    """`fn(*static, *args)`, compiled without optimisation where it is small: its rounding may be another."""
+def run_quickly(fn: Callable[..., Any], static: tuple[Hashable, ...], *args: Any, times: int = 1) -> Any:
+    """`fn(*static, *args)`, compiled without optimisation where it is small: its rounding may be another.
+
+    `times` is how often it does in one call what is small or not.
+    """
     usual = compiled(fn, *static)
-    small = _numbers(usual.trace(*args).jaxpr) <= _SMALL
+    small = _numbers(usual.trace(*args).jaxpr) <= _SMALL * times
     return (compiled(fn, *static, options=jax_seam.quick_options()) if small else usual)(*args)
 
 

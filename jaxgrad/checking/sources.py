@@ -63,10 +63,10 @@ def forget_examples(subject: Subject) -> None:
 
 def _asked_of(subject: Subject, q: Question, dtype: str, second: bool) -> Source:
     reasons = []
-    asked_first = [(oracle, oracle.sample) for oracle in subject.oracles if oracle.sample is not None]
-    for oracle, sample in asked_first:
+    asked_first = [(oracle, oracle.samples) for oracle in subject.oracles if oracle.samples is not None]
+    for oracle, samples in asked_first:
         try:
-            expected = expect(sample(q, second), dtype)
+            expected = expect(samples(q, second), dtype)
             return Source(oracle.name, expected, [] if second else oracle.nodes(q))
         except Exception as error:
             # Of the second order it is no fault of an oracle to have none.

@@ -58,6 +58,8 @@ _ELEMENTARY = frozenset(
     "exp exp2 log log1p expm1 tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh logistic erf erfc pow "
     "integer_pow rsqrt cbrt atan2".split()
 )
+# Of the number of bits that are set in 32, each by chance.
+_VARIANCE = 8
 # The fewest numbers in a table of noise, so that small arrays seldom share any.
 _FEWEST = 2**14
 # XLA's special functions in float32 are off by up to some ten units.
@@ -103,6 +105,40 @@ def rounding(dtype: Any, enlarged: float = 1.0, narrow: bool = False) -> Roundin
 
 
 EXACT = Rounding(0.0, 0.0, 0.0, 0.0)
+
+
+class Draw(NamedTuple):
+    """One evaluation with its roundings drawn at random, by a seed."""
+
+    rounding: Rounding
+    seed: int
+
+
+def repeated(program: ClosedJaxpr) -> Callable[..., list[Any]]:
+    """The program as a function `(count, seeds, roundings, *values)`: `noisy` for each draw, results stacked.
+
+    Draws beyond the first `count` are not computed. Keys are given as their data.
+    """
+    once = noisy(program)
+
+    def run(count: Any, seeds: Any, roundings: Rounding, *values: Any) -> list[Any]:
+        def draw(number: Any, seed: Any, rounding: Rounding) -> list[Any]:
+            def computed() -> list[Any]:
+                return [_data(x) for x in once(seed, rounding, *values)]
+
+            def left_out() -> list[Any]:
+                shapes = [jax.eval_shape(_data, jax.ShapeDtypeStruct(x.shape, x.dtype)) for x in program.out_avals]
+                return [jnp.zeros(x.shape, x.dtype) for x in shapes]
+
+            return jax.lax.cond(number < count, computed, left_out)
+
+        return jax.lax.map(lambda given: draw(*given), (jnp.arange(len(seeds)), seeds, roundings))
+
+    return run
+
+
+def _data(x: Any) -> Any:
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 
 def noisy(program: ClosedJaxpr) -> Callable[..., list[Any]]:
@@ -194,13 +230,11 @@ def _shaken(x: Any, rounding: _Drawn, place: jax.Array, units: int = 1) -> Any:
     """Multiply each element by 1 + unit xi."""
     if not _rounds(jax.typeof(x)):
         return x
-    x, real = jnp.asarray(x), _real(jnp.asarray(x).dtype)
+    x = jnp.asarray(x)
     size = _at_least(units * rounding.unit, rounding, x.dtype)
-    factor = 1 + size * _normal(place, x.shape, rounding.table).astype(real)
+    factor = 1 + _normal(place, x, size, rounding.table)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        return x * jax.lax.complex(
-            factor, size * _normal(place ^ jnp.uint32(0x2545F491), x.shape, rounding.table).astype(real)
-        )
+        return x * jax.lax.complex(factor, _normal(place ^ jnp.uint32(0x2545F491), x, size, rounding.table))
     return x * factor
 
 
@@ -215,29 +249,29 @@ def _real(dtype: Any) -> Any:
     return jnp.finfo(dtype).dtype
 
 
-def _normal(place: jax.Array, shape: tuple[int, ...], table: jax.Array) -> jax.Array:
-    """Numbers of mean 0 and variance 1, nearly normal, that `place` alone decides: a stretch of the table."""
+def _normal(place: jax.Array, x: jax.Array, deviation: Any, table: jax.Array) -> jax.Array:
+    """A real number for each of `x`, of mean 0, nearly normal, that `place` alone decides: a stretch of the table."""
     spread = (place ^ (place >> 15)) * jnp.uint32(0x2C1B3C6D)
     start = ((spread ^ (spread >> 12)) * jnp.uint32(0x297A2D39)) >> (32 - _starts(table.size).bit_length() + 1)
-    return jax.lax.dynamic_slice(table, (start.astype(jnp.int32),), (math.prod(shape),)).reshape(shape)
+    drawn = jax.lax.dynamic_slice(table, (start.astype(jnp.int32),), (x.size,)).reshape(x.shape)
+    return (deviation / math.sqrt(_VARIANCE)) * drawn.astype(_real(x.dtype))
 
 
 def _table(seed: jax.Array, longest: int) -> jax.Array:
-    """Numbers t of mean 0 and variance 1, as t, -t, t, of which any stretch of `longest` can be taken.
+    """Numbers t of mean 0 and variance `_VARIANCE`, as t, -t, t, of which any stretch of `longest` can be taken.
 
     One draw for every rounding would take most of the time. Two stretches share numbers, and as often with the same
     sign as with the other: over samples, what they share adds nothing to the variance of any sum.
 
-    The bits set in a hash of 32 bits are binomial, with mean 16 and variance 8: cheaper than a normal draw, and
-    unlike a mere sign it does not make every error the same size.
+    The bits set in a hash of 32 bits are binomial, with mean 16: cheaper than a normal draw, and unlike a mere sign it
+    does not make every error the same size. A byte holds one, and of large arrays it is memory that takes the time.
     """
     size = max(1 << (longest - 1).bit_length(), _FEWEST)
     h = jax.lax.iota(jnp.uint32, size) * jnp.uint32(0x9E3779B1) + seed * jnp.uint32(0xC2B2AE3D)
     # The finaliser of murmur3: every bit of its result depends on every bit of what it is given.
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-    bits = jax.lax.population_count(h ^ (h >> 16)).astype(jnp.int32)
-    t = (bits - 16).astype(jnp.float64) * (1 / math.sqrt(8))
+    t = jax.lax.population_count(h ^ (h >> 16)).astype(jnp.int8) - jnp.int8(16)
     return jnp.concatenate([t, -t, t])
 
 
@@ -266,8 +300,7 @@ def _sum(eqn: Any, name: str, operands: list[Any], place: jax.Array, rounding: _
     runs = jnp.maximum(terms / run, 1)
     # The terms are rounded once each, beside their partial sums.
     size = jnp.sqrt((1 + (run + runs) / 2) * jnp.abs(squares) + (run / runs + runs) / 3 * jnp.abs(out) ** 2)
-    drawn = _normal(place ^ jnp.uint32(0x165667B1), out.shape, rounding.table).astype(_real(out.dtype))
-    walked = _at_least(unit, rounding, out.dtype) * drawn
+    walked = _normal(place ^ jnp.uint32(0x165667B1), out, _at_least(unit, rounding, out.dtype), rounding.table)
     # Where squares overflow although the sum does not, nothing is known of its noise; NaN says so.
     size = jnp.where(jnp.isfinite(size), size, jnp.where(jnp.isfinite(jnp.abs(out)), jnp.nan, 0))
     walked = walked * size.astype(walked.dtype)

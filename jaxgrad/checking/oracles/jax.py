@@ -1,17 +1,18 @@
 """JAX's answer to a question: the pullback of a plain function, exactly in float64, and with its rounding at random."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
-from jaxgrad.checking.oracles import Oracle, Sample
+from jaxgrad.checking.draws import evaluated
+from jaxgrad.checking.oracles import Oracle, Samples
 from jaxgrad.checking.programs import run, run_quickly
 from jaxgrad.checking.pullback import Pulled, pull, pull_again
 from jaxgrad.checking.question import Question, output_names
-from jaxgrad.jaxprs.noise import Rounding, noisy
+from jaxgrad.jaxprs.noise import Draw
 from jaxgrad.jaxprs.taps import tapped
 
 Function: TypeAlias = Callable[[list[Any], list[Any]], Any]
@@ -23,8 +24,8 @@ def jax_oracle(name: str, fn: Function) -> Oracle:
     def answered(q: Question, second: bool) -> tuple[Pulled, list[str]]:
         return pulled(fn, q, second), [] if second else node_names(fn, q)
 
-    def sampled(q: Question, second: bool) -> Sample:
-        return lambda rounding, seed: rounded(fn, q, second, rounding, seed)
+    def sampled(q: Question, second: bool) -> Samples:
+        return functools.partial(rounded, fn, q, second)
 
     return Oracle(name, answered, sampled, lambda q: node_names(fn, q), fn)
 
@@ -44,9 +45,9 @@ def called(fn: Function, question: Question) -> list[np.ndarray]:
     return on_host(run_quickly(_called, (fn,), question.inputs, question.carried))
 
 
-def rounded(fn: Function, question: Question, second: bool, rounding: Rounding, seed: int) -> Pulled:
-    """The pullback of a float64 question, each rounding drawn at random by the seed; `EXACT` rounds nothing."""
-    return on_host(run_quickly(_rounded, (fn, second), np.uint32(seed), rounding, question))
+def rounded(fn: Function, question: Question, second: bool, draws: Sequence[Draw]) -> Iterator[Pulled]:
+    """The pullback of a float64 question for each draw, its roundings drawn at random; `EXACT` rounds nothing."""
+    return evaluated(_traced, (fn, second), draws, question)
 
 
 def program(fn: Function, question: Question, second: bool) -> Any:
@@ -83,9 +84,3 @@ def _traced(fn: Function, second: bool, question: Question) -> Pulled:
 
 def _called(fn: Function, inputs: list[Any], carried: list[Any]) -> list[Any]:
     return jax.tree.leaves(fn(inputs, carried))
-
-
-def _rounded(fn: Function, second: bool, seed: Any, rounding: Rounding, question: Question) -> Pulled:
-    closed, shapes = jax.make_jaxpr(functools.partial(_traced, fn, second), return_shape=True)(question)
-    results = noisy(closed)(seed, rounding, *jax.tree.leaves(question))
-    return jax.tree.unflatten(jax.tree.structure(shapes), results)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.checking.oracles import Oracle, Sample, rules
+from jaxgrad.checking.oracles import Oracle, Samples, rules
 from jaxgrad.checking.oracles.align import Match, align
 from jaxgrad.checking.oracles.torch_noise import (
     FLOAT32,
@@ -470,8 +470,14 @@ def _module_with(
     """
     import torch
 
+    # A parameter that gets another value is not copied first: of a large model that is most of the copy.
+    made = {
+        id(p): torch.nn.Parameter(given[name], requires_grad=name in wanted)
+        for name, p in reference.named_parameters()
+        if name in given and type(p) is torch.nn.Parameter
+    }
     with _our_errors("copy"):
-        module = copy.deepcopy(reference)
+        module = copy.deepcopy(reference, made)
     named = {**dict(module.named_buffers()), **dict(module.named_parameters())}
     attributes = (x for m in module.modules() for x in (*m._buffers.values(), *vars(m).values()))
     # Tensors that are attributes and no buffers are constants just the same; some are both, or in two modules.
@@ -693,7 +699,7 @@ def torch_oracle(name: str, reference: Any, asked: Call, names: Mapping[str, Any
     def answered(q: Question, second: bool) -> tuple[Pulled, list[str]]:
         return pull(program, *given(q), q.dys, q.directions if second else None)
 
-    def sampled(q: Question, second: bool) -> Sample:
+    def sampled(q: Question, second: bool) -> Samples:
         def sample(rounding: Rounding, seed: int) -> Pulled:
             if rounding.unit == 0:
                 return answered(q, second)[0]
@@ -703,7 +709,7 @@ def torch_oracle(name: str, reference: Any, asked: Call, names: Mapping[str, Any
             del units["reductions"]
             return noise(program, args, kwargs, q.dys, directions, **units, seeds=(seed,))[0]
 
-        return sample
+        return lambda draws: (sample(*draw) for draw in draws)
 
     def flaw(q: Question) -> str:
         if not _has_own_backward(program, *given(q)):
