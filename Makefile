@@ -40,9 +40,10 @@ $(OLDEST)/installed: pyproject.toml oldest.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint oldest.txt --editable '.[test]'
 	touch $@
 
+# There, what one library warns of another says nothing of ours.
 test-oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/python -m pytest $(PARALLEL) tests/jaxprs tests/checking tests/ops tests/models tests/parity \
-	  tests/test_jax_seam.py
+	$(OLDEST)/bin/python -m pytest $(PARALLEL) -W default tests/jaxprs tests/checking tests/ops tests/models tests/parity \
+	  tests/training/test_checkpoints.py tests/training/test_oldest_run.py tests/test_jax_seam.py
 
 # Every page of instructions from top to bottom, compiled anew as its reader's programs are, with the seconds it takes.
 how-tos: $(VENV)/installed

@@ -117,7 +117,9 @@ def restore(folder: Path, like: Record) -> Record:
     try:
         with _checkpointer() as checkpointer:
             # Compared before arrays are read: a restore that fails half-way leaves tasks that complain at exit.
-            held = checkpointer.metadata(arrays).item_metadata.tree
+            # Orbax 0.11 gives those of the arrays themselves, 0.12 those of the whole checkpoint.
+            described = checkpointer.metadata(arrays)
+            held = getattr(described, "item_metadata", described).tree
             apart = set(wanted) ^ set(_described(jax.tree_util.tree_leaves_with_path(held)))
             if not apart:
                 read = checkpointer.restore(arrays, target)
