@@ -14,9 +14,6 @@ from jaxgrad.checking.question import parameter_names
 from jaxgrad.jax_seam import Literal
 from jaxgrad.jaxprs.taps import marked
 
-# Primitives that hold a jaxpr but do more than call it.
-_NOT_CALLS = frozenset({"scan", "shard_map", "pallas_call"})
-
 
 class Place(NamedTuple):
     """Where a step was written: its innermost line outside JAX.
@@ -166,7 +163,7 @@ class Tape:
 
         for eqn in inner.eqns:
             used = tuple(map(read, eqn.invars))
-            place, called = _place(eqn) if call is None else _within(_place(eqn), *call), _called(eqn)
+            place, called = _place(eqn) if call is None else _within(_place(eqn), *call), jax_seam.called(eqn)
             if marked(eqn):
                 # A tap names a value and computes nothing, so that no mistake can be made in it.
                 made = list(used)
@@ -205,13 +202,6 @@ class Tape:
         )
         (made,) = self.record(closed, operands, backward, ("", place))
         return made
-
-
-def _called(eqn: Any) -> Any:
-    """The jaxpr of an equation that does nothing but call it."""
-    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    same = inner is not None and len(getattr(inner, "jaxpr", inner).invars) == len(eqn.invars)
-    return inner if same and eqn.primitive.name not in _NOT_CALLS else None
 
 
 def _within(place: Place, name: str, caller: Place) -> Place:
