@@ -20,6 +20,7 @@ Sources: Parker 1997, "Monte Carlo arithmetic"; Denis, de Oliveira Castro & Peti
 arXiv:1509.01347; the walk of the partial sums is ours.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -60,6 +61,9 @@ _ELEMENTARY = frozenset(
 )
 # Of the number of bits that are set in 32, each by chance.
 _VARIANCE = 8
+# What is done around every equation is traced once for each shape and type, and then copied into the program: most of
+# the time of tracing a program with its noise would else be that of these same lines.
+_traced_once = functools.partial(jax.jit, inline=True)
 # The fewest numbers in a table of noise, so that small arrays seldom share any.
 _FEWEST = 2**14
 # XLA's special functions in float32 are off by up to some ten units.
@@ -176,12 +180,12 @@ def _rounded(eqn: Any, operands: list[Any], place: jax.Array, rounding: _Drawn, 
         return [_sum(eqn, name, operands, place, rounding)]
     if name in _CONTRACTING and contracted:
         (out,) = jax_seam.bind(eqn, operands)
-        return [_sum_of_products(out, operands, contracted, place, rounding)]
+        if not _rounds(jax.typeof(out)):
+            return [out]
+        return [_sum_of_products(out, _deciding(out, operands), list(contracted), place, rounding)]
     if name in _EXACT or name in _ELEMENTARY:
         (out,) = jax_seam.bind(eqn, operands)
-        return [
-            jnp.where(_whole(out, rounding, operands), out, _shaken(out, rounding, place, 1 if name in _EXACT else 2))
-        ]
+        return [_once(out, _deciding(out, operands), place, rounding, units=1 if name in _EXACT else 2)]
     # An algorithm behind one name, such as a factorisation, a special function or somebody's kernel: stable ones give
     # the nearly right result of nearly the right operands.
     shaken = [_shaken(x, rounding, place ^ jnp.uint32(7919 * (k + 1)), _OPAQUE) for k, x in enumerate(operands)]
@@ -195,12 +199,17 @@ def _rounded(eqn: Any, operands: list[Any], place: jax.Array, rounding: _Drawn, 
     return [_shaken(out, rounding, place ^ jnp.uint32(104729 * (k + 1)), _OPAQUE) for k, out in enumerate(outs)]
 
 
+@functools.partial(_traced_once, static_argnames="units")
+def _once(out: Any, operands: list[Any], place: jax.Array, rounding: _Drawn, *, units: int) -> Any:
+    """A result that is rounded once, to so many units, where it is no whole number."""
+    return jnp.where(_whole(out, rounding, operands), out, _shaken(out, rounding, place, units))
+
+
+@_traced_once
 def _sum_of_products(
     out: Any, operands: Sequence[Any], products: Sequence[Any], place: jax.Array, rounding: _Drawn
 ) -> Any:
     """A sum or difference, shaken by the rounding of the largest of itself and the products in it."""
-    if not _rounds(jax.typeof(out)):
-        return out
     size, whole = jnp.abs(out), _whole(out, rounding, operands)
     for x in products:
         size, whole = jnp.maximum(size, jnp.abs(x)), whole & _whole(x, rounding, ())
@@ -214,12 +223,16 @@ def _whole(x: Any, rounding: _Drawn, operands: Sequence[Any]) -> Any:
     In a 16-bit type many results are rounded to whole numbers, and are exact only where all operands are whole too.
     """
     whole = (x == jnp.round(x)) & (jnp.abs(x) * rounding.unit <= 1)
-    if not _rounds(jax.typeof(x)) or float(jnp.finfo(x.dtype).eps) <= float(jnp.finfo(np.float32).eps):
-        return whole
-    for operand in operands:
-        if _rounds(jax.typeof(operand)):
-            whole &= jnp.all(operand == jnp.round(operand))
+    for operand in _deciding(x, operands):
+        whole &= jnp.all(operand == jnp.round(operand))
     return whole
+
+
+def _deciding(x: Any, operands: Sequence[Any]) -> list[Any]:
+    """The operands that decide, beside the result itself, whether it is whole: the floats, of a 16-bit result."""
+    if not _rounds(jax.typeof(x)) or float(jnp.finfo(x.dtype).eps) <= float(jnp.finfo(np.float32).eps):
+        return []
+    return [operand for operand in operands if _rounds(jax.typeof(operand))]
 
 
 def _rounds(aval: Any) -> bool:
@@ -228,9 +241,12 @@ def _rounds(aval: Any) -> bool:
 
 def _shaken(x: Any, rounding: _Drawn, place: jax.Array, units: int = 1) -> Any:
     """Multiply each element by 1 + unit xi."""
-    if not _rounds(jax.typeof(x)):
-        return x
-    x = jnp.asarray(x)
+    return _multiplied(x, rounding, place, units=units) if _rounds(jax.typeof(x)) else x
+
+
+@functools.partial(_traced_once, static_argnames="units")
+def _multiplied(x: Any, rounding: _Drawn, place: jax.Array, *, units: int) -> Any:
+    """`_shaken` of what arithmetic rounds."""
     size = _at_least(units * rounding.unit, rounding, x.dtype)
     factor = 1 + _normal(place, x, size, rounding.table)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -293,8 +309,26 @@ def _sum(eqn: Any, name: str, operands: list[Any], place: jax.Array, rounding: _
     (out,) = jax_seam.bind(eqn, operands)
     terms, squares = _SUMS[name](eqn, operands, out)
     product = name in ("dot_general", "conv_general_dilated")
+    scattered = name == "scatter_add"
+    decide = _deciding(out, operands)
+    return _summed(out, terms, squares, decide, place, rounding, product=product, scattered=scattered)
+
+
+@functools.partial(_traced_once, static_argnames=("product", "scattered"))
+def _summed(
+    out: Any,
+    terms: Any,
+    squares: Any,
+    operands: list[Any],
+    place: jax.Array,
+    rounding: _Drawn,
+    *,
+    product: bool,
+    scattered: bool,
+) -> Any:
+    """A sum of so many terms, whose squares add up to `squares`, shaken by the rounding of its partial sums."""
     # Engines differ in whether scattered sums are kept in the wide type, so they count as sums in the narrow one.
-    unit = rounding.unit if name == "scatter_add" else rounding.sums if product else rounding.reductions
+    unit = rounding.unit if scattered else rounding.sums if product else rounding.reductions
     longest = jnp.where(rounding.reductions > rounding.sums, RUN if product else SHORT_RUN, RUN)
     run = jnp.clip(terms, 1, longest)
     runs = jnp.maximum(terms / run, 1)

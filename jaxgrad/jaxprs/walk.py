@@ -4,6 +4,7 @@ shard_map.
 A visitor says what one primitive gives; the walk does the rest, and can itself be traced, jitted and scanned.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -106,6 +107,8 @@ def _in_float64(value: Any) -> Any:
     return jnp.asarray(value, _wide_type(dtype)) if dtype is not None and _is_float(value) else value
 
 
+# Traced once, and then copied into each program: it is called for every equation.
+@functools.partial(jax.jit, inline=True)
 def another(place: jax.Array, number: Any) -> jax.Array:
     """A number for a place inside `place`: the two are mixed so that no two places share one but by chance."""
     # The multipliers are those of the hash functions murmur3 and xxhash: odd, with bits spread evenly.
