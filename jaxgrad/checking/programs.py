@@ -16,6 +16,8 @@ _KEPT = 64
 # A program of fewer numbers than this takes less time to run than XLA takes to optimise it: some 5 ns a number without
 # optimisation, 1 ns with it, and 0.1 s or more to make the difference.
 _SMALL = 2**24
+# As many turns are counted of a loop that a condition ends: an iteration that converges seldom takes more.
+_TURNS = 2**10
 
 
 def run(fn: Callable[..., Any], static: tuple[Hashable, ...], *args: Any) -> Any:
@@ -47,7 +49,7 @@ def _fixed(fn: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=_KEPT)
 def _numbers(program: Any) -> float:
-    """How many numbers a program computes, those of a scan in every turn; infinite where a condition ends a loop."""
+    """About how many numbers a program computes, those of a loop in every turn."""
     return _of_jaxpr(program.jaxpr)
 
 
@@ -56,8 +58,7 @@ def _of_jaxpr(jaxpr: Any) -> float:
 
 
 def _of_equation(eqn: Any) -> float:
-    if jax_seam.while_loop(eqn) is not None:
-        return math.inf
     scan = jax_seam.scan(eqn)
-    within = (scan.length if scan else 1) * sum(map(_of_jaxpr, jax_seam.inner(eqn)))
+    turns = scan.length if scan else _TURNS if jax_seam.while_loop(eqn) else 1
+    within = turns * sum(map(_of_jaxpr, jax_seam.inner(eqn)))
     return within + sum(math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars)
