@@ -26,7 +26,7 @@ from jaxgrad.checking.measure import measure, shaken
 from jaxgrad.checking.report import dated
 from jaxgrad.checking.taylor import random_direction
 from jaxgrad.errors import JaxgradError
-from jaxgrad.jax_seam import ClosedJaxpr
+from jaxgrad.jax_seam import ClosedJaxpr, jaxpr_as_fun
 from jaxgrad.mutation.operators import OPERATORS, Mistake, holds_floats, numbered, operator, used_steps
 from jaxgrad.mutation.program import (
     Place,
@@ -198,16 +198,17 @@ def as_backward(
 
 
 class _Known(NamedTuple):
-    """A traced pullback and all its mutants by their keys."""
+    """A traced pullback, all its mutants by their keys, and the function itself, traced from its dynamic arguments."""
 
     traced: Traced
     mutants: dict[tuple[Any, ...], Mutant]
+    forward: Callable[..., Any]
 
 
 def _traced_once(
     fn: Callable[..., Any], args: tuple[Any, ...], static_argnums: Sequence[int], rule: Rule, traces: dict[Any, _Known]
 ) -> _Known:
-    """The pullback at arguments of these shapes, types and static values, which all mutants of a score share.
+    """The function and its pullback at arguments of these shapes, types and static values, which all mutants share.
 
     To trace it for each, and each mistake in the body of a loop anew, would take most of a score's time. One that
     closes over what JAX is tracing is not kept.
@@ -223,8 +224,14 @@ def _traced_once(
         # A static argument that cannot be a key.
         key = None
     traced = trace_pullback(fn, *args, static_argnums=static_argnums)
-    known = _Known(traced, {mutant.key: mutant for mutant in mutants_of(traced.program)})
-    if key is not None and not any(isinstance(x, jax.core.Tracer) for x in traced.program.constants.values()):
+    closed, out = jax.make_jaxpr(lambda *given: fn(*rule.join(given)), return_shape=True)(*rule.dynamic)
+
+    def forward(*given: Any) -> Any:
+        return jax.tree.unflatten(jax.tree.structure(out), jaxpr_as_fun(closed)(*jax.tree.leaves(given)))
+
+    known = _Known(traced, {mutant.key: mutant for mutant in mutants_of(traced.program)}, forward)
+    constants = (*traced.program.constants.values(), *closed.consts)
+    if key is not None and not any(isinstance(x, jax.core.Tracer) for x in constants):
         traces[key] = known
     return known
 
@@ -247,12 +254,12 @@ def as_custom_vjp(
         given = positional(fn, args, kwargs)
         rule = rule_of(fn, given, static_argnums)
         # Traced here and not in `backward`, where JAX tells no lines but the one that it differentiates.
-        traced, here = _traced_once(fn, given, static_argnums, rule, known_traces)
+        traced, here, forward = _traced_once(fn, given, static_argnums, rule, known_traces)
         program = _placed(traced.program, None if mutant is None else here.get(mutant.key))
 
         @jax.custom_vjp
         def same(*dynamic: Any) -> Any:
-            return fn(*rule.join(dynamic))
+            return forward(*dynamic)
 
         def backward(dynamic: Any, dy: Any) -> Any:
             made = results(program, jax.tree.leaves((dynamic, dy)))
