@@ -1,0 +1,319 @@
+"""The first place where two backward passes part, of programs whose outputs agree.
+
+The cotangents of every matched pair of values are compared in backward order, under the layout in which the values
+agree, and those of the weights through the mapping.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad.checking.oracles import rules
+from jaxgrad.errors import JaxgradError
+from jaxgrad.port import fingerprint, jax_values, locate, mend_backward, torch_values
+from jaxgrad.port.fingerprint import EXACT, SCATTERED, Layout
+from jaxgrad.port.locate import BACKWARD, Agreement, Pair, Parted, Verdict, lines_of, relative
+from jaxgrad.port.mapping import Mapping as WeightMapping
+from jaxgrad.port.match import Setting
+from jaxgrad.port.values import Place, Trace
+
+# A backward pass has twice the operations of a forward pass and more cancellation.
+BACKWARD_TOLERANCE = 1e-8
+# Of how many operations a backward pass is compiled as a whole.
+_MOST_COMPILED = 300
+
+
+def jax_cotangents(
+    recorded: jax_values.Recorded,
+    outputs: Sequence[int],
+    dys: Sequence[np.ndarray],
+    only: frozenset[int] | None = None,
+) -> dict[int, np.ndarray]:
+    """The cotangents of all float values of a run, or `only` of some, for those of some outputs.
+
+    Custom rules must not have been opened.
+    """
+    program, values = recorded.program, recorded.values
+    trace = recorded.trace
+    # What is made of constants alone, such as the numbers that weights are initialised with, has no derivative.
+    made, inputs = set[int](), set(program.inputs)
+    for op in program.ops:
+        if not made.isdisjoint(op.operands) or not inputs.isdisjoint(op.operands):
+            made.update(op.results)
+    ops = [op for op in program.ops if made.intersection(op.results)]
+    at = [n for n in (*program.inputs, *sorted(made)) if _is_float(values[n])]
+    kept = {n: x for n, x in values.items() if n not in made}
+
+    def run(added: dict[int, Any]) -> list[Any]:
+        known = {n: x + added[n] if n in added else x for n, x in kept.items()}
+        for op in ops:
+            for n, x in zip(op.results, op.run([known[k] for k in op.operands]), strict=True):
+                known[n] = x + added[n] if n in added else x
+        return [known[n] for n in outputs]
+
+    with jax_values.float64():
+        zeros = {n: jnp.zeros(jnp.shape(values[n])) for n in at if only is None or n in only}
+        given = [jnp.asarray(dy).reshape(jnp.shape(values[n])) for n, dy in zip(outputs, dys, strict=True)]
+
+        def pull(at: Any, dys: Any) -> Any:
+            return jax.vjp(run, at)[1](dys)[0]
+
+        # A program of many operations has most of them many times, and is compiled faster one by one.
+        pulled = (pull if len(ops) > _MOST_COMPILED else jax.jit(pull))(zeros, given)
+    return {n: np.asarray(x) for n, x in pulled.items() if trace.values[n].array.size}
+
+
+def _is_float(x: Any) -> bool:
+    return hasattr(x, "dtype") and x.dtype == np.float64
+
+
+def _dys(parted: Parted, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng((seed, 9))
+    return [rng.standard_normal(parted.own.trace.values[n].array.shape) for n in parted.own.outputs]
+
+
+def beside_torch(
+    setting: Setting, arrays: Sequence[np.ndarray], found: WeightMapping, use: str, suggest: bool
+) -> Verdict | None:
+    """The verdict on cotangents, None where they agree."""
+    recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays), use, open_custom=False)
+    parted = locate.part(recorded.trace, setting.torch.trace)
+    pairs = [(n, m) for n, m in locate.aligned(parted) if _is_float(recorded.values[n])]
+    floats = [y.dtype.is_floating_point for y in setting.torch.outputs]
+    rng = np.random.default_rng(9)
+    given = {m: rng.standard_normal(parted.other.trace.values[m].array.shape) for m in setting.torch.trace.outputs}
+    dys = []
+    for n, m in pairs:
+        how = fingerprint.layout(parted.own.trace.values[n].array, parted.other.trace.values[m].array, parted.tolerance)
+        shape = parted.own.trace.values[n].array.shape
+        dys.append(fingerprint.moved(given[m], how or Layout(EXACT, (), True), shape, back=True))
+    wanted = {m for _, m in pairs}
+    theirs_dys = [
+        given[m] if m in wanted and is_float else np.zeros_like(given[m])
+        for m, is_float in zip(setting.torch.trace.outputs, floats, strict=True)
+    ]
+    try:
+        of_other = torch_values.cotangents(setting.torch, theirs_dys)
+    except RuntimeError as error:
+        raise JaxgradError(f"the torch module raised in its backward pass: {error}") from error
+    if not of_other:
+        return None
+    outputs = [n for n, _ in pairs]
+    of_own = jax_cotangents(recorded, outputs, dys)
+    by_name = {v.place.module: k for k, v in enumerate(setting.torch.trace.values) if v.place.op == "parameter"}
+    most = largest(of_other)
+    wrong = _wrong(_weight_gradients(setting, found, recorded, of_own, of_other, by_name), most)
+    inputs = {n: parted.pairs[n] for n in recorded.program.inputs[len(arrays) :] if n in parted.pairs}
+    verdict = _first_backward(parted, of_own, of_other, inputs, "torch", bool(wrong))
+    if verdict is None and not wrong:
+        return None
+    if verdict is None:
+        leaf = wrong[0].leaf
+        consumers = [v.place for v in recorded.trace.values if recorded.program.inputs[leaf] in v.operands]
+        after = _suspect(recorded.trace, recorded.program.inputs[leaf])
+        place = after or next(iter(consumers), None)
+        said = f"outputs agree, and the gradient of {setting.leaves[leaf][0]} does not{_padding(setting, wrong[0])}"
+        region = lines_of([place] if place else [])
+        base = locate.judged(parted, "torch")
+        verdict = base._replace(agrees=False, kind=BACKWARD, sentence=said, jax=place, region=region)
+    if not suggest:
+        return verdict
+
+    def off(changed: jax_values.Recorded) -> float | None:
+        """How far the gradients of a changed program are off, None where they do not agree."""
+        own = jax_cotangents(changed, outputs, dys, frozenset(recorded.program.inputs))
+        differs = functools.partial(_differs, parted, own, of_other, most)
+        gradients = _weight_gradients(setting, found, changed, own, of_other, by_name)
+        if _wrong(gradients, most) or any(map(differs, inputs.values())):
+            return None
+        return max((relative(each.own, each.theirs) for each in gradients), default=0.0)
+
+    return mend_backward.mended(verdict, parted, recorded, _unlike_detached(parted, of_own, of_other), off)
+
+
+def beside_jax(
+    fn: Callable[..., Any], other: Callable[..., Any], args: Sequence[Any], count: int, seed: int, use: str, name: str
+) -> Verdict | None:
+    """The verdict on the cotangents of two JAX functions of arrays, the first `count` parameters; None where equal."""
+    a = jax_values.record(fn, args, count, use, open_custom=False)
+    b = jax_values.record(other, args, count, use, open_custom=False)
+    parted = locate.part(a.trace, b.trace)
+    dys = _dys(parted, seed)
+    of_own, of_other = jax_cotangents(a, parted.own.outputs, dys), jax_cotangents(b, parted.other.outputs, dys)
+    ends = {n: Pair(n, m, Layout(EXACT, (), True)) for n, m in zip(a.program.inputs, b.program.inputs, strict=True)}
+    return _first_backward(parted, of_own, of_other, ends, name)
+
+
+def _unlike_detached(parted: Parted, of_own: Mapping[int, np.ndarray], of_other: Mapping[int, np.ndarray]) -> list[int]:
+    """The values whose gradient the other program stops, for some use at least, and that have another here."""
+    values, most = parted.other.trace.values, largest(of_other)
+    stopped = {n for v in values if v.place.op == "detach" for n in v.operands}
+    found = []
+    for n, pair in parted.pairs.items():
+        if pair.other not in stopped or parted.own.trace.values[n].moved or n not in of_own:
+            continue
+        theirs = of_other.get(pair.other, np.zeros(values[pair.other].array.shape))
+        shape = parted.own.trace.values[n].array.shape
+        if not near(of_own[n], fingerprint.moved(theirs, pair.layout, shape, back=True), most):
+            found.append(n)
+    return found
+
+
+class _Gradients(NamedTuple):
+    """A leaf, a tensor that it is made from, and the gradients of that in the two programs."""
+
+    leaf: int
+    tensor: str
+    own: np.ndarray
+    theirs: np.ndarray
+
+
+def _padding(setting: Setting, wrong: _Gradients) -> str:
+    """That the row of an embedding's padding has no gradient in torch, where that is all that differs."""
+    module = dict(setting.torch.module.named_modules()).get(wrong.tensor.rpartition(".")[0])
+    row = getattr(module, "padding_idx", None)
+    if row is None:
+        return ""
+    without = wrong.own.copy()
+    without[row] = 0.0
+    if not near(without, wrong.theirs, float(np.abs(wrong.own).max(initial=0.0))):
+        return ""
+    return f": row {row} has none in torch, whose embedding has padding_idx={row}"
+
+
+def _weight_gradients(
+    setting: Setting,
+    found: WeightMapping,
+    recorded: jax_values.Recorded,
+    of_own: Mapping[int, np.ndarray],
+    of_other: Mapping[int, np.ndarray],
+    by_name: Mapping[str, int],
+) -> list[_Gradients]:
+    """The gradients of all tensors that leaves are made from, for every such leaf."""
+    paths = {path: k for k, (path, _) in enumerate(setting.leaves)}
+    total: dict[str, np.ndarray] = {}
+    users: dict[str, list[int]] = {}
+    same = {n: first for first, names in _tied_names(setting).items() for n in names}
+    for entry in found.entries:
+        leaf = paths.get(entry.path)
+        if leaf is None or not entry.rule.sources:
+            continue
+        for name, dx in rules.transposed(entry.rule, of_own[recorded.program.inputs[leaf]], found.tensors).items():
+            first = same.get(name, name)
+            total[first] = total.get(first, 0.0) + dx
+            users.setdefault(first, []).append(leaf)
+    gradients = []
+    for name, dx in total.items():
+        if name in by_name and _wants_gradient(setting, by_name[name]):
+            theirs = of_other.get(by_name[name], np.zeros_like(dx))
+            gradients += [_Gradients(leaf, name, dx, theirs) for leaf in users[name]]
+    return gradients
+
+
+def _wrong(gradients: Iterable[_Gradients], most: float) -> list[_Gradients]:
+    """Those that differ; `most` is the size of the largest cotangent of all."""
+    return [each for each in gradients if not near(each.own, each.theirs, most)]
+
+
+def _wants_gradient(setting: Setting, number: int) -> bool:
+    x = setting.torch.tensors.get(number)
+    return x is not None and bool(x.requires_grad)
+
+
+def _tied_names(setting: Setting) -> dict[str, list[str]]:
+    if not hasattr(setting.torch.module, "named_parameters"):
+        return {}
+    found: dict[str, list[str]] = {}
+    for name, first in torch_values.tied(setting.torch.module).items():
+        found.setdefault(first, []).append(name)
+    return found
+
+
+def near(a: np.ndarray, b: np.ndarray, largest: float) -> bool:
+    """Whether two cotangents agree, within what a backward pass of float64 makes of rounding.
+
+    `largest` is the size of the largest cotangent of all: what cancels to 0 is noise of that size.
+    """
+    scale = max(float(np.abs(a).max(initial=0.0)), float(np.abs(b).max(initial=0.0)))
+    return a.shape == b.shape and bool((np.abs(a - b) <= BACKWARD_TOLERANCE * scale + 1e-13 * largest).all())
+
+
+def largest(cotangents: Mapping[int, np.ndarray]) -> float:
+    """The size of the largest number of all cotangents."""
+    return max((float(np.abs(x).max(initial=0.0)) for x in cotangents.values()), default=0.0)
+
+
+def _first_backward(
+    parted: Parted,
+    of_own: Mapping[int, np.ndarray],
+    of_other: Mapping[int, np.ndarray],
+    ends: Mapping[int, Pair],
+    other_name: str,
+    known: bool = False,
+) -> Verdict | None:
+    """The first pair in backward order whose cotangents differ, if any input's does, or one is `known` to."""
+    differs = functools.partial(_differs, parted, of_own, of_other, largest(of_other))
+    if not known and not any(differs(pair) for pair in ends.values()):
+        return None
+    roots = {p.other: p for p in reversed(list(parted.pairs.values())) if _comparable(parted, p, of_other)}
+    ordered = [roots[m] for m in sorted(roots, reverse=True)]
+    first = next((p for p in ordered if differs(p)), None)
+    if first is None:
+        first = next((p for p in ends.values() if differs(p)), None)
+    if first is None:
+        return None
+    trace = parted.own.trace
+    suspect = _suspect(trace, first.own)
+    place = suspect or next(
+        (v.place for v in trace.values if first.own in v.operands and not v.moved), trace.values[first.own].place
+    )
+    here = Agreement(trace.values[first.own].place, parted.other.trace.values[first.other].place)
+    detached = (v.place for v in parted.other.trace.values if first.other in v.operands and v.place.op == "detach")
+    after = next(detached, None) if suspect is None else None
+    theirs = of_other[first.other]
+    own = of_own.get(first.own, np.zeros(trace.values[first.own].array.shape))
+    back = fingerprint.moved(theirs, first.layout, own.shape, back=True)
+    counts = sum(not differs(p) for p in ordered), len(ordered)
+    return Verdict(
+        False, BACKWARD, f"outputs agree, and cotangents part behind {place.op}", (here,), place, after,
+        lines_of([place]), lines_of([after] if after else []), relative(own.ravel(), back.ravel()), (), (), counts,
+        None, (), other_name, *locate.steps(parted, locate.counterparts(parted)),
+        off=locate.mapped(own, np.asarray(back).reshape(own.shape)),
+    )  # fmt: skip
+
+
+def _differs(
+    parted: Parted, of_own: Mapping[int, np.ndarray], of_other: Mapping[int, np.ndarray], most: float, pair: Pair
+) -> bool:
+    """Whether the cotangents of a pair differ; `most` is the size of the largest of all."""
+    theirs = of_other.get(pair.other)
+    if theirs is None:
+        # Integers and values that torch keeps without a gradient have none to compare.
+        return False
+    shape = parted.own.trace.values[pair.own].array.shape
+    own = of_own.get(pair.own, np.zeros(shape))
+    return not near(own, fingerprint.moved(theirs, pair.layout, shape, back=True), most)
+
+
+def _comparable(parted: Parted, pair: Pair, of_other: Mapping[int, np.ndarray]) -> bool:
+    value = parted.own.trace.values[pair.own]
+    return value.varies and not value.moved and pair.other in of_other and pair.layout.kind != SCATTERED
+
+
+def _suspect(trace: Trace, number: int) -> Place | None:
+    """The operation with a derivative of its own that a value goes into: a custom rule, stop_gradient."""
+    todo, seen = [number], set()
+    while todo:
+        n = todo.pop()
+        for m, v in enumerate(trace.values):
+            if n in v.operands and m not in seen:
+                seen.add(m)
+                if v.place.op.startswith("custom_") or v.place.op == "stop_gradient":
+                    return v.place
+                if v.moved:
+                    todo.append(m)
+    return None
