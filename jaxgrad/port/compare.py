@@ -121,7 +121,7 @@ def _beside_torch(
             verdict = verdict._replace(agrees=False, kind=BUFFER, sentence=buffers)
         if verdict.agrees:
             progress(3, len(_STEPS), _STEPS[3])
-            verdict = cotangents.beside_torch(setting, arrays, found, use, suggest) or verdict
+            verdict = cotangents.beside_torch(setting, arrays, found, recorded, parted, use, suggest) or verdict
     verdict = verdict._replace(mapping=found, notes=tuple(notes))
     leaves = [path for path, _ in setting.leaves]
     return _mended(verdict, suggest, progress, parted, recorded, leaves, {n: setting.tensors[n] for n in found.unused})

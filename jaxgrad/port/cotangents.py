@@ -5,6 +5,7 @@ agree, and those of the weights through the mapping.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ import numpy as np
 from jaxgrad.checking.oracles import rules
 from jaxgrad.errors import JaxgradError
 from jaxgrad.port import fingerprint, jax_values, locate, mend_backward, torch_values
-from jaxgrad.port.fingerprint import EXACT, SCATTERED, Layout
+from jaxgrad.port.fingerprint import EXACT, SCATTERED, Held, Layout, Sketch
+from jaxgrad.port.jax_values import Op
 from jaxgrad.port.locate import BACKWARD, Agreement, Pair, Parted, Verdict, lines_of, relative
 from jaxgrad.port.mapping import Mapping as WeightMapping
 from jaxgrad.port.match import Setting
@@ -31,65 +33,116 @@ def jax_cotangents(
     recorded: jax_values.Recorded,
     outputs: Sequence[int],
     dys: Sequence[np.ndarray],
+    pairs: Mapping[int, Pair],
     only: frozenset[int] | None = None,
-) -> dict[int, np.ndarray]:
-    """The cotangents of all float values of a run, or `only` of some, for those of some outputs.
+) -> dict[int, Held]:
+    """The cotangents of the float values of a run, or `only` of some, for those of some outputs.
 
-    Custom rules must not have been opened.
+    A run that was let go is pulled back piece by piece, from the last of its cuts: of what is no input there are
+    sketches, in the layout of the other program's value if there is one among the `pairs`. Custom rules must not have
+    been opened.
     """
     program, values = recorded.program, recorded.values
-    trace = recorded.trace
     # What is made of constants alone, such as the numbers that weights are initialised with, has no derivative.
     made, inputs = set[int](), set(program.inputs)
     for op in program.ops:
         if not made.isdisjoint(op.operands) or not inputs.isdisjoint(op.operands):
             made.update(op.results)
-    ops = [op for op in program.ops if made.intersection(op.results)]
-    at = [n for n in (*program.inputs, *sorted(made)) if _is_float(values[n])]
-    kept = {n: x for n, x in values.items() if n not in made}
+    found: dict[int, Held] = {}
+    pending: dict[int, Any] = {}
+    with jax_values.float64():
+        for n, dy in zip(outputs, dys, strict=True):
+            _add(pending, n, jnp.asarray(dy).reshape(np.shape(values[n])))
+        ends = [0, *recorded.cuts, len(program.ops)]
+        for start, stop in reversed(list(itertools.pairwise(ends))):
+            ops = [op for op in program.ops[start:stop] if made.intersection(op.results)]
+            inside = {n for op in ops for n in op.results}
+            dys_inside = {n: pending.pop(n) for n in list(pending) if n in inside}
+            if not dys_inside:
+                continue
+            wanted = inside & recorded.floats if only is None else inside & recorded.floats & only
+            derived = recorded.floats & (made | inputs)
+            shapes = {n: recorded.trace.values[n].shape for n in sorted(wanted)}
+            # A program of many operations has most of them many times, and is compiled faster one by one.
+            compiled = len(program.ops) <= _MOST_COMPILED and not recorded.cuts
+            of_inside, of_before = _pulled(ops, values, shapes, derived, dys_inside, compiled)
+            for n, dx in of_before.items():
+                _add(pending, n, dx)
+            found.update((n, _kept(recorded, n, dx, pairs.get(n))) for n, dx in of_inside.items())
+    for n in inputs & recorded.floats:
+        found[n] = np.asarray(pending.get(n, np.zeros(recorded.trace.values[n].shape)))
+    return found
 
-    def run(added: dict[int, Any]) -> list[Any]:
-        known = {n: x + added[n] if n in added else x for n, x in kept.items()}
+
+def _pulled(
+    ops: Sequence[Op],
+    values: Mapping[int, Any],
+    wanted: Mapping[int, tuple[int, ...]],
+    derived: frozenset[int],
+    dys: Mapping[int, Any],
+    compiled: bool,
+) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The cotangents of the `wanted` results, by number with their shapes, and of what is `derived` and goes in."""
+    inside = {n for op in ops for n in op.results}
+    before = {n: values[n] for op in ops for n in op.operands if n not in inside}
+    floats = {n: x for n, x in before.items() if n in derived}
+    zeros = {n: jnp.zeros(shape) for n, shape in wanted.items()}
+
+    def run(added: dict[int, Any], given: dict[int, Any]) -> dict[int, Any]:
+        known = {**before, **given}
         for op in ops:
             for n, x in zip(op.results, op.run([known[k] for k in op.operands]), strict=True):
                 known[n] = x + added[n] if n in added else x
-        return [known[n] for n in outputs]
+        return {n: known[n] for n in dys}
 
-    with jax_values.float64():
-        zeros = {n: jnp.zeros(jnp.shape(values[n])) for n in at if only is None or n in only}
-        given = [jnp.asarray(dy).reshape(jnp.shape(values[n])) for n, dy in zip(outputs, dys, strict=True)]
+    def pull(added: Any, given: Any, dys: Any) -> Any:
+        return jax.vjp(run, added, given)[1](dys)
 
-        def pull(at: Any, dys: Any) -> Any:
-            return jax.vjp(run, at)[1](dys)[0]
-
-        # A program of many operations has most of them many times, and is compiled faster one by one.
-        pulled = (pull if len(ops) > _MOST_COMPILED else jax.jit(pull))(zeros, given)
-    return {n: np.asarray(x) for n, x in pulled.items() if trace.values[n].array.size}
+    of_inside, of_before = (jax.jit(pull) if compiled else pull)(zeros, floats, dys)
+    return of_inside, of_before
 
 
-def _is_float(x: Any) -> bool:
-    return hasattr(x, "dtype") and x.dtype == np.float64
+def _add(to: dict[int, Any], number: int, x: Any) -> None:
+    to[number] = to[number] + x if number in to else x
+
+
+def _kept(recorded: jax_values.Recorded, number: int, dx: Any, pair: Pair | None) -> Held:
+    """A cotangent, or a sketch of it where the value itself was let go."""
+    array = np.asarray(dx)
+    if isinstance(recorded.trace.values[number].held, np.ndarray):
+        return array
+    if pair is None or pair.layout.kind == SCATTERED:
+        return fingerprint.sketch(array)
+    return fingerprint.sketch(fingerprint.moved(array, pair.layout, pair.shape))
 
 
 def _dys(parted: Parted, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng((seed, 9))
-    return [rng.standard_normal(parted.own.trace.values[n].array.shape) for n in parted.own.outputs]
+    return [rng.standard_normal(parted.own.trace.values[n].shape) for n in parted.own.outputs]
 
 
 def beside_torch(
-    setting: Setting, arrays: Sequence[np.ndarray], found: WeightMapping, use: str, suggest: bool
+    setting: Setting,
+    arrays: Sequence[np.ndarray],
+    found: WeightMapping,
+    recorded: jax_values.Recorded,
+    parted: Parted,
+    use: str,
+    suggest: bool,
 ) -> Verdict | None:
-    """The verdict on cotangents, None where they agree."""
-    recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays), use, open_custom=False)
-    parted = locate.part(recorded.trace, setting.torch.trace)
-    pairs = [(n, m) for n, m in locate.aligned(parted) if _is_float(recorded.values[n])]
+    """The verdict on cotangents of two runs that agree, None where they do, too."""
+    if recorded.opened:
+        # Derivatives are to be those of its rules.
+        recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays), use, open_custom=False)
+        parted = locate.part(recorded.trace, setting.torch.trace)
+    pairs = [(n, m) for n, m in locate.aligned(parted) if n in recorded.floats]
     floats = [y.dtype.is_floating_point for y in setting.torch.outputs]
     rng = np.random.default_rng(9)
-    given = {m: rng.standard_normal(parted.other.trace.values[m].array.shape) for m in setting.torch.trace.outputs}
+    given = {m: rng.standard_normal(parted.other.trace.values[m].shape) for m in setting.torch.trace.outputs}
     dys = []
     for n, m in pairs:
         how = fingerprint.layout(parted.own.trace.values[n].array, parted.other.trace.values[m].array, parted.tolerance)
-        shape = parted.own.trace.values[n].array.shape
+        shape = parted.own.trace.values[n].shape
         dys.append(fingerprint.moved(given[m], how or Layout(EXACT, (), True), shape, back=True))
     wanted = {m for _, m in pairs}
     theirs_dys = [
@@ -103,7 +156,7 @@ def beside_torch(
     if not of_other:
         return None
     outputs = [n for n, _ in pairs]
-    of_own = jax_cotangents(recorded, outputs, dys)
+    of_own = jax_cotangents(recorded, outputs, dys, parted.pairs)
     by_name = {v.place.module: k for k, v in enumerate(setting.torch.trace.values) if v.place.op == "parameter"}
     most = largest(of_other)
     wrong = _wrong(_weight_gradients(setting, found, recorded, of_own, of_other, by_name), most)
@@ -125,7 +178,7 @@ def beside_torch(
 
     def off(changed: jax_values.Recorded) -> float | None:
         """How far the gradients of a changed program are off, None where they do not agree."""
-        own = jax_cotangents(changed, outputs, dys, frozenset(recorded.program.inputs))
+        own = jax_cotangents(changed, outputs, dys, {}, frozenset(recorded.program.inputs))
         differs = functools.partial(_differs, parted, own, of_other, most)
         gradients = _weight_gradients(setting, found, changed, own, of_other, by_name)
         if _wrong(gradients, most) or any(map(differs, inputs.values())):
@@ -143,24 +196,37 @@ def beside_jax(
     b = jax_values.record(other, args, count, use, open_custom=False)
     parted = locate.part(a.trace, b.trace)
     dys = _dys(parted, seed)
-    of_own, of_other = jax_cotangents(a, parted.own.outputs, dys), jax_cotangents(b, parted.other.outputs, dys)
-    ends = {n: Pair(n, m, Layout(EXACT, (), True)) for n, m in zip(a.program.inputs, b.program.inputs, strict=True)}
+    of_own = jax_cotangents(a, parted.own.outputs, dys, parted.pairs)
+    of_other = jax_cotangents(b, parted.other.outputs, dys, {})
+    ends = {
+        n: Pair(n, m, Layout(EXACT, (), True), a.trace.values[n].shape)
+        for n, m in zip(a.program.inputs, b.program.inputs, strict=True)
+    }
     return _first_backward(parted, of_own, of_other, ends, name)
 
 
-def _unlike_detached(parted: Parted, of_own: Mapping[int, np.ndarray], of_other: Mapping[int, np.ndarray]) -> list[int]:
+def _unlike_detached(parted: Parted, of_own: Mapping[int, Held], of_other: Mapping[int, Held]) -> list[int]:
     """The values whose gradient the other program stops, for some use at least, and that have another here."""
     values, most = parted.other.trace.values, largest(of_other)
     stopped = {n for v in values if v.place.op == "detach" for n in v.operands}
     found = []
     for n, pair in parted.pairs.items():
-        if pair.other not in stopped or parted.own.trace.values[n].moved or n not in of_own:
+        if (
+            pair.layout.kind == SCATTERED
+            or pair.other not in stopped
+            or parted.own.trace.values[n].moved
+            or n not in of_own
+        ):
             continue
-        theirs = of_other.get(pair.other, np.zeros(values[pair.other].array.shape))
-        shape = parted.own.trace.values[n].array.shape
-        if not near(of_own[n], fingerprint.moved(theirs, pair.layout, shape, back=True), most):
+        theirs = of_other.get(pair.other, np.zeros(values[pair.other].shape))
+        if not near(_laid(of_own[n], pair), theirs, most):
             found.append(n)
     return found
+
+
+def _laid(dx: Held, pair: Pair) -> Held:
+    """A cotangent in the layout of the other program's value; a sketch is so already."""
+    return dx if isinstance(dx, Sketch) else fingerprint.moved(dx, pair.layout, pair.shape)
 
 
 class _Gradients(NamedTuple):
@@ -169,7 +235,7 @@ class _Gradients(NamedTuple):
     leaf: int
     tensor: str
     own: np.ndarray
-    theirs: np.ndarray
+    theirs: Held
 
 
 def _padding(setting: Setting, wrong: _Gradients) -> str:
@@ -189,8 +255,8 @@ def _weight_gradients(
     setting: Setting,
     found: WeightMapping,
     recorded: jax_values.Recorded,
-    of_own: Mapping[int, np.ndarray],
-    of_other: Mapping[int, np.ndarray],
+    of_own: Mapping[int, Held],
+    of_other: Mapping[int, Held],
     by_name: Mapping[str, int],
 ) -> list[_Gradients]:
     """The gradients of all tensors that leaves are made from, for every such leaf."""
@@ -202,9 +268,11 @@ def _weight_gradients(
         leaf = paths.get(entry.path)
         if leaf is None or not entry.rule.sources:
             continue
-        for name, dx in rules.transposed(entry.rule, of_own[recorded.program.inputs[leaf]], found.tensors).items():
+        of_leaf = of_own[recorded.program.inputs[leaf]]
+        assert isinstance(of_leaf, np.ndarray), "the cotangents of inputs are kept"
+        for name, dx in rules.transposed(entry.rule, of_leaf, found.tensors).items():
             first = same.get(name, name)
-            total[first] = total.get(first, 0.0) + dx
+            total[first] = total[first] + dx if first in total else dx
             users.setdefault(first, []).append(leaf)
     gradients = []
     for name, dx in total.items():
@@ -220,8 +288,7 @@ def _wrong(gradients: Iterable[_Gradients], most: float) -> list[_Gradients]:
 
 
 def _wants_gradient(setting: Setting, number: int) -> bool:
-    x = setting.torch.tensors.get(number)
-    return x is not None and bool(x.requires_grad)
+    return number in setting.torch.edges
 
 
 def _tied_names(setting: Setting) -> dict[str, list[str]]:
@@ -233,24 +300,31 @@ def _tied_names(setting: Setting) -> dict[str, list[str]]:
     return found
 
 
-def near(a: np.ndarray, b: np.ndarray, largest: float) -> bool:
+def near(a: Held, b: Held, largest: float) -> bool:
     """Whether two cotangents agree, within what a backward pass of float64 makes of rounding.
 
     `largest` is the size of the largest cotangent of all: what cancels to 0 is noise of that size.
     """
+    least = 1e-13 * largest
+    if isinstance(a, Sketch) or isinstance(b, Sketch):
+        return a.size == b.size and fingerprint.same(a, b, BACKWARD_TOLERANCE, least)
     scale = max(float(np.abs(a).max(initial=0.0)), float(np.abs(b).max(initial=0.0)))
-    return a.shape == b.shape and bool((np.abs(a - b) <= BACKWARD_TOLERANCE * scale + 1e-13 * largest).all())
+    return a.shape == b.shape and bool((np.abs(a - b) <= BACKWARD_TOLERANCE * scale + least).all())
 
 
-def largest(cotangents: Mapping[int, np.ndarray]) -> float:
+def largest(cotangents: Mapping[int, Held]) -> float:
     """The size of the largest number of all cotangents."""
-    return max((float(np.abs(x).max(initial=0.0)) for x in cotangents.values()), default=0.0)
+    return max((_size(x) for x in cotangents.values()), default=0.0)
+
+
+def _size(x: Held) -> float:
+    return x.known.scale if isinstance(x, Sketch) else float(np.abs(x).max(initial=0.0))
 
 
 def _first_backward(
     parted: Parted,
-    of_own: Mapping[int, np.ndarray],
-    of_other: Mapping[int, np.ndarray],
+    of_own: Mapping[int, Held],
+    of_other: Mapping[int, Held],
     ends: Mapping[int, Pair],
     other_name: str,
     known: bool = False,
@@ -275,31 +349,35 @@ def _first_backward(
     detached = (v.place for v in parted.other.trace.values if first.other in v.operands and v.place.op == "detach")
     after = next(detached, None) if suspect is None else None
     theirs = of_other[first.other]
-    own = of_own.get(first.own, np.zeros(trace.values[first.own].array.shape))
-    back = fingerprint.moved(theirs, first.layout, own.shape, back=True)
+    own = of_own.get(first.own, np.zeros(trace.values[first.own].shape))
+    off = None
+    if isinstance(own, np.ndarray) and isinstance(theirs, np.ndarray):
+        off = locate.mapped(own, fingerprint.moved(theirs, first.layout, own.shape, back=True).reshape(own.shape))
     counts = sum(not differs(p) for p in ordered), len(ordered)
     return Verdict(
         False, BACKWARD, f"outputs agree, and cotangents part behind {place.op}", (here,), place, after,
-        lines_of([place]), lines_of([after] if after else []), relative(own.ravel(), back.ravel()), (), (), counts,
-        None, (), other_name, *locate.steps(parted, locate.counterparts(parted)),
-        off=locate.mapped(own, np.asarray(back).reshape(own.shape)),
+        lines_of([place]), lines_of([after] if after else []), _apart(_laid(own, first), theirs), (), (), counts,
+        None, (), other_name, *locate.steps(parted, locate.counterparts(parted)), off=off,
     )  # fmt: skip
 
 
-def _differs(
-    parted: Parted, of_own: Mapping[int, np.ndarray], of_other: Mapping[int, np.ndarray], most: float, pair: Pair
-) -> bool:
+def _apart(a: Held, b: Held) -> float:
+    if isinstance(a, Sketch) or isinstance(b, Sketch):
+        return relative(a, b)
+    return relative(a.ravel(), b.ravel())
+
+
+def _differs(parted: Parted, of_own: Mapping[int, Held], of_other: Mapping[int, Held], most: float, pair: Pair) -> bool:
     """Whether the cotangents of a pair differ; `most` is the size of the largest of all."""
     theirs = of_other.get(pair.other)
     if theirs is None:
         # Integers and values that torch keeps without a gradient have none to compare.
         return False
-    shape = parted.own.trace.values[pair.own].array.shape
-    own = of_own.get(pair.own, np.zeros(shape))
-    return not near(own, fingerprint.moved(theirs, pair.layout, shape, back=True), most)
+    own = of_own.get(pair.own, np.zeros(parted.own.trace.values[pair.own].shape))
+    return not near(_laid(own, pair), theirs, most)
 
 
-def _comparable(parted: Parted, pair: Pair, of_other: Mapping[int, np.ndarray]) -> bool:
+def _comparable(parted: Parted, pair: Pair, of_other: Mapping[int, Held]) -> bool:
     value = parted.own.trace.values[pair.own]
     return value.varies and not value.moved and pair.other in of_other and pair.layout.kind != SCATTERED
 

@@ -14,9 +14,9 @@ import numpy as np
 from jaxgrad.checking.heat import heat
 from jaxgrad.errors import JaxgradError
 from jaxgrad.port import fingerprint, torch_values
-from jaxgrad.port.fingerprint import EXACT, SCATTERED, SWAPPED, Layout
+from jaxgrad.port.fingerprint import EXACT, SCATTERED, SWAPPED, Held, Layout, Sketch
 from jaxgrad.port.mapping import Mapping as WeightMapping
-from jaxgrad.port.values import Line, Place, Step, Trace
+from jaxgrad.port.values import Line, Place, Step, Trace, Value
 
 AGREES, FORWARD, BACKWARD, LAYOUT, BUFFER = "agrees", "forward", "backward", "layout of the output", "buffer"
 # Operations of either library that take a part of a value, and those that join several.
@@ -25,11 +25,15 @@ _JOINS = frozenset("stack concatenate cat".split())
 
 
 class Pair(NamedTuple):
-    """Two values that agree: their numbers in the two traces, and how the first lies beside the second."""
+    """Two values that agree: their numbers in the two traces, and how the first lies beside the second.
+
+    `shape` is that of the second.
+    """
 
     own: int
     other: int
     layout: Layout
+    shape: tuple[int, ...]
 
 
 class Agreement(NamedTuple):
@@ -119,29 +123,37 @@ class Parted(NamedTuple):
 
 def part(own: Trace, other: Trace, tolerance: float = fingerprint.TOLERANCE) -> Parted:
     """Look up every value of a trace among those of another."""
-    numbers = [n for n, v in enumerate(other.values) if fingerprint.told(v.array)]
-    index = fingerprint.index([other.values[n].array for n in numbers])
+    numbers = [n for n, v in enumerate(other.values) if fingerprint.told(v.held)]
+    index = fingerprint.index([other.values[n].held for n in numbers])
     pairs: dict[int, Pair] = {}
     for n, value in enumerate(own.values):
-        if not fingerprint.told(value.array):
+        if not fingerprint.told(value.held):
             continue
         best: tuple[int, int, Pair] | None = None
-        for found in fingerprint.like(value.array, index, tolerance):
+        for found in fingerprint.like(value.held, index, tolerance):
             m = numbers[found]
             if other.values[m].varies != value.varies:
                 continue
-            how = fingerprint.layout(value.array, other.values[m].array, tolerance)
+            how = _layout(value, other.values[m], tolerance)
             if how is None:
                 continue
             rank = [EXACT, fingerprint.TRANSPOSED, SWAPPED, SCATTERED].index(how.kind)
             if best is None or (rank, m) < best[:2]:
-                best = rank, m, Pair(n, m, how)
+                best = rank, m, Pair(n, m, how, other.values[m].shape)
             if how.kind == EXACT:
                 # Those that follow were made later.
                 break
         if best is not None:
             pairs[n] = best[2]
     return Parted(_side(own), _side(other), pairs, _twisted(own, pairs), tolerance)
+
+
+def _layout(own: Value, other: Value, tolerance: float) -> Layout | None:
+    """How a value lies beside another; where of both there are sketches alone, the first is computed again."""
+    how = fingerprint.layout(own.held, other.held, tolerance)
+    if how is None and isinstance(own.held, Sketch) and isinstance(other.held, Sketch):
+        how = fingerprint.layout(own.array, other.held, tolerance)
+    return how
 
 
 def _twisted(trace: Trace, pairs: Mapping[int, Pair]) -> frozenset[int]:
@@ -161,7 +173,7 @@ def _twisted(trace: Trace, pairs: Mapping[int, Pair]) -> frozenset[int]:
 
 
 def _side(trace: Trace) -> Side:
-    return Side(trace, tuple(n for n in trace.outputs if trace.values[n].array.size))
+    return Side(trace, tuple(n for n in trace.outputs if trace.values[n].size))
 
 
 def agreed(parted: Parted, number: int) -> bool:
@@ -200,7 +212,7 @@ def aligned(parted: Parted) -> list[tuple[int, int]]:
     of_other = parted.other.trace.values
     for m in list(other):
         same = [n for n in own if same_numbers(parted, n, m)] or [
-            n for n in own if parted.own.trace.values[n].array.size == of_other[m].array.size
+            n for n in own if parted.own.trace.values[n].size == of_other[m].size
         ]
         if same:
             found.append((same[0], m))
@@ -210,9 +222,10 @@ def aligned(parted: Parted) -> list[tuple[int, int]]:
 
 def same_numbers(parted: Parted, n: int, m: int) -> bool:
     """Whether an output is another, in its layout or, where the shapes differ, in some other."""
-    a, b = parted.own.trace.values[n].array, parted.other.trace.values[m].array
-    if a.size != b.size:
+    first, second = parted.own.trace.values[n], parted.other.trace.values[m]
+    if first.size != second.size:
         return False
+    a, b = first.array, second.array
     if np.squeeze(a).shape == np.squeeze(b).shape:
         return fingerprint.close(a.ravel(), b.ravel(), parted.tolerance)
     how = fingerprint.layout(a, b, parted.tolerance)
@@ -240,13 +253,13 @@ def slices(parted: Parted, known: set[int] | None = None) -> tuple[list[int], li
 def counterparts(parted: Parted) -> set[int]:
     """The values of the other program that some agreed value of the first is, however they are stored."""
     own = [n for n in parted.pairs if agreed(parted, n) and parted.own.trace.values[n].varies]
-    index = fingerprint.index([parted.own.trace.values[n].array for n in own])
+    index = fingerprint.index([parted.own.trace.values[n].held for n in own])
     found = {parted.pairs[n].other for n in own}
     for m, value in enumerate(parted.other.trace.values):
-        if m in found or not value.varies or not fingerprint.told(value.array):
+        if m in found or not value.varies or not fingerprint.told(value.held):
             continue
-        for k in fingerprint.like(value.array, index, parted.tolerance):
-            how = fingerprint.layout(index.arrays[k], value.array, parted.tolerance)
+        for k in fingerprint.like(value.held, index, parted.tolerance):
+            how = _layout(parted.own.trace.values[own[k]], value, parted.tolerance)
             if how is not None and how.kind not in (SCATTERED,):
                 found.add(m)
                 break
@@ -296,7 +309,7 @@ def _inner_steps(trace: Trace, found: Sequence[int], agreed: set[int]) -> list[i
         and v.place.op.split(": ")[1] not in torch_values.ALTERNATIVES
         and (v.place.module, v.place.op.split(": ")[0], v.operands) in wanted
         and n not in agreed
-        and fingerprint.told(v.array)
+        and fingerprint.told(v.held)
     ]
 
 
@@ -304,7 +317,7 @@ def judged(parted: Parted, other_name: str) -> Verdict:
     """The verdict of two runs' values."""
     theirs = counterparts(parted)
     own, other, wrong = slices(parted, theirs)
-    looked_up = [n for n, v in enumerate(parted.own.trace.values) if v.varies and fingerprint.told(v.array)]
+    looked_up = [n for n, v in enumerate(parted.own.trace.values) if v.varies and fingerprint.told(v.held)]
     counts = sum(agreed(parted, n) for n in looked_up), len(looked_up)
     nothing = Verdict(
         True, AGREES, "", (), None, None, (), (), None, (), (), counts, None, (), other_name, *steps(parted, theirs)
@@ -357,7 +370,7 @@ def judged(parted: Parted, other_name: str) -> Verdict:
 
 def _first_told(trace: Trace, numbers: Sequence[int]) -> int:
     """The first of some values that says something, else the first."""
-    return next((n for n in numbers if fingerprint.told(trace.values[n].array)), numbers[0])
+    return next((n for n in numbers if fingerprint.told(trace.values[n].held)), numbers[0])
 
 
 def steps(parted: Parted, agreeing: set[int]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
@@ -368,7 +381,7 @@ def steps(parted: Parted, agreeing: set[int]) -> tuple[tuple[Step, ...], tuple[S
 
     def step(trace: Trace, n: int, agrees: bool, like: int | None) -> Step:
         value = trace.values[n]
-        return Step(value.place, value.array.shape, agrees if fingerprint.told(value.array) else None, like)
+        return Step(value.place, value.shape, agrees if fingerprint.told(value.held) else None, like)
 
     mine, others = parted.own.trace, parted.other.trace
     numbers = {n: k for k, n in enumerate(shown(others))}
@@ -423,7 +436,7 @@ def _blamed(parted: Parted, first: int) -> Place:
             return trace.values[move].place
     for n in trace.values[first].operands:
         value = trace.values[n]
-        if value.varies or value.array.size < 2 or not value.array.any():
+        if value.varies or value.size < 2 or not value.array.any():
             continue
         chain = [k for k in _ancestors(trace, n) if trace.values[k].place.lines]
         if _has(parted, n) or not chain:
@@ -447,7 +460,7 @@ def _first_unlike(parted: Parted, n: int) -> Place | None:
     def unlike(k: int) -> bool:
         pair = parted.pairs.get(k)
         differs = pair is None or pair.layout.kind == SCATTERED
-        return differs and bool(trace.values[k].operands) and fingerprint.told(trace.values[k].array)
+        return differs and bool(trace.values[k].operands) and fingerprint.told(trace.values[k].held)
 
     found, todo = set[int](), [n]
     while todo:
@@ -466,14 +479,15 @@ def _disordered(parted: Parted, n: int) -> int | None:
     trace, others = parted.own.trace, parted.other.trace.values
     if not trace.values[n].moved or not trace.values[n].varies:
         return None
-    index = fingerprint.index([v.array for v in others])
+    index = fingerprint.index([v.held for v in others])
 
     def disordered(m: int) -> bool | None:
         """Whether a value is like none of its shape; None where there is none of its shape."""
-        array = trace.values[m].array
-        found = [others[k].array for k in fingerprint.like(array, index, parted.tolerance)]
-        same = [x for x in found if np.squeeze(x).shape == np.squeeze(array).shape]
-        return all(not fingerprint.close(array.ravel(), x.ravel(), parted.tolerance) for x in same) if same else None
+        held = trace.values[m].held
+        shape = [n for n in held.shape if n > 1]
+        found = [others[k].held for k in fingerprint.like(held, index, parted.tolerance)]
+        same = [x for x in found if [n for n in x.shape if n > 1] == shape]
+        return all(not fingerprint.same(held, x, parted.tolerance) for x in same) if same else None
 
     if disordered(n) is not True:
         return None
@@ -503,8 +517,10 @@ def _has(parted: Parted, n: int) -> bool:
     if array.min() == array.max():
         return False
     for value in parted.other.trace.values:
+        if value.varies or value.size < 2:
+            continue
         other = value.array
-        if value.varies or other.size < 2 or other.min() == other.max():
+        if other.min() == other.max():
             continue
         for x in (other, 1 - other):
             big, small = (array, x) if array.size >= x.size else (x, array)
@@ -520,7 +536,7 @@ def distance(parted: Parted, first: int, others: Sequence[int]) -> float | None:
     sizes = [
         relative(np.sort(a, None), np.sort(parted.other.trace.values[m].array, None))
         for m in others[:12]
-        if parted.other.trace.values[m].array.size == a.size
+        if parted.other.trace.values[m].size == a.size
     ]
     return min(sizes, default=None)
 
@@ -528,8 +544,8 @@ def distance(parted: Parted, first: int, others: Sequence[int]) -> float | None:
 def off(parted: Parted, first: int, others: Sequence[int]) -> dict[str, Any] | None:
     """Where a value is off from the nearest of its size that the other program has there; None where none has it."""
     a = parted.own.trace.values[first].array
-    alike = [parted.other.trace.values[m].array for m in others[:12]]
-    alike = [b for b in alike if b.size == a.size]
+    values = parted.other.trace.values
+    alike = [values[m].array for m in others[:12] if values[m].size == a.size]
     if not alike:
         return None
     return mapped(a, laid_like(min(alike, key=lambda b: relative(np.sort(a, None), np.sort(b, None))), a))
@@ -551,8 +567,13 @@ def laid_like(b: np.ndarray, a: np.ndarray) -> np.ndarray:
     return min(fits or [b.reshape(own.shape)], key=lambda way: relative(own, way)).reshape(a.shape)
 
 
-def relative(a: np.ndarray, b: np.ndarray) -> float:
-    """The 2-norm of a difference over that of the second, over what are ordinary numbers in both."""
+def relative(a: Held, b: Held) -> float:
+    """The 2-norm of a difference over that of the second, over what are ordinary numbers in both.
+
+    Where of one there is only a sketch, it is estimated from their weighted sums.
+    """
+    if isinstance(a, Sketch) or isinstance(b, Sketch):
+        a, b = fingerprint.sums(a), fingerprint.sums(b)
     ok = fingerprint.ordinary_of(a) & fingerprint.ordinary_of(b)
     size = float(np.linalg.norm(b[ok]))
     return float(np.linalg.norm(a[ok] - b[ok])) / size if size else float(np.linalg.norm(a[ok]))

@@ -247,11 +247,13 @@ class _Search:
             for op in self.ops
         ]
         self.known = {
-            n: x for n, x in self.recorded.values.items() if n in zeros or (n not in self.made and n not in slots)
+            n: self.recorded.values[n]
+            for n in range(len(trace.values))
+            if n in zeros or (n not in self.made and n not in slots)
         }
         self.slots = {k: number for number, k in slots.items()}
         values = setting.torch.trace.values
-        self.theirs = fingerprint.index([v.array for v in values if v.varies and fingerprint.told(v.array)])
+        self.theirs = fingerprint.index([v.held for v in values if v.varies and fingerprint.told(v.held)])
         order = {v.place.module: k for k, v in enumerate(values) if v.place.op == "parameter"}
         used = [n for v in values if v.place.op != "parameter" for n in v.operands]
         first = {
@@ -263,6 +265,9 @@ class _Search:
         self.places = {n: k / count for k, n in enumerate(sorted(self.order, key=self.order.__getitem__))}
         wanted = [leaf for want in self.wants for leaf in sorted(want)]
         self.first = {leaf: wanted.index(leaf) for leaf in set(wanted)}
+        self.position = {
+            leaf: k / len(self.first) for k, leaf in enumerate(sorted(self.first, key=self.first.__getitem__))
+        }
         self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
         self.mirrored = mirrored_leaves(self.recorded, len(arrays))
         self.contracted = contracted_leaves(self.recorded, len(arrays))
@@ -299,7 +304,7 @@ class _Search:
         A rule with which a product would sum over other axes than the torch program's is far, and so is a tensor of a
         module that has weights of other sizes, and a window that is to be flipped and is not.
         """
-        place = sorted(self.first.values()).index(self.first[leaf]) / len(self.first) if leaf in self.first else 0.5
+        place = self.position.get(leaf, 0.5)
         path = self.leaves[leaf][0]
         apart = min((abs(self.places[n] - place) for n in rule.sources), default=1.0)
         apart += any(self.unlike(path, n) for n in rule.sources)
@@ -323,11 +328,8 @@ class _Search:
 
     def holds(self, proposed: Mapping[int, Rule]) -> bool:
         """Whether all outputs are the torch program's with these rules."""
-        memo = dict(self.known)
-        memo.update((self.slots[k], jnp.asarray(rules.apply(rule, self.tensors))) for k, rule in proposed.items())
-        for n in self.recorded.program.outputs:
-            self.value(n, memo)
-        return self.agrees(memo)
+        given = {self.slots[k]: rules.apply(rule, self.tensors) for k, rule in proposed.items()}
+        return self.agrees(jax_values.outputs(self.recorded.program, {**self.known, **given}))
 
     def value(self, number: int, memo: dict[int, Any]) -> Any:
         """A value, computed if all leaves that it needs have rules."""

@@ -20,7 +20,7 @@ from jaxgrad.port import fingerprint, jax_values, locate
 from jaxgrad.port.fingerprint import EXACT, TRANSPOSED
 from jaxgrad.port.jax_values import Op, Recorded
 from jaxgrad.port.locate import Mend, Parted, Verdict
-from jaxgrad.port.values import Place, Trace, as_float64
+from jaxgrad.port.values import Place, as_float64
 
 # How far into the region changes are tried, how many values behind a change may be no counterpart, how many must be.
 _DEEP = 24
@@ -95,7 +95,7 @@ def mended(
         mends, change = _mends(region(parted, recorded, unused))
         behind: list[str] = []
         while change is not None and len(behind) < _MOST_BEHIND:
-            recorded = _applied(recorded, change)
+            recorded = jax_values.changed(recorded, change.values, change.ops)
             parted = locate.part(recorded.trace, parted.other.trace, parted.tolerance)
             after = locate.judged(parted, verdict.other_name)
             if after.agrees:
@@ -119,7 +119,7 @@ def region(parted: Parted, recorded: Recorded, unused: Mapping[str, np.ndarray])
     # Where the function ends too early, its outputs are where something is missing.
     bad = tuple(own) or tuple(n for n, _ in wrong)
     near = list(dict.fromkeys(made[n] for n in bad[: 2 * _DEEP] if n in made))[:_DEEP]
-    arrays = [parted.other.trace.values[m].array for m in theirs]
+    arrays = [parted.other.trace.values[m].held for m in theirs]
     return Region(
         parted,
         recorded,
@@ -225,7 +225,7 @@ def _effect(r: Region, change: Change) -> Effect:
                 return Effect(0, math.inf, False, runs)
             continue
         found += 1
-        residual = max(residual, locate.relative(np.sort(array, None), np.sort(near, None)))
+        residual = max(residual, near)
     complete = bool(wrong) and runs
     for n, m in wrong if runs else ():
         a = as_float64(now.get(n, r.recorded.values[n]))
@@ -241,28 +241,14 @@ def _effect(r: Region, change: Change) -> Effect:
     return Effect(found, residual, complete, runs)
 
 
-def _counterpart(r: Region, array: np.ndarray) -> np.ndarray | None:
+def _counterpart(r: Region, array: np.ndarray) -> float | None:
+    """How far an array is off from a value of the other program's that it is; None where it is none."""
     for k in fingerprint.like(array, r.lookup, r.parted.tolerance):
-        how = fingerprint.layout(array, r.lookup.arrays[k], r.parted.tolerance)
+        other = r.lookup.arrays[k]
+        how = fingerprint.layout(array, other, r.parted.tolerance)
         if how is not None and how.kind in (EXACT, TRANSPOSED):
-            return r.lookup.arrays[k]
+            return locate.relative(fingerprint.moved(array, how, other.shape), other)
     return None
-
-
-def _applied(recorded: Recorded, change: Change) -> Recorded:
-    """The run with a change made."""
-    values = dict(recorded.values) | dict(change.values)
-    values |= dict(jax_values.run_again(recorded.program, recorded.values, change.values, change.ops))
-    old = recorded.trace.values
-    new = tuple(
-        v if values[n] is recorded.values[n] else v._replace(array=as_float64(values[n])) for n, v in enumerate(old)
-    )
-    ops = tuple(change.ops.get(k, op) for k, op in enumerate(recorded.program.ops))
-    # What was given is no longer computed.
-    given = set(change.values)
-    ops = tuple(op for op in ops if not given.issuperset(op.results))
-    program = recorded.program._replace(ops=ops)
-    return Recorded(Trace(new, recorded.trace.outputs, recorded.trace.names), program, values)
 
 
 # Kinds of changes.
