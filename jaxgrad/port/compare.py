@@ -8,10 +8,11 @@ import numpy as np
 
 from jaxgrad.checking.oracles import rules
 from jaxgrad.errors import JaxgradError
-from jaxgrad.port import cotangents, fingerprint, jax_values, locate, mend
+from jaxgrad.port import cotangents, fingerprint, jax_values, locate, mend, torch_values
 from jaxgrad.port.locate import BUFFER, FORWARD, LAYOUT, Parted, Verdict
 from jaxgrad.port.mapping import Mapping as WeightMapping
 from jaxgrad.port.match import Setting, filled, flat_call, odd_ones, prepare, redrawn, search
+from jaxgrad.port.rounding import Noise, noise_of
 from jaxgrad.port.values import Trace
 from jaxgrad.progress import Progress, kept, silent
 
@@ -114,7 +115,8 @@ def _beside_torch(
     with kept(lambda: found, lambda: "compare was stopped when the weights were placed"):
         progress(2, len(_STEPS), _STEPS[2])
         recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays), use)
-        parted = locate.part(recorded.trace, setting.torch.trace)
+        noise = Noise(lambda: noise_of(recorded), lambda: torch_values.noise_of(setting.torch))
+        parted = locate.part(recorded.trace, setting.torch.trace, noise)
         verdict = locate.judged(parted, "torch")
         buffers = _buffers(parted, setting, module) if is_module else None
         if verdict.agrees and buffers is not None:
@@ -155,7 +157,7 @@ def _beside_jax(
     arrays = [_own(leaf, (seed, 8, number)) for number, (_, leaf) in enumerate(leaves)]
     recorded = jax_values.record(call, [*arrays, *others], len(arrays), use)
     theirs = jax_values.record(second, [*arrays, *others], len(arrays), use)
-    parted = locate.part(recorded.trace, theirs.trace)
+    parted = locate.part(recorded.trace, theirs.trace, Noise(lambda: noise_of(recorded), lambda: noise_of(theirs)))
     verdict = locate.judged(parted, "the other function")
     if verdict.agrees:
         progress(3, len(_STEPS), _STEPS[3])
@@ -191,9 +193,7 @@ def _buffers(parted: Parted, setting: Setting, module: Any) -> str | None:
     missing = [
         name
         for name, buffer in changed.items()
-        if not any(
-            x.size == buffer.size and fingerprint.close(x.ravel(), buffer.ravel(), parted.tolerance) for x in outputs
-        )
+        if not any(x.size == buffer.size and fingerprint.close(x.ravel(), buffer.ravel()) for x in outputs)
     ]
     if not missing:
         return None

@@ -21,12 +21,22 @@ from jaxgrad.port.jax_values import Op
 from jaxgrad.port.locate import BACKWARD, Agreement, Pair, Parted, Verdict, lines_of, relative
 from jaxgrad.port.mapping import Mapping as WeightMapping
 from jaxgrad.port.match import Setting
+from jaxgrad.port.rounding import COARSEST, Noise, noise_of
 from jaxgrad.port.values import Place, Trace
 
 # A backward pass has twice the operations of a forward pass and more cancellation.
 BACKWARD_TOLERANCE = 1e-8
+# Where values need a tolerance of their own, cotangents need so many times that: slopes multiply on the way back.
+_BACKWARD = 100.0
 # Of how many operations a backward pass is compiled as a whole.
 _MOST_COMPILED = 300
+
+
+class Allowance(NamedTuple):
+    """By how much cotangents may differ: relative to the largest number of the two, and in any case."""
+
+    relative: float
+    least: float
 
 
 def jax_cotangents(
@@ -134,14 +144,16 @@ def beside_torch(
     if recorded.opened:
         # Derivatives are to be those of its rules.
         recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays), use, open_custom=False)
-        parted = locate.part(recorded.trace, setting.torch.trace)
+        parted = locate.part(recorded.trace, setting.torch.trace, Noise(lambda: noise_of(recorded), parted.noise.other))
     pairs = [(n, m) for n, m in locate.aligned(parted) if n in recorded.floats]
     floats = [y.dtype.is_floating_point for y in setting.torch.outputs]
     rng = np.random.default_rng(9)
     given = {m: rng.standard_normal(parted.other.trace.values[m].shape) for m in setting.torch.trace.outputs}
     dys = []
     for n, m in pairs:
-        how = fingerprint.layout(parted.own.trace.values[n].array, parted.other.trace.values[m].array, parted.tolerance)
+        own, other = parted.own.trace.values[n].array, parted.other.trace.values[m].array
+        # They agree within their own tolerance.
+        how = fingerprint.layout(own, other, COARSEST)
         shape = parted.own.trace.values[n].shape
         dys.append(fingerprint.moved(given[m], how or Layout(EXACT, (), True), shape, back=True))
     wanted = {m for _, m in pairs}
@@ -158,8 +170,8 @@ def beside_torch(
     outputs = [n for n, _ in pairs]
     of_own = jax_cotangents(recorded, outputs, dys, parted.pairs)
     by_name = {v.place.module: k for k, v in enumerate(setting.torch.trace.values) if v.place.op == "parameter"}
-    most = largest(of_other)
-    wrong = _wrong(_weight_gradients(setting, found, recorded, of_own, of_other, by_name), most)
+    allowed = allowance(parted, of_other)
+    wrong = _wrong(_weight_gradients(setting, found, recorded, of_own, of_other, by_name), allowed)
     inputs = {n: parted.pairs[n] for n in recorded.program.inputs[len(arrays) :] if n in parted.pairs}
     verdict = _first_backward(parted, of_own, of_other, inputs, "torch", bool(wrong))
     if verdict is None and not wrong:
@@ -179,9 +191,9 @@ def beside_torch(
     def off(changed: jax_values.Recorded) -> float | None:
         """How far the gradients of a changed program are off, None where they do not agree."""
         own = jax_cotangents(changed, outputs, dys, {}, frozenset(recorded.program.inputs))
-        differs = functools.partial(_differs, parted, own, of_other, most)
+        differs = functools.partial(_differs, parted, own, of_other, allowed)
         gradients = _weight_gradients(setting, found, changed, own, of_other, by_name)
-        if _wrong(gradients, most) or any(map(differs, inputs.values())):
+        if _wrong(gradients, allowed) or any(map(differs, inputs.values())):
             return None
         return max((relative(each.own, each.theirs) for each in gradients), default=0.0)
 
@@ -194,7 +206,7 @@ def beside_jax(
     """The verdict on the cotangents of two JAX functions of arrays, the first `count` parameters; None where equal."""
     a = jax_values.record(fn, args, count, use, open_custom=False)
     b = jax_values.record(other, args, count, use, open_custom=False)
-    parted = locate.part(a.trace, b.trace)
+    parted = locate.part(a.trace, b.trace, Noise(lambda: noise_of(a), lambda: noise_of(b)))
     dys = _dys(parted, seed)
     of_own = jax_cotangents(a, parted.own.outputs, dys, parted.pairs)
     of_other = jax_cotangents(b, parted.other.outputs, dys, {})
@@ -207,7 +219,7 @@ def beside_jax(
 
 def _unlike_detached(parted: Parted, of_own: Mapping[int, Held], of_other: Mapping[int, Held]) -> list[int]:
     """The values whose gradient the other program stops, for some use at least, and that have another here."""
-    values, most = parted.other.trace.values, largest(of_other)
+    values, allowed = parted.other.trace.values, allowance(parted, of_other)
     stopped = {n for v in values if v.place.op == "detach" for n in v.operands}
     found = []
     for n, pair in parted.pairs.items():
@@ -219,7 +231,7 @@ def _unlike_detached(parted: Parted, of_own: Mapping[int, Held], of_other: Mappi
         ):
             continue
         theirs = of_other.get(pair.other, np.zeros(values[pair.other].shape))
-        if not near(_laid(of_own[n], pair), theirs, most):
+        if not near(_laid(of_own[n], pair), theirs, allowed):
             found.append(n)
     return found
 
@@ -246,7 +258,7 @@ def _padding(setting: Setting, wrong: _Gradients) -> str:
         return ""
     without = wrong.own.copy()
     without[row] = 0.0
-    if not near(without, wrong.theirs, float(np.abs(wrong.own).max(initial=0.0))):
+    if not near(without, wrong.theirs, Allowance(BACKWARD_TOLERANCE, 1e-13 * _size(wrong.own))):
         return ""
     return f": row {row} has none in torch, whose embedding has padding_idx={row}"
 
@@ -282,9 +294,9 @@ def _weight_gradients(
     return gradients
 
 
-def _wrong(gradients: Iterable[_Gradients], most: float) -> list[_Gradients]:
-    """Those that differ; `most` is the size of the largest cotangent of all."""
-    return [each for each in gradients if not near(each.own, each.theirs, most)]
+def _wrong(gradients: Iterable[_Gradients], allowed: Allowance) -> list[_Gradients]:
+    """Those that differ."""
+    return [each for each in gradients if not near(each.own, each.theirs, allowed)]
 
 
 def _wants_gradient(setting: Setting, number: int) -> bool:
@@ -300,21 +312,22 @@ def _tied_names(setting: Setting) -> dict[str, list[str]]:
     return found
 
 
-def near(a: Held, b: Held, largest: float) -> bool:
-    """Whether two cotangents agree, within what a backward pass of float64 makes of rounding.
+def allowance(parted: Parted, of_other: Mapping[int, Held]) -> Allowance:
+    """By how much the cotangents of two runs may differ, within what a backward pass makes of rounding.
 
-    `largest` is the size of the largest cotangent of all: what cancels to 0 is noise of that size.
+    Where the values of the runs needed more than the finest tolerance, cotangents do, too. What cancels to 0 is noise
+    of the size of the largest cotangent of all.
     """
-    least = 1e-13 * largest
+    largest = max((_size(x) for x in of_other.values()), default=0.0)
+    return Allowance(max(BACKWARD_TOLERANCE, _BACKWARD * parted.noise.used), 1e-13 * largest)
+
+
+def near(a: Held, b: Held, allowed: Allowance) -> bool:
+    """Whether two cotangents agree."""
     if isinstance(a, Sketch) or isinstance(b, Sketch):
-        return a.size == b.size and fingerprint.same(a, b, BACKWARD_TOLERANCE, least)
+        return a.size == b.size and fingerprint.same(a, b, *allowed)
     scale = max(float(np.abs(a).max(initial=0.0)), float(np.abs(b).max(initial=0.0)))
-    return a.shape == b.shape and bool((np.abs(a - b) <= BACKWARD_TOLERANCE * scale + least).all())
-
-
-def largest(cotangents: Mapping[int, Held]) -> float:
-    """The size of the largest number of all cotangents."""
-    return max((_size(x) for x in cotangents.values()), default=0.0)
+    return a.shape == b.shape and bool((np.abs(a - b) <= allowed.relative * scale + allowed.least).all())
 
 
 def _size(x: Held) -> float:
@@ -330,7 +343,7 @@ def _first_backward(
     known: bool = False,
 ) -> Verdict | None:
     """The first pair in backward order whose cotangents differ, if any input's does, or one is `known` to."""
-    differs = functools.partial(_differs, parted, of_own, of_other, largest(of_other))
+    differs = functools.partial(_differs, parted, of_own, of_other, allowance(parted, of_other))
     if not known and not any(differs(pair) for pair in ends.values()):
         return None
     roots = {p.other: p for p in reversed(list(parted.pairs.values())) if _comparable(parted, p, of_other)}
@@ -367,14 +380,16 @@ def _apart(a: Held, b: Held) -> float:
     return relative(a.ravel(), b.ravel())
 
 
-def _differs(parted: Parted, of_own: Mapping[int, Held], of_other: Mapping[int, Held], most: float, pair: Pair) -> bool:
-    """Whether the cotangents of a pair differ; `most` is the size of the largest of all."""
+def _differs(
+    parted: Parted, of_own: Mapping[int, Held], of_other: Mapping[int, Held], allowed: Allowance, pair: Pair
+) -> bool:
+    """Whether the cotangents of a pair differ."""
     theirs = of_other.get(pair.other)
     if theirs is None:
         # Integers and values that torch keeps without a gradient have none to compare.
         return False
     own = of_own.get(pair.own, np.zeros(parted.own.trace.values[pair.own].shape))
-    return not near(_laid(own, pair), theirs, most)
+    return not near(_laid(own, pair), theirs, allowed)
 
 
 def _comparable(parted: Parted, pair: Pair, of_other: Mapping[int, Held]) -> bool:

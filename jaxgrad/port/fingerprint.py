@@ -18,13 +18,14 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-# Two float64 programs of a few hundred operations agree to some 1e-13 of a value's size. At 1e-9 a wrong epsilon of
-# 1e-12 in the place of 1e-8 would pass.
+# Two float64 programs of a few hundred operations agree to some 1e-13 of a value's size: what is enough to know it by.
 TOLERANCE = 1e-11
 # Numbers from this size on, and this much larger than all smaller ones, stand for infinity, as in a mask of -1e9.
 _HUGE, _JUMP = 9e3, 300.0
 # Values of more axes than this are compared as they lie.
 _MOST_AXES = 5
+# The largest arrays that are sorted to see whether they hold the same numbers.
+_MOST_SORTED = 2**16
 # How many numbers are summed at once, so that they lie in a processor's cache meanwhile.
 _BLOCK = 2**15
 # How many sums a sketch has at most, and the period of the numbers that they are weighted with: a prime, so that no
@@ -206,6 +207,9 @@ def _same_numbers(a: Held, b: Held, tolerance: float) -> bool:
     if isinstance(a, Sketch) or isinstance(b, Sketch):
         # Their fingerprints agree, and there is no more to compare.
         return True
+    if a.size == b.size > _MOST_SORTED:
+        # Four sums of so many numbers are no coincidence, and sorting these takes longer than all else.
+        return True
     if a.size == b.size:
         if close(a.ravel(), b.ravel(), tolerance):
             return True
@@ -271,8 +275,9 @@ def _layout_by_sketch(a: Held, b: Held, tolerance: float) -> Layout | None:
     if isinstance(array, Sketch):
         return None
     of_array = isinstance(b, Sketch)
-    for whole in (True, False):
+    for of_first in (True, False):
         # Either the array is transposed and then reshaped to the sketch's shape, or the other way round.
+        whole = of_first == of_array
         source = np.squeeze(array).shape if whole else tuple(n for n in other.shape if n > 1)
         target = tuple(n for n in other.shape if n > 1) if whole else np.squeeze(array).shape
         if len(source) > _MOST_AXES:
@@ -281,7 +286,7 @@ def _layout_by_sketch(a: Held, b: Held, tolerance: float) -> Layout | None:
             ends = tuple(source[axis] for axis in axes)
             if axes == tuple(range(len(source))) or not _nested(ends, target):
                 continue
-            how = Layout(SWAPPED if source == ends else TRANSPOSED, axes, whole == of_array)
+            how = Layout(SWAPPED if source == ends else TRANSPOSED, axes, of_first)
             if same(moved(array, how, other.shape, back=not of_array), other, tolerance):
                 return how
     return None
@@ -299,6 +304,16 @@ def same(a: Held, b: Held, tolerance: float, least: float = 0.0) -> bool:
         return False
     bound = (tolerance * max(x.known.scale, y.known.scale) + least) * _SIGMAS * math.sqrt(x.stretch)
     return bool((np.abs(x.sums - y.sums) <= bound).all())
+
+
+def largest_error(x: np.ndarray, exact: Held) -> float:
+    """The largest difference of two arrays of one size over the largest ordinary number; estimated of a sketch."""
+    if isinstance(exact, Sketch):
+        largest = float(np.abs(sums(x) - exact.sums).max(initial=0.0)) / math.sqrt(exact.stretch)
+        return largest / (exact.known.scale or 1.0)
+    ok = ordinary_of(exact) & ordinary_of(x)
+    scale = float(np.abs(exact[ok]).max(initial=0.0))
+    return float(np.abs(x[ok] - exact[ok]).max(initial=0.0)) / (scale or 1.0)
 
 
 def sums(x: Held) -> np.ndarray:

@@ -5,8 +5,9 @@ through values without a counterpart to those that have one: what lies between i
 a counterpart that leads to one with a counterpart is only another way to compute the same.
 """
 
+import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxgrad.errors import JaxgradError
 from jaxgrad.port import fingerprint, torch_values
 from jaxgrad.port.fingerprint import EXACT, SCATTERED, SWAPPED, Held, Layout, Sketch
 from jaxgrad.port.mapping import Mapping as WeightMapping
+from jaxgrad.port.rounding import COARSEST, FINEST, Noise
 from jaxgrad.port.values import Line, Place, Step, Trace, Value
 
 AGREES, FORWARD, BACKWARD, LAYOUT, BUFFER = "agrees", "forward", "backward", "layout of the output", "buffer"
@@ -109,19 +111,22 @@ class Side(NamedTuple):
 
 
 class Parted(NamedTuple):
-    """Two runs and what of them agrees. `pairs` are by the number of the first run's value."""
+    """Two runs and what of them agrees. `pairs` are by the number of the first run's value.
+
+    `noise` has the tolerance of each.
+    """
 
     own: Side
     other: Side
     pairs: dict[int, Pair]
     twisted: frozenset[int]
-    tolerance: float
+    noise: Noise
 
 
 # What agrees.
 
 
-def part(own: Trace, other: Trace, tolerance: float = fingerprint.TOLERANCE) -> Parted:
+def part(own: Trace, other: Trace, noise: Noise) -> Parted:
     """Look up every value of a trace among those of another."""
     numbers = [n for n, v in enumerate(other.values) if fingerprint.told(v.held)]
     index = fingerprint.index([other.values[n].held for n in numbers])
@@ -130,12 +135,10 @@ def part(own: Trace, other: Trace, tolerance: float = fingerprint.TOLERANCE) -> 
         if not fingerprint.told(value.held):
             continue
         best: tuple[int, int, Pair] | None = None
-        for found in fingerprint.like(value.held, index, tolerance):
+        places = [(n, m) for m in numbers]
+        for found, how in matching(value.held, index, places, noise, functools.partial(_beside, own, other)):
             m = numbers[found]
             if other.values[m].varies != value.varies:
-                continue
-            how = _layout(value, other.values[m], tolerance)
-            if how is None:
                 continue
             rank = [EXACT, fingerprint.TRANSPOSED, SWAPPED, SCATTERED].index(how.kind)
             if best is None or (rank, m) < best[:2]:
@@ -145,7 +148,40 @@ def part(own: Trace, other: Trace, tolerance: float = fingerprint.TOLERANCE) -> 
                 break
         if best is not None:
             pairs[n] = best[2]
-    return Parted(_side(own), _side(other), pairs, _twisted(own, pairs), tolerance)
+    return Parted(_side(own), _side(other), pairs, _twisted(own, pairs), noise)
+
+
+def matching(
+    x: Held,
+    index: fingerprint.Index,
+    numbers: Sequence[tuple[int, int]],
+    noise: Noise,
+    layout: Callable[[int, int, float], Layout | None],
+) -> Iterator[tuple[int, Layout]]:
+    """Those of an index that are an array, by their position in it, and how they lie: what rounding allows.
+
+    Args:
+        x: the array.
+        index: of those that it is looked up among.
+        numbers: for each of these the values of the first and of the second run that are then compared.
+        noise: the tolerances.
+        layout: how two values lie beside each other within a tolerance.
+    """
+    any_found = False
+    for k in fingerprint.like(x, index, FINEST):
+        if (how := layout(*numbers[k], FINEST)) is not None:
+            any_found = True
+            yield k, how
+    if any_found:
+        return
+    for k in fingerprint.like(x, index, COARSEST):
+        tolerance = noise.tolerance(*numbers[k])
+        if tolerance > FINEST and (how := layout(*numbers[k], tolerance)) is not None:
+            yield k, how
+
+
+def _beside(own: Trace, other: Trace, n: int, m: int, tolerance: float) -> Layout | None:
+    return _layout(own.values[n], other.values[m], tolerance)
 
 
 def _layout(own: Value, other: Value, tolerance: float) -> Layout | None:
@@ -226,10 +262,14 @@ def same_numbers(parted: Parted, n: int, m: int) -> bool:
     if first.size != second.size:
         return False
     a, b = first.array, second.array
+    return parted.noise.agree(n, m, lambda tolerance: in_order(a, b, tolerance))
+
+
+def in_order(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+    """Whether two arrays of one size hold the same numbers in the order in which outputs should."""
     if np.squeeze(a).shape == np.squeeze(b).shape:
-        return fingerprint.close(a.ravel(), b.ravel(), parted.tolerance)
-    how = fingerprint.layout(a, b, parted.tolerance)
-    return how is not None
+        return fingerprint.close(a.ravel(), b.ravel(), tolerance)
+    return fingerprint.layout(a, b, tolerance) is not None
 
 
 # Where they part.
@@ -258,11 +298,10 @@ def counterparts(parted: Parted) -> set[int]:
     for m, value in enumerate(parted.other.trace.values):
         if m in found or not value.varies or not fingerprint.told(value.held):
             continue
-        for k in fingerprint.like(value.held, index, parted.tolerance):
-            how = _layout(parted.own.trace.values[own[k]], value, parted.tolerance)
-            if how is not None and how.kind not in (SCATTERED,):
-                found.add(m)
-                break
+        numbers = [(n, m) for n in own]
+        beside = functools.partial(_beside, parted.own.trace, parted.other.trace)
+        if any(how.kind != SCATTERED for _, how in matching(value.held, index, numbers, parted.noise, beside)):
+            found.add(m)
     return found
 
 
@@ -395,7 +434,10 @@ def steps(parted: Parted, agreeing: set[int]) -> tuple[tuple[Step, ...], tuple[S
 
 def _only_layout(parted: Parted, n: int, m: int) -> bool:
     a, b = parted.own.trace.values[n].array, parted.other.trace.values[m].array
-    return a.size == b.size and fingerprint.close(np.sort(a, None), np.sort(b, None), parted.tolerance)
+    if a.size != b.size:
+        return False
+    a, b = np.sort(a, None), np.sort(b, None)
+    return parted.noise.agree(n, m, lambda tolerance: fingerprint.close(a, b, tolerance))
 
 
 def _last(parted: Parted, first: int) -> tuple[Agreement, ...]:
@@ -485,9 +527,9 @@ def _disordered(parted: Parted, n: int) -> int | None:
         """Whether a value is like none of its shape; None where there is none of its shape."""
         held = trace.values[m].held
         shape = [n for n in held.shape if n > 1]
-        found = [others[k].held for k in fingerprint.like(held, index, parted.tolerance)]
+        found = [others[k].held for k in fingerprint.like(held, index)]
         same = [x for x in found if [n for n in x.shape if n > 1] == shape]
-        return all(not fingerprint.same(held, x, parted.tolerance) for x in same) if same else None
+        return all(not fingerprint.same(held, x, fingerprint.TOLERANCE) for x in same) if same else None
 
     if disordered(n) is not True:
         return None

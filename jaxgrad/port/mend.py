@@ -17,7 +17,7 @@ from scipy import special
 
 from jaxgrad import jax_seam
 from jaxgrad.port import fingerprint, jax_values, locate
-from jaxgrad.port.fingerprint import EXACT, TRANSPOSED
+from jaxgrad.port.fingerprint import EXACT, TRANSPOSED, Layout
 from jaxgrad.port.jax_values import Op, Recorded
 from jaxgrad.port.locate import Mend, Parted, Verdict
 from jaxgrad.port.values import Place, as_float64
@@ -96,7 +96,7 @@ def mended(
         behind: list[str] = []
         while change is not None and len(behind) < _MOST_BEHIND:
             recorded = jax_values.changed(recorded, change.values, change.ops)
-            parted = locate.part(recorded.trace, parted.other.trace, parted.tolerance)
+            parted = locate.part(recorded.trace, parted.other.trace, parted.noise)
             after = locate.judged(parted, verdict.other_name)
             if after.agrees:
                 break
@@ -218,7 +218,7 @@ def _effect(r: Region, change: Change) -> Effect:
         array = as_float64(x)
         if values[n].moved or not values[n].varies or not fingerprint.told(array):
             continue
-        near = _counterpart(r, array)
+        near = _counterpart(r, array, n)
         if near is None:
             vain += 1
             if vain > _IN_VAIN and not found:
@@ -230,24 +230,25 @@ def _effect(r: Region, change: Change) -> Effect:
     for n, m in wrong if runs else ():
         a = as_float64(now.get(n, r.recorded.values[n]))
         b = r.parted.other.trace.values[m].array
-        same = a.size == b.size and (
-            fingerprint.close(a.ravel(), b.ravel(), r.parted.tolerance)
-            if np.squeeze(a).shape == np.squeeze(b).shape
-            else fingerprint.layout(a, b, r.parted.tolerance) is not None
-        )
+        same = a.size == b.size and r.parted.noise.agree(n, m, functools.partial(locate.in_order, a, b))
         if same:
             residual = max(residual, locate.relative(np.sort(a, None), np.sort(b, None)))
         complete = complete and same
     return Effect(found, residual, complete, runs)
 
 
-def _counterpart(r: Region, array: np.ndarray) -> float | None:
-    """How far an array is off from a value of the other program's that it is; None where it is none."""
-    for k in fingerprint.like(array, r.lookup, r.parted.tolerance):
+def _counterpart(r: Region, array: np.ndarray, number: int) -> float | None:
+    """How far a value is off, by its number, from the other program's that it is; None where it is none."""
+    position = {m: k for k, m in enumerate(r.theirs)}
+
+    def layout(_: int, m: int, tolerance: float) -> Layout | None:
+        how = fingerprint.layout(array, r.lookup.arrays[position[m]], tolerance)
+        return how if how is not None and how.kind in (EXACT, TRANSPOSED) else None
+
+    numbers = [(number, m) for m in r.theirs]
+    for k, how in locate.matching(array, r.lookup, numbers, r.parted.noise, layout):
         other = r.lookup.arrays[k]
-        how = fingerprint.layout(array, other, r.parted.tolerance)
-        if how is not None and how.kind in (EXACT, TRANSPOSED):
-            return locate.relative(fingerprint.moved(array, how, other.shape), other)
+        return locate.relative(fingerprint.moved(array, how, other.shape), other)
     return None
 
 
@@ -693,7 +694,7 @@ def activations(r: Region) -> Iterator[Change]:
         made = {
             name: np.asarray(fn(np.asarray(x))) for name, fn in ACTIVATIONS.items() if name.count("axis") <= np.ndim(x)
         }
-        theirs = [name for name, y in made.items() if np.isfinite(y).all() and _counterpart(r, y) is not None]
+        theirs = [name for name, y in made.items() if np.isfinite(y).all() and _counterpart(r, y, n) is not None]
         if not theirs:
             continue
         bad = [b for b in r.bad[: 2 * _DEEP] if np.shape(r.recorded.values[b]) == np.shape(x)]

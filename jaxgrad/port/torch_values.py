@@ -19,8 +19,9 @@ import jax
 import numpy as np
 
 from jaxgrad.checking.oracles.torch import to_torch
+from jaxgrad.checking.oracles.torch_noise import Draws, Roundings, rounding_mode
 from jaxgrad.errors import JaxgradError
-from jaxgrad.port.fingerprint import Held, sketch
+from jaxgrad.port.fingerprint import Held, largest_error, sketch
 from jaxgrad.port.values import (
     Line,
     Place,
@@ -51,7 +52,8 @@ class TorchRun(NamedTuple):
     """A recorded run: its trace, where cotangents arrive by number, the module that ran, and its outputs as tensors.
 
     `edges` are those of autograd's graph, of the values that have a cotangent: tensors themselves are not kept.
-    `buffers` are the float buffers by name as they were after the call. `whole` tells whether all values were kept.
+    `buffers` are the float buffers by name as they were after the call. `whole` tells whether all values were kept,
+    `call` how the module was called.
     """
 
     trace: Trace
@@ -60,6 +62,7 @@ class TorchRun(NamedTuple):
     outputs: list[Any]
     buffers: dict[str, np.ndarray]
     whole: bool
+    call: "_Call"
 
 
 def tensors_of(module: Any) -> dict[str, np.ndarray]:
@@ -113,7 +116,7 @@ def record(
     state.settle()
     trace = Trace(tuple(state.values), tuple(numbers), tuple(f"output[{k}]" for k in range(len(outputs))))
     buffers = {} if fixed is None else {n: _host(b) for n, b in fixed.named_buffers() if b.dtype.is_floating_point}
-    return TorchRun(trace, state.edges, own, outputs, buffers, state.all)
+    return TorchRun(trace, state.edges, own, outputs, buffers, state.all, call)
 
 
 class _Call(NamedTuple):
@@ -127,8 +130,11 @@ class _Call(NamedTuple):
     random: Any
 
 
-def _run(call: _Call, new: Callable[[], "_State"]) -> tuple[Any, "_State", list[Any]]:
-    """Call a copy of the module and record it in a `new` state; the copy, the state, and the outputs as tensors."""
+def _run(call: _Call, new: Callable[[], "_State"], mode: Any = None) -> tuple[Any, "_State", list[Any]]:
+    """Call a copy of the module and record it in a `new` state; the copy, the state, and the outputs as tensors.
+
+    A `mode` of dispatch changes what operations give.
+    """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -152,6 +158,7 @@ def _run(call: _Call, new: Callable[[], "_State"]) -> tuple[Any, "_State", list[
             stack.enter_context(torch.enable_grad())
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(_watching(own, state))
+            stack.enter_context(mode if mode is not None else contextlib.nullcontext())
             stack.enter_context(_mode(state))
             out = own(*by_place, **by_name)
     except (JaxgradError, _Enough):
@@ -161,6 +168,14 @@ def _run(call: _Call, new: Callable[[], "_State"]) -> tuple[Any, "_State", list[
     finally:
         torch.set_default_dtype(before)
     return own, state, _leaves(out)
+
+
+def noise_of(run: TorchRun) -> dict[int, float]:
+    """The largest error that rounding makes of each value, by number, of its largest number: drawn at random once."""
+    roundings = Roundings(Draws(np.random.default_rng(12)), 2.0**-53, 2.0**-53, 1.0)
+    _, state, _ = _run(run.call, lambda: _Noisy(run.trace.values), rounding_mode(roundings))
+    assert isinstance(state, _Noisy)
+    return state.found
 
 
 class _Enough(Exception):
@@ -411,6 +426,21 @@ class _Window(_State):
                 raise _Enough
             self.found[number] = value.array
             self.kept += 8 * value.size
+        self.values.append(value._replace(held=np.zeros(0)))
+        return number
+
+
+class _Noisy(_State):
+    """A run beside an exact one: how far each value is off."""
+
+    def __init__(self, exact: Sequence[Value]) -> None:
+        super().__init__(lambda number: exact[number].array)
+        self.exact, self.found = exact, dict[int, float]()
+
+    def add(self, value: Value) -> int:
+        number = len(self.values)
+        if number < len(self.exact) and self.exact[number].size == value.size:
+            self.found[number] = largest_error(value.array, self.exact[number].held)
         self.values.append(value._replace(held=np.zeros(0)))
         return number
 

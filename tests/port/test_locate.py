@@ -12,6 +12,7 @@ import torch
 from jaxgrad import port
 from jaxgrad.errors import JaxgradError
 from jaxgrad.port import locate
+from jaxgrad.port.values import Values
 from jaxgrad.progress import found_by
 
 from . import mistakes
@@ -87,6 +88,19 @@ def test_a_wrong_custom_rule_is_found():
 
     verdict = port.compare(lambda p, x: jnp.exp(double(jnp.tanh(x))), {}, mistakes.shape(3), torch=Double())
     assert verdict.kind == "backward" and verdict.jax.op.startswith("custom_vjp_call")
+
+
+@pytest.mark.parametrize(
+    ("name", "bug"),
+    [("conv", ""), ("block", "epsilon"), ("block", "gradient stopped")],
+)
+def test_runs_that_are_let_go_have_the_verdict_of_those_that_are_kept(name: str, bug: str, monkeypatch):
+    kept = compared(name, bug)
+    monkeypatch.setattr(Values, "most", 0)
+    monkeypatch.setattr(Values, "few", 0)
+    parts = compared(name, bug)
+    assert parts._replace(off=None, distance=None, mends=()) == kept._replace(off=None, distance=None, mends=())
+    assert [mend.words for mend in parts.mends] == [mend.words for mend in kept.mends]
 
 
 def test_a_second_mistake_is_told_behind_the_first():
