@@ -173,7 +173,7 @@ def beside_torch(
     allowed = allowance(parted, of_other)
     wrong = _wrong(_weight_gradients(setting, found, recorded, of_own, of_other, by_name), allowed)
     inputs = {n: parted.pairs[n] for n in recorded.program.inputs[len(arrays) :] if n in parted.pairs}
-    verdict = _first_backward(parted, of_own, of_other, inputs, "torch", bool(wrong))
+    verdict = _first_backward(recorded, parted, of_own, of_other, inputs, "torch", bool(wrong))
     if verdict is None and not wrong:
         return None
     if verdict is None:
@@ -214,7 +214,7 @@ def beside_jax(
         n: Pair(n, m, Layout(EXACT, (), True), a.trace.values[n].shape)
         for n, m in zip(a.program.inputs, b.program.inputs, strict=True)
     }
-    return _first_backward(parted, of_own, of_other, ends, name)
+    return _first_backward(a, parted, of_own, of_other, ends, name)
 
 
 def _unlike_detached(parted: Parted, of_own: Mapping[int, Held], of_other: Mapping[int, Held]) -> list[int]:
@@ -335,6 +335,7 @@ def _size(x: Held) -> float:
 
 
 def _first_backward(
+    recorded: jax_values.Recorded,
     parted: Parted,
     of_own: Mapping[int, Held],
     of_other: Mapping[int, Held],
@@ -353,15 +354,20 @@ def _first_backward(
         first = next((p for p in ends.values() if differs(p)), None)
     if first is None:
         return None
-    trace = parted.own.trace
-    suspect = _suspect(trace, first.own)
-    place = suspect or next(
-        (v.place for v in trace.values if first.own in v.operands and not v.moved), trace.values[first.own].place
+    trace, theirs = parted.own.trace, of_other[first.other]
+    others = parted.other.trace.values
+    detached = [v.place for v in others if first.other in v.operands and v.place.op == "detach"]
+    used = _superfluous(recorded, of_own, first, theirs, allowance(parted, of_other))
+    suspect = None if used else _suspect(trace, first.own, len(detached))
+    place = (
+        used
+        or suspect
+        or next(
+            (v.place for v in trace.values if first.own in v.operands and not v.moved), trace.values[first.own].place
+        )
     )
-    here = Agreement(trace.values[first.own].place, parted.other.trace.values[first.other].place)
-    detached = (v.place for v in parted.other.trace.values if first.other in v.operands and v.place.op == "detach")
-    after = next(detached, None) if suspect is None else None
-    theirs = of_other[first.other]
+    here = Agreement(trace.values[first.own].place, others[first.other].place)
+    after = next(iter(detached), None) if suspect is None else None
     own = of_own.get(first.own, np.zeros(trace.values[first.own].shape))
     off = None
     if isinstance(own, np.ndarray) and isinstance(theirs, np.ndarray):
@@ -397,16 +403,46 @@ def _comparable(parted: Parted, pair: Pair, of_other: Mapping[int, Held]) -> boo
     return value.varies and not value.moved and pair.other in of_other and pair.layout.kind != SCATTERED
 
 
-def _suspect(trace: Trace, number: int) -> Place | None:
-    """The operation with a derivative of its own that a value goes into: a custom rule, stop_gradient."""
+def _superfluous(
+    recorded: jax_values.Recorded, of_own: Mapping[int, Held], pair: Pair, theirs: Held, allowed: Allowance
+) -> Place | None:
+    """The use of a value through which it has all of the cotangent that the other program's has not."""
+    own = of_own.get(pair.own)
+    if not (isinstance(own, np.ndarray) and isinstance(theirs, np.ndarray)):
+        return None
+    extra = own - fingerprint.moved(theirs, pair.layout, own.shape, back=True)
+    values, number = recorded.values, pair.own
+    for op in recorded.program.ops:
+        dys = [of_own.get(n) for n in op.results]
+        if number not in op.operands or not all(isinstance(dy, np.ndarray) for dy in dys):
+            continue
+
+        def use(x: Any, op: Op = op) -> list[Any]:
+            return op.run([x if n == number else values[n] for n in op.operands])
+
+        with jax_values.float64():
+            (dx,) = jax.vjp(use, jnp.asarray(values[number]))[1](list(map(jnp.asarray, dys)))
+        if near(np.asarray(dx), extra, allowed):
+            trace = recorded.trace
+            uses = (v.place for v in trace.values if op.results[0] in v.operands and not v.moved)
+            return next(uses, op.place) if trace.values[op.results[0]].moved else op.place
+    return None
+
+
+def _suspect(trace: Trace, number: int, stopped: int = 0) -> Place | None:
+    """The operation with a derivative of its own that a value goes into: a custom rule, stop_gradient.
+
+    Where the gradient is stopped in as many uses as in the other program, `stopped`, these are right.
+    """
+    stops = sum(number in v.operands and v.place.op == "stop_gradient" for v in trace.values)
     todo, seen = [number], set()
     while todo:
         n = todo.pop()
         for m, v in enumerate(trace.values):
             if n in v.operands and m not in seen:
                 seen.add(m)
-                if v.place.op.startswith("custom_") or v.place.op == "stop_gradient":
+                if v.place.op.startswith("custom_") or (v.place.op == "stop_gradient" and stops != stopped):
                     return v.place
-                if v.moved:
+                if v.moved and v.place.op != "stop_gradient":
                     todo.append(m)
     return None

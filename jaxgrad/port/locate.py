@@ -23,6 +23,7 @@ from jaxgrad.port.values import Line, Place, Step, Trace, Value
 AGREES, FORWARD, BACKWARD, LAYOUT, BUFFER = "agrees", "forward", "backward", "layout of the output", "buffer"
 # Operations of either library that take a part of a value, and those that join several.
 _CUTS = frozenset("slice dynamic_slice split select unbind unsafe_split split_with_sizes chunk".split())
+_TAKES = _CUTS | {"gather", "rev"}
 _JOINS = frozenset("stack concatenate cat".split())
 
 
@@ -388,10 +389,11 @@ def judged(parted: Parted, other_name: str) -> Verdict:
         )  # fmt: skip
     # A mask says nothing by itself, nor do zeros.
     first = _first_told(trace, own)
-    blamed = _blamed(parted, first)
-    places = [trace.values[k].place for k in own]
     others = parted.other.trace
-    begins = others.values[_first_told(others, other)].place if other else None
+    theirs_first = _first_told(others, other) if other else None
+    blamed = _mistaken(parted, first, theirs_first) or _blamed(parted, first)
+    places = [trace.values[k].place for k in own]
+    begins = None if theirs_first is None else others.values[theirs_first].place
     said = f"the first value without a counterpart in {other_name} is made by {blamed.op}"
     return nothing._replace(
         agrees=False,
@@ -466,6 +468,29 @@ def _root(trace: Trace, n: int) -> int:
     while trace.values[n].moved and trace.values[n].operands:
         n = trace.values[n].operands[0]
     return n
+
+
+def _mistaken(parted: Parted, first: int, theirs: int | None) -> Place | None:
+    """Where a wrong part was taken, if that is what the first differing operation is given: the last turn, a shift.
+
+    The part is a value of both programs or a mask, and the other program's operation has another there of its size.
+    """
+    if theirs is None:
+        return None
+    trace, others = parted.own.trace.values, parted.other.trace.values
+
+    def same(n: int, m: int) -> bool:
+        how = fingerprint.layout(trace[n].held, others[m].held)
+        return how is not None and how.kind != SCATTERED
+
+    own = [n for n in trace[first].operands if not any(same(n, m) for m in others[theirs].operands)]
+    rest = [m for m in others[theirs].operands if not any(same(n, m) for n in trace[first].operands)]
+    if len(own) != 1 or not trace[own[0]].varies or [others[m].size for m in rest].count(trace[own[0]].size) != 1:
+        return None
+    if not agreed(parted, own[0]) and fingerprint.told(trace[own[0]].held):
+        return None
+    place = trace[_root(parted.own.trace, own[0])].place
+    return place if place.op in _TAKES else None
 
 
 def _blamed(parted: Parted, first: int) -> Place:

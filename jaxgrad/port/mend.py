@@ -288,6 +288,12 @@ def literals(r: Region) -> Iterator[Change]:
     for number, place, old in numbers:
         alike.setdefault((place.line, old), []).append(number)
     for number, place, old in numbers:
+        # A base of frequencies is a power of ten; another number may explain one that is not the other program's.
+        if old >= 100 and math.log10(old) == round(math.log10(old)):
+            for new in (old * 10, old / 10, old * 100, old / 100):
+                value = np.asarray(new, np.asarray(r.recorded.values[number]).dtype)
+                yield Change(place, f"{old:g} should be {new:g}", {number: value}, {})
+    for number, place, old in numbers:
         near = [x for x in dict.fromkeys(theirs) if x != old]
         integer = np.asarray(r.recorded.values[number]).dtype.kind in "iu"
         whole = integer or old == round(old)
