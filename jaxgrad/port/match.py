@@ -33,7 +33,7 @@ from jaxgrad.checking.oracles.align import (
 from jaxgrad.checking.oracles.rules import ONE, Rule
 from jaxgrad.checking.oracles.torch import transposed_convolutions
 from jaxgrad.errors import JaxgradError
-from jaxgrad.port import fingerprint, jax_values, torch_values
+from jaxgrad.port import fingerprint, jax_values, rounding, torch_values
 from jaxgrad.port.fingerprint import SCATTERED, SWAPPED
 from jaxgrad.port.mapping import Entry, is_parameter, paths
 from jaxgrad.port.mapping import Mapping as WeightMapping
@@ -220,7 +220,7 @@ class _Search:
     """What does not change while rules are tried: the program, what it needs, and torch's values."""
 
     def __init__(self, setting: Setting, names: Mapping[str, str]) -> None:
-        self.leaves = setting.leaves
+        self.setting, self.leaves = setting, setting.leaves
         self.paths = frozenset(path for path, _ in setting.leaves)
         self.tensors = setting.tensors
         arrays = [redrawn(np.zeros(leaf.shape), (7, k), True) for k, (_, leaf) in enumerate(setting.leaves)]
@@ -328,8 +328,20 @@ class _Search:
 
     def holds(self, proposed: Mapping[int, Rule]) -> bool:
         """Whether all outputs are the torch program's with these rules."""
-        given = {self.slots[k]: rules.apply(rule, self.tensors) for k, rule in proposed.items()}
-        return self.agrees(jax_values.outputs(self.recorded.program, {**self.known, **given}))
+        arrays = {k: rules.apply(rule, self.tensors) for k, rule in proposed.items()}
+        given = {self.slots[k]: array for k, array in arrays.items()}
+        found = jax_values.outputs(self.recorded.program, {**self.known, **given})
+        if self.agrees(found):
+            return True
+        # They may be off by little, and that by rounding.
+        if not self.agrees(found, rounding.COARSEST):
+            return False
+        args = [*(arrays[k] for k in sorted(arrays)), *self.setting.others]
+        run = jax_values.record(self.setting.fn, args, len(arrays))
+        own, theirs = rounding.noise_of(run), torch_values.noise_of(self.setting.torch)
+        noise = [own.get(n, 0.0) for n in run.program.outputs]
+        noise += [theirs.get(n, 0.0) for n in self.setting.torch.trace.outputs]
+        return self.agrees(found, min(rounding.TIMES * max(noise), rounding.COARSEST))
 
     def value(self, number: int, memo: dict[int, Any]) -> Any:
         """A value, computed if all leaves that it needs have rules."""
@@ -342,13 +354,19 @@ class _Search:
         memo.update(zip(op.results, made, strict=True))
         return memo[number]
 
-    def found(self, number: int, memo: dict[int, Any], without: tuple[str, ...] = ()) -> bool:
+    def found(
+        self,
+        number: int,
+        memo: dict[int, Any],
+        without: tuple[str, ...] = (),
+        tolerance: float = fingerprint.TOLERANCE,
+    ) -> bool:
         """Whether a value is one of the torch program's."""
         x = as_float64(memo[number])
         if not fingerprint.told(x):
             return False
-        for other in fingerprint.like(x, self.theirs):
-            how = fingerprint.layout(x, self.theirs.arrays[other])
+        for other in fingerprint.like(x, self.theirs, tolerance):
+            how = fingerprint.layout(x, self.theirs.arrays[other], tolerance)
             if how is not None and how.kind not in (SCATTERED, *without):
                 return True
         return False
@@ -450,11 +468,11 @@ class _Search:
         memo.update((n, self.recorded.values[n] * 0) for n in op.results)
         return True
 
-    def agrees(self, memo: dict[int, Any]) -> bool:
+    def agrees(self, memo: dict[int, Any], tolerance: float = fingerprint.TOLERANCE) -> bool:
         """Whether the float outputs are found, after all leaves have been placed."""
         outputs = [n for n in self.recorded.program.outputs if self.varies[n]]
         wanted = [n for n in outputs if fingerprint.told(as_float64(memo[n]))]
-        return bool(wanted) and all(self.found(n, memo, (SWAPPED,)) for n in wanted)
+        return bool(wanted) and all(self.found(n, memo, (SWAPPED,), tolerance) for n in wanted)
 
     def fitting(
         self, k: int, memo: dict[int, Any], assigned: dict[int, Rule]

@@ -64,6 +64,20 @@ def test_a_right_port_of_a_steep_function_agrees(name: str):
     assert verdict.agrees and not verdict.mends, str(verdict)
 
 
+def test_the_weights_of_a_steep_function_are_proved():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones(16))
+
+        def forward(self, x):
+            return self.gain * (x + 1e3).var(-1, unbiased=False)
+
+    params = {"gain": jnp.ones(16)}
+    verdict = port.compare(lambda p, x: p["gain"] * by_moments(x + 1e3), params, X, torch=Scaled())
+    assert verdict.agrees and all(entry.proved for entry in verdict.mapping.entries), str(verdict)
+
+
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
 def test_an_epsilon_is_seen_however_large_the_values_are(scale: float):
     def normalised(x):
