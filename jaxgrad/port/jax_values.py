@@ -106,10 +106,11 @@ class Arrays(Mapping[int, Any]):
             for k in sorted(wanted):
                 given = [made[m] if m in made else self[m] for m in self.ops[k].operands]
                 made.update(zip(self.ops[k].results, self.ops[k].run(given), strict=True))
-        self.bytes += sum(map(_bytes, made.values()))
-        if self.bytes > Values.most:
+        size = sum(map(_bytes, made.values()))
+        if self.bytes + size > Values.most:
             self.recent, self.bytes = {}, 0
         self.recent.update(made)
+        self.bytes += size
 
 
 class Recorded(NamedTuple):
