@@ -2,7 +2,8 @@
 
 Each measurement is a child process of its own (`python -m jaxgrad.bench.check_cost CASE WHO`), so every one compiles
 from nothing and its peak of memory is its own. The script computes in float64 the value and the gradient of both
-sides, and compares them with a tolerance of its author's choice.
+sides, and compares them with a tolerance of its author's choice. A comparison of a port with its original stands beside
+the port's value and gradient alone.
 """
 
 import functools
@@ -26,12 +27,13 @@ from jaxgrad.progress import kept
 
 ONE_SETTING: Mapping[str, Any] = {"dtypes": ("float64",), "transforms": ("jit",), "seeds": (0,)}
 SCRIPT, ONE, DEFAULTS = "script", "one setting", "defaults"
+PLAIN, PORT = "value_and_grad", "port.compare"
 
 
 class Case(NamedTuple):
     """A function, its shapes, and what it is checked against: `reference` in JAX or `torch_reference`, made on demand.
 
-    `whos` are what is measured; `limit` is how many seconds each may take.
+    `whos` are what is measured, the first what the others are beside; `limit` is how many seconds each may take.
     """
 
     title: str
@@ -105,7 +107,7 @@ class Width(NamedTuple):
     batch: int
 
 
-SMALL, LARGE = Width(2, 128, 32, 2), Width(12, 768, 64, 1)
+SMALL, DEEP, LARGE = Width(2, 128, 32, 2), Width(12, 192, 128, 4), Width(12, 768, 64, 1)
 
 
 def gpt_shapes(size: Width) -> dict[str, tuple[int, ...]]:
@@ -245,6 +247,14 @@ CASES = {
     "large": Case(
         "GPT 12 x 768, torch", gpt, lambda: _gpt_args(LARGE), None, lambda: torch_gpt(LARGE), (SCRIPT, ONE), 3600
     ),
+    "port": Case(
+        "GPT 12 x 192, a port", functools.partial(gpt, norm=_plain_norm), lambda: _gpt_args(DEEP), None,
+        lambda: torch_gpt(DEEP), (PLAIN, PORT), 1800,
+    ),
+    "large-port": Case(
+        "GPT 12 x 768, a port", functools.partial(gpt, norm=_plain_norm), lambda: _gpt_args(LARGE), None,
+        lambda: torch_gpt(LARGE), (PLAIN, PORT), 3600,
+    ),
 }  # fmt: skip
 
 
@@ -299,10 +309,32 @@ def _checked(case: Case, options: Mapping[str, Any]) -> None:
     check(case.fn, *case.args(), reference=case.reference, torch_reference=torch_reference, **options)
 
 
+def plain(case: Case) -> None:
+    """The value and gradient in float64, compiled and run once."""
+    with jax.enable_x64(True):
+        args = [jax.tree.map(_in_float64, a) for a in case.args()]
+        total = lambda *args: jnp.sum(jnp.square(case.fn(*args)))  # noqa: E731
+        jax.block_until_ready(jax.jit(jax.value_and_grad(total))(*args))
+
+
+def ported(case: Case) -> None:
+    """The comparison of a port with its original, which agree."""
+    from jaxgrad import port
+
+    assert case.torch_reference is not None
+    verdict = port.compare(case.fn, *case.args(), torch=case.torch_reference())
+    if not verdict.agrees:
+        raise JaxgradError(f"the port that is measured should agree: {verdict}")
+
+
 def _child(case: str, who: str) -> None:
     began = time.perf_counter()
     if who == SCRIPT:
         script(CASES[case])
+    elif who == PLAIN:
+        plain(CASES[case])
+    elif who == PORT:
+        ported(CASES[case])
     else:
         _checked(CASES[case], ONE_SETTING if who == ONE else {})
     seconds = time.perf_counter() - began
@@ -354,11 +386,11 @@ def run(cases: tuple[str, ...], update: Callable[[int, str], None] = lambda done
 
 
 def rows(costs: list[Cost]) -> list[dict[str, Any]]:
-    """The costs as data, each with its ratio to the script of its case."""
-    scripts = {cost.case: cost for cost in costs if cost.who == SCRIPT}
+    """The costs as data, each with its ratio to the first of its case."""
+    firsts = {cost.case: cost for cost in costs if cost.who == CASES[cost.case].whos[0]}
     return [
         {**cost._asdict(), "title": CASES[cost.case].title,
-         "ratio": cost.seconds / scripts[cost.case].seconds, "whole_ratio": cost.whole / scripts[cost.case].whole}
+         "ratio": cost.seconds / firsts[cost.case].seconds, "whole_ratio": cost.whole / firsts[cost.case].whole}
         for cost in costs
     ]  # fmt: skip
 

@@ -280,11 +280,11 @@ def bench_verdicts(
 
 @app.command("check")
 def bench_check(
-    case: Annotated[list[str] | None, typer.Option(help="op, gpt, attention or large; may be repeated.")] = None,
+    case: Annotated[list[str] | None, typer.Option(help="op, gpt, attention, large, port or large-port.")] = None,
     large: Annotated[bool, typer.Option("--large", help="A GPT of 12 layers and width 768 too.")] = False,
     json: JsonOption = None,
 ) -> None:
-    """What a check costs beside a careful user's script, each in a process of its own.
+    """What a check costs beside a script, and a port's comparison beside its gradient, each in its own process.
 
     Cases are op, gpt and attention if none is given: some take many minutes. Exit 1 where a measurement fails.
 
@@ -310,7 +310,7 @@ def bench_check(
     if json is not None:
         files.write_json(json, dated("jaxgrad.bench.check/1", complete=not stop.came, costs=as_json(rows)))
     table = Table("case", "", title="a cold process on the CPU; seconds are without imports")
-    for heading in ("seconds", "of the script's", "with imports", "peak MB"):
+    for heading in ("seconds", "of the first's", "with imports", "peak MB"):
         table.add_column(heading, justify="right")
     for row in rows:
         shown = (f"{row['seconds']:.1f}", f"{row['ratio']:.1f} x", f"{row['whole']:.1f}", f"{row['peak_mb']:,.0f}")

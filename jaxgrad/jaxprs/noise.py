@@ -39,7 +39,7 @@ RUN = 512
 SHORT_RUN = 32
 
 # What only moves, copies, compares or chooses numbers.
-_MOVES = frozenset(
+MOVES = frozenset(
     "broadcast_in_dim reshape squeeze transpose expand_dims slice dynamic_slice dynamic_update_slice concatenate pad "
     "rev copy copy_p gather scatter select_n reduce_max reduce_min max min argmax argmin sort top_k approx_top_k "
     "stop_gradient device_put neg abs sign real imag complex conj clamp floor ceil round rem optimization_barrier name "
@@ -162,7 +162,7 @@ def noisy(program: ClosedJaxpr) -> Callable[..., list[Any]]:
         def visit(eqn: Any, operands: list[Any], place: jax.Array) -> list[Any]:
             contracted = [x for x in operands if id(x) in products]
             outs = _rounded(eqn, operands, place, drawn, contracted)
-            if jax_seam.name(eqn) in _PRODUCTS or (contracted and jax_seam.name(eqn).replace("-", "_") in _MOVES):
+            if jax_seam.name(eqn) in _PRODUCTS or (contracted and jax_seam.name(eqn).replace("-", "_") in MOVES):
                 products.update({id(out): out for out in outs})
             return outs
 
@@ -174,7 +174,7 @@ def noisy(program: ClosedJaxpr) -> Callable[..., list[Any]]:
 def _rounded(eqn: Any, operands: list[Any], place: jax.Array, rounding: _Drawn, contracted: Sequence[Any]) -> list[Any]:
     """What an equation gives with its roundings drawn; compilers may leave those of `contracted` operands out."""
     name = jax_seam.name(eqn).replace("-", "_")
-    if name in _MOVES or not any(_rounds(var.aval) for var in eqn.outvars):
+    if name in MOVES or not any(_rounds(var.aval) for var in eqn.outvars):
         return jax_seam.bind(eqn, operands)
     if name in _SUMS:
         return [_sum(eqn, name, operands, place, rounding)]

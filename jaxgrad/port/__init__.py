@@ -4,7 +4,8 @@
 >>> verdict = port.compare(fn, params, x, torch=module)  # doctest: +SKIP
 """
 
-from jaxgrad.port.locate import Verdict, compare
+from jaxgrad.port.compare import compare
+from jaxgrad.port.locate import Verdict
 from jaxgrad.port.mapping import Mapping, load, read
 from jaxgrad.port.match import match, odd_ones
 from jaxgrad.port.train import Training, train

@@ -3,23 +3,35 @@ r"""Which value of one program is which of another, whatever their layouts.
 A value is known by sums that no permutation changes, and zeros do not either: $\sum x$, $\sum x^2$, $\sum |x|$,
 $\sum x^3$. Two values whose sums agree are then compared number by number, under the transposition and reshape that
 makes one of the other.
+
+Of an array that is too large to keep, a `Sketch` stays: its fingerprint, and the sums of up to 256 stretches of its
+numbers, each number times a normal one that its position decides. The sums tell order, and their differences the size
+of the differences, as random projections do (Johnson & Lindenstrauss 1984).
 """
 
 import bisect
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-# Two float64 programs of a few hundred operations agree to some 1e-13 of a value's size. At 1e-9 a wrong epsilon of
-# 1e-12 in the place of 1e-8 would pass.
+# Two float64 programs of a few hundred operations agree to some 1e-13 of a value's size: what is enough to know it by.
 TOLERANCE = 1e-11
 # Numbers from this size on, and this much larger than all smaller ones, stand for infinity, as in a mask of -1e9.
 _HUGE, _JUMP = 9e3, 300.0
 # Values of more axes than this are compared as they lie.
 _MOST_AXES = 5
+# The largest arrays that are sorted to see whether they hold the same numbers.
+_MOST_SORTED = 2**16
+# How many numbers are summed at once, so that they lie in a processor's cache meanwhile.
+_BLOCK = 2**15
+# How many sums a sketch has at most, and the period of the numbers that they are weighted with: a prime, so that no
+# row of a power of two meets the same ones again. A sum of n weighted differences of one size is seldom larger than
+# this many times the root of n.
+_SUMS, _PERIOD, _SIGMAS = 256, 65_521, 6.0
 
 EXACT, TRANSPOSED, SWAPPED, SCATTERED = "the same layout", "transposed", "axes of one size swapped", "the same numbers"
 
@@ -46,33 +58,85 @@ class Fingerprint(NamedTuple):
     huge: int
 
 
+class Sketch(NamedTuple):
+    """What is kept of an array that is let go: its shape, its fingerprint, weighted sums of it, and whether it is told.
+
+    `sums` are those of stretches of `stretch` numbers.
+    """
+
+    shape: tuple[int, ...]
+    known: Fingerprint
+    sums: np.ndarray
+    stretch: int
+    tells: bool
+
+    @property
+    def size(self) -> int:
+        """How many numbers the array had."""
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        """How many axes the array had."""
+        return len(self.shape)
+
+
+# An array, or what is kept of one.
+Held: TypeAlias = np.ndarray | Sketch
+
+
 class Index(NamedTuple):
     """Fingerprints of many arrays, to look one up: sums of squares in order, and the number of the array of each."""
 
-    arrays: Sequence[np.ndarray]
+    arrays: Sequence[Held]
     prints: tuple[Fingerprint, ...]
     squares: tuple[float, ...]
     order: tuple[int, ...]
 
 
-def fingerprint(x: np.ndarray) -> Fingerprint:
+def sketch(x: np.ndarray) -> Sketch:
+    """What is kept of a float64 array."""
+    sums, stretch = _weighted(x)
+    return Sketch(x.shape, fingerprint(x), sums, stretch, told(x))
+
+
+def _weighted(x: np.ndarray) -> tuple[np.ndarray, int]:
+    """The sums of stretches of an array's ordinary numbers, each times a weight, and how long a stretch is."""
+    flat = x.ravel()
+    if _may_be_huge(flat):
+        flat = np.where(ordinary_of(flat), flat, 0.0)
+    stretch = max(-(-flat.size // _SUMS), 1)
+    weights = np.resize(_weights(), stretch)
+    whole = flat.size // stretch * stretch
+    found = np.einsum("ij,j->i", flat[:whole].reshape(-1, stretch), weights)
+    if whole == flat.size:
+        return found, stretch
+    return np.append(found, np.einsum("j,j->", flat[whole:], weights[: flat.size - whole])), stretch
+
+
+@functools.cache
+def _weights() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(_PERIOD)
+
+
+def fingerprint(x: Held) -> Fingerprint:
     """The fingerprint of a float64 array."""
+    if isinstance(x, Sketch):
+        return x.known
     flat = np.asarray(x, np.float64).ravel()
     ordinary = flat[ordinary_of(flat)] if _may_be_huge(flat) else flat
     if not ordinary.size:
         return Fingerprint(0.0, 0.0, 0.0, 0.0, 0.0, flat.size)
-    sizes = np.abs(ordinary)
-    scale = float(sizes.max())
-    unit = ordinary / scale if scale else ordinary
-    # Products, as NumPy's power is much slower; and no `@`, whose threads wait for each other at every small array.
-    squares = unit * unit
+    scale = max(float(ordinary.max()), -float(ordinary.min()))
+    totals = np.zeros(4)
+    for start in range(0, ordinary.size, _BLOCK):
+        # Products, as NumPy's power is much slower; and no `@`, whose threads wait for each other at every small array.
+        unit = ordinary[start : start + _BLOCK] / (scale or 1.0)
+        squares = unit * unit
+        totals += unit.sum(), squares.sum(), np.abs(unit).sum(), (squares * unit).sum()
+    total, square, size, cube = map(float, totals)
     return Fingerprint(
-        float(ordinary.sum()),
-        scale**2 * float(squares.sum()),
-        float(sizes.sum()),
-        scale**3 * float((squares * unit).sum()),
-        scale,
-        flat.size - ordinary.size,
+        scale * total, scale**2 * square, scale * size, scale**3 * cube, scale, flat.size - ordinary.size
     )
 
 
@@ -94,8 +158,10 @@ def ordinary_of(x: np.ndarray) -> np.ndarray:
     return finite & (sizes <= some[jumps[0]]) if jumps.size else finite
 
 
-def told(x: np.ndarray) -> bool:
+def told(x: Held) -> bool:
     """Whether an array says enough to be recognised: some number that is not 0, and not all the same."""
+    if isinstance(x, Sketch):
+        return x.tells
     if x.size == 1:
         # One number is a coincidence only if it is a round one.
         number = float(x.ravel()[0])
@@ -108,15 +174,18 @@ def told(x: np.ndarray) -> bool:
     )
 
 
-def index(arrays: Sequence[np.ndarray]) -> Index:
+def index(arrays: Sequence[Held]) -> Index:
     """An index of arrays."""
     prints = tuple(map(fingerprint, arrays))
     order = tuple(sorted(range(len(prints)), key=lambda n: prints[n].squares))
     return Index(arrays, prints, tuple(prints[n].squares for n in order), order)
 
 
-def like(x: np.ndarray, among: Index, tolerance: float = TOLERANCE) -> Iterator[int]:
-    """The numbers of those arrays that hold the same numbers as `x`, but for zeros, in any order."""
+def like(x: Held, among: Index, tolerance: float = TOLERANCE) -> Iterator[int]:
+    """The numbers of those arrays that hold the same numbers as `x`, but for zeros, in any order.
+
+    Where only a sketch of one is there, its sums alone decide.
+    """
     own = fingerprint(x)
     width = 4 * tolerance * own.scale * own.sizes + 1e-300
     start = bisect.bisect_left(among.squares, own.squares - width)
@@ -133,8 +202,14 @@ def like(x: np.ndarray, among: Index, tolerance: float = TOLERANCE) -> Iterator[
             yield number
 
 
-def _same_numbers(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+def _same_numbers(a: Held, b: Held, tolerance: float) -> bool:
     """Whether two arrays hold the same numbers, zeros not counted."""
+    if isinstance(a, Sketch) or isinstance(b, Sketch):
+        # Their fingerprints agree, and there is no more to compare.
+        return True
+    if a.size == b.size > _MOST_SORTED:
+        # Four sums of so many numbers are no coincidence, and sorting these takes longer than all else.
+        return True
     if a.size == b.size:
         if close(a.ravel(), b.ravel(), tolerance):
             return True
@@ -143,19 +218,20 @@ def _same_numbers(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
     return a.size == b.size and close(a, b, tolerance)
 
 
-def close(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE) -> bool:
-    """Whether two arrays of one shape agree within a tolerance of the largest ordinary number.
+def close(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE, least: float = 0.0) -> bool:
+    """Whether two arrays of one shape agree within a tolerance of the largest ordinary number, and `least` more.
 
     What stands for infinity agrees with what does.
     """
     if not (_may_be_huge(a) or _may_be_huge(b)):
-        return bool((np.abs(a - b) <= tolerance * float(np.abs(a).max(initial=0.0))).all())
+        scale = float(np.abs(a).max(initial=0.0))
+        return bool((np.abs(a - b) <= tolerance * scale + least).all())
     in_a, in_b = ordinary_of(a), ordinary_of(b)
     if not np.array_equal(in_a, in_b):
         return False
     x, y = a[in_a], b[in_b]
     scale = float(np.abs(x).max(initial=0.0))
-    if not (np.abs(x - y) <= tolerance * scale).all():
+    if not (np.abs(x - y) <= tolerance * scale + least).all():
         return False
     rest_a, rest_b = a[~in_a], b[~in_b]
     with np.errstate(invalid="ignore"):
@@ -164,8 +240,13 @@ def close(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE) -> bool:
         )
 
 
-def layout(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE) -> Layout | None:
-    """How `a` lies beside `b`; None where neither is the other transposed and reshaped."""
+def layout(a: Held, b: Held, tolerance: float = TOLERANCE) -> Layout | None:
+    """How `a` lies beside `b`; None where neither is the other transposed and reshaped.
+
+    Of two sketches it is told only where both lie in one order.
+    """
+    if isinstance(a, Sketch) or isinstance(b, Sketch):
+        return _layout_by_sketch(a, b, tolerance)
     if a.size != b.size:
         return Layout(SCATTERED, (), True) if _same_numbers(a, b, tolerance) else None
     if close(a.ravel(), b.ravel(), tolerance):
@@ -182,6 +263,62 @@ def layout(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE) -> Layout
             if close(flat, y, tolerance):
                 return Layout(SWAPPED if x.shape == moved.shape else TRANSPOSED, axes, first)
     return None
+
+
+def _layout_by_sketch(a: Held, b: Held, tolerance: float) -> Layout | None:
+    """The layout of two arrays of which one is there, and of the other a sketch: the order in which its sums agree."""
+    if a.size != b.size:
+        return Layout(SCATTERED, (), True)
+    if same(a, b, tolerance):
+        return Layout(EXACT, tuple(range(a.ndim)), True)
+    array, other = (b, a) if isinstance(a, Sketch) else (a, b)
+    if isinstance(array, Sketch):
+        return None
+    of_array = isinstance(b, Sketch)
+    for of_first in (True, False):
+        # Either the array is transposed and then reshaped to the sketch's shape, or the other way round.
+        whole = of_first == of_array
+        source = np.squeeze(array).shape if whole else tuple(n for n in other.shape if n > 1)
+        target = tuple(n for n in other.shape if n > 1) if whole else np.squeeze(array).shape
+        if len(source) > _MOST_AXES:
+            continue
+        for axes in itertools.permutations(range(len(source))):
+            ends = tuple(source[axis] for axis in axes)
+            if axes == tuple(range(len(source))) or not _nested(ends, target):
+                continue
+            how = Layout(SWAPPED if source == ends else TRANSPOSED, axes, of_first)
+            if same(moved(array, how, other.shape, back=not of_array), other, tolerance):
+                return how
+    return None
+
+
+def same(a: Held, b: Held, tolerance: float, least: float = 0.0) -> bool:
+    """Whether two arrays of one size agree as they lie, within a tolerance of the largest number and `least` more.
+
+    Where of one there is only a sketch, their weighted sums decide.
+    """
+    if not (isinstance(a, Sketch) or isinstance(b, Sketch)):
+        return close(a.ravel(), b.ravel(), tolerance, least)
+    x, y = (each if isinstance(each, Sketch) else sketch(each) for each in (a, b))
+    if x.known.huge != y.known.huge or x.size != y.size:
+        return False
+    bound = (tolerance * max(x.known.scale, y.known.scale) + least) * _SIGMAS * math.sqrt(x.stretch)
+    return bool((np.abs(x.sums - y.sums) <= bound).all())
+
+
+def largest_error(x: np.ndarray, exact: Held) -> float:
+    """The largest difference of two arrays of one size over the largest ordinary number; estimated of a sketch."""
+    if isinstance(exact, Sketch):
+        largest = float(np.abs(sums(x) - exact.sums).max(initial=0.0)) / math.sqrt(exact.stretch)
+        return largest / (exact.known.scale or 1.0)
+    ok = ordinary_of(exact) & ordinary_of(x)
+    scale = float(np.abs(exact[ok]).max(initial=0.0))
+    return float(np.abs(x[ok] - exact[ok]).max(initial=0.0)) / (scale or 1.0)
+
+
+def sums(x: Held) -> np.ndarray:
+    """The weighted sums of an array, or of what a sketch is of."""
+    return x.sums if isinstance(x, Sketch) else _weighted(x)[0]
 
 
 def _nested(shape: Sequence[int], other: Sequence[int]) -> bool:

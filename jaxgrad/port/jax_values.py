@@ -3,10 +3,17 @@
 The jaxpr is opened all the way: jit, remat, custom rules' primals, scans turn by turn, while loops, the branch that
 cond takes, and a shard_map where there is one device. The list can be run again with some values replaced, which is
 what the search for a mapping and for what would mend a difference do.
+
+Of a run that is too large to keep, sketches stay, and from time to time all values that are needed further on: what
+was let go is computed again from these. A value is let go with the last operation that takes it.
 """
 
+import contextlib
+import functools
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +24,13 @@ from scipy import special
 from jaxgrad import jax_seam
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jax_seam import ClosedJaxpr, jaxpr_as_fun
-from jaxgrad.port.values import Line, Place, Trace, Value, as_float64, decimal, raised, within
+from jaxgrad.port.fingerprint import sketch
+from jaxgrad.port.values import Line, Place, Trace, Value, Values, as_float64, decimal, raised, within
 
 # A scan of more operations than this is run as it is: its turns are not looked at one by one.
 MOST_UNROLLED = 20_000
+# Of a run that is let go, all that is needed further on is kept where it is this much smaller than what was let go.
+_SMALLER = 8
 
 LAYOUT = frozenset(
     "reshape transpose squeeze expand_dims broadcast_in_dim copy copy_p stop_gradient name optimization_barrier "
@@ -56,12 +66,70 @@ class Program(NamedTuple):
     outputs: tuple[int, ...]
 
 
+class Arrays(Mapping[int, Any]):
+    """The values of a run by number; those that were let go are computed again from those that are `kept`."""
+
+    def __init__(self, ops: Sequence[Op], kept: dict[int, Any], count: int) -> None:
+        self.ops, self.kept, self.count = ops, kept, count
+        self.makers: dict[int, int] = {}
+        self.recent: dict[int, Any] = {}
+        self.bytes = 0
+
+    def __getitem__(self, number: int) -> Any:
+        if number in self.kept:
+            return self.kept[number]
+        if number not in self.recent:
+            self._compute(number)
+        return self.recent[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.count))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def array(self, number: int) -> np.ndarray:
+        """A value in float64."""
+        return _host(self[number])
+
+    def _compute(self, number: int) -> None:
+        for k in range(max(self.makers.values(), default=-1) + 1, len(self.ops)):
+            self.makers.update(dict.fromkeys(self.ops[k].results, k))
+        wanted, todo = set[int](), [number]
+        while todo:
+            m = todo.pop()
+            if m not in self.kept and m not in self.recent and self.makers[m] not in wanted:
+                wanted.add(self.makers[m])
+                todo += self.ops[self.makers[m]].operands
+        made: dict[int, Any] = {}
+        with float64():
+            for k in sorted(wanted):
+                given = [made[m] if m in made else self[m] for m in self.ops[k].operands]
+                made.update(zip(self.ops[k].results, self.ops[k].run(given), strict=True))
+        size = sum(map(_bytes, made.values()))
+        if self.bytes + size > Values.most:
+            self.recent, self.bytes = {}, 0
+        self.recent.update(made)
+        self.bytes += size
+
+
 class Recorded(NamedTuple):
-    """A run: its values, the program that made them, and the values as JAX has them, by number."""
+    """A run: its values, the program that made them, and the values as JAX has them, by number.
+
+    `floats` are the numbers of those that can have a derivative, `cuts` the indices of operations before which all
+    values needed further on are kept, none where all are. `opened` tells whether a custom rule was looked into.
+    """
 
     trace: Trace
     program: Program
-    values: dict[int, Any]
+    values: Arrays
+    floats: frozenset[int]
+    cuts: tuple[int, ...]
+    opened: bool
+
+
+def _bytes(x: Any) -> int:
+    return 0 if _is_key(x) else math.prod(np.shape(x)) * 8
 
 
 def record(
@@ -73,7 +141,7 @@ def record(
     open_custom: bool = True,
     inline: bool = True,
 ) -> Recorded:
-    """Run `fn(*args)`, a function of arrays, in float64 and keep every value.
+    """Run `fn(*args)`, a function of arrays, in float64 and keep every value; of a run too large to keep a sketch.
 
     Args:
         fn: a function of arrays that returns a tree of arrays.
@@ -87,14 +155,36 @@ def record(
     Raises `JaxgradError` where `fn` raises.
     """
     with float64():
-        wide = [_widened(jnp.asarray(x), use) for x in args]
+        wide = [_given(x, use) for x in args]
         closed, shapes = _traced(fn, wide, use)
         state = _State(use, open_custom, inline)
-        inputs = [state.new(x, number >= parameters) for number, x in enumerate(wide)]
+        inputs = [
+            state.new(x, number >= parameters, _nowhere("input" if number >= parameters else "parameter"))
+            for number, x in enumerate(wide)
+        ]
         outputs = _open(closed, inputs, state, (), "")
     names = ["output" + jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
-    program = Program(tuple(state.ops), tuple(inputs), state.constants, tuple(outputs))
-    return Recorded(trace_of(program, state, names), program, state.values)
+    numbers = tuple(made.number for made in outputs)
+    program = Program(tuple(state.ops), tuple(made.number for made in inputs), state.constants, numbers)
+    for made in outputs:
+        state.arrays.kept[made.number] = made.value
+        state.values[made.number] = state.values[made.number]._replace(held=_host(made.value))
+    state.arrays.count = len(state.values)
+    trace = Trace(tuple(state.values), numbers, tuple(names))
+    return Recorded(trace, program, state.arrays, frozenset(state.floats), tuple(state.cuts), state.opened)
+
+
+def _host(x: Any) -> np.ndarray:
+    return np.zeros(0) if _is_key(x) else as_float64(x)
+
+
+def _given(x: Any, use: str) -> Any:
+    """An argument in float64: an array of NumPy's in it as it lies, as copies of all weights are as large as they."""
+    return x if isinstance(x, np.ndarray) and x.dtype == np.float64 else _widened(jnp.asarray(x), use)
+
+
+def _nowhere(op: str) -> Place:
+    return Place(op, "", ())
 
 
 def _traced(fn: Callable[..., Any], wide: Sequence[Any], use: str) -> tuple[ClosedJaxpr, Any]:
@@ -102,11 +192,11 @@ def _traced(fn: Callable[..., Any], wide: Sequence[Any], use: str) -> tuple[Clos
 
     A program that was traced in the type of use is run in float64 all the same.
     """
-    narrow = [x.astype(use) if x.dtype == np.float64 else x for x in wide]
     try:
         try:
             return jax.make_jaxpr(fn, return_shape=True)(*wide)
         except TypeError:
+            narrow = [jax.ShapeDtypeStruct(x.shape, use) if x.dtype == np.float64 else x for x in wide]
             return jax.make_jaxpr(fn, return_shape=True)(*narrow)
     except JaxgradError:
         raise
@@ -116,8 +206,6 @@ def _traced(fn: Callable[..., Any], wide: Sequence[Any], use: str) -> tuple[Clos
 
 def float64() -> Any:
     """A context in which JAX computes in float64 on the CPU."""
-    import contextlib
-
     stack = contextlib.ExitStack()
     stack.enter_context(jax.enable_x64(True))
     stack.enter_context(jax.default_matmul_precision("highest"))
@@ -126,57 +214,115 @@ def float64() -> Any:
     return stack
 
 
-class _State:
+class _Made:
+    """A value that may still be needed: it is let go with the last that refers to it."""
+
+    __slots__ = ("__weakref__", "number", "value", "varies")
+
+    def __init__(self, number: int, value: Any, varies: bool) -> None:
+        self.number, self.value, self.varies = number, value, varies
+
+
+class _State(Values):
     """What a run has made so far."""
 
     def __init__(self, use: str, open_custom: bool, inline: bool) -> None:
         self.use, self.open_custom, self.inline = use, open_custom, inline
-        self.values: dict[int, Any] = {}
-        self.varies: list[bool] = []
         self.constants: dict[int, Any] = {}
         self.ops: list[Op] = []
+        self.arrays = Arrays(self.ops, {}, 0)
+        super().__init__(self.arrays.array)
+        self.living: weakref.WeakValueDictionary[int, _Made] = weakref.WeakValueDictionary()
+        # How many bytes were let go since all that lived was kept, and from how many on it may be again.
+        self.since, self.pause = 0, self.most
+        self.cuts: list[int] = []
+        self.floats: set[int] = set()
+        self.opened = False
         # The axes of the mesh of one device that is looked into.
         self.axes: tuple[str, ...] = ()
 
-    def new(self, value: Any, varies: bool) -> int:
-        number = len(self.varies)
-        self.values[number] = value
-        self.varies.append(varies)
-        return number
+    def new(
+        self,
+        value: Any,
+        varies: bool,
+        place: Place,
+        operands: tuple[int, ...] = (),
+        moved: bool = False,
+        scalars: tuple[tuple[str, float], ...] = (),
+    ) -> _Made:
+        array = _host(value)
+        before = self.all
+        number = self.add(Value(array, varies, place, operands, moved, scalars))
+        if getattr(value, "dtype", None) == np.float64:
+            self.floats.add(number)
+        made = _Made(number, value, varies)
+        self.living[number] = made
+        if isinstance(self.values[number].held, np.ndarray):
+            self.arrays.kept[number] = value
+        else:
+            self.since += 0 if moved else 8 * array.size
+        if before and not self.all:
+            # From here on values are let go.
+            self.arrays.kept = {
+                n: x for n, x in self.arrays.kept.items() if isinstance(self.values[n].held, np.ndarray)
+            }
+            self.keep_living()
+        return made
 
-    def constant(self, value: Any) -> int:
-        number = self.new(_constant(value, self.use), False)
-        self.constants[number] = self.values[number]
-        return number
+    def keep_living(self) -> None:
+        """Keep all that is still needed, so that what comes behind can be computed again from here."""
+        self.arrays.kept.update((number, made.value) for number, made in self.living.items())
+        self.cuts.append(len(self.ops))
+        self.since, self.pause = 0, self.most
+
+    def constant(self, value: Any) -> _Made:
+        made = self.new(_constant(value, self.use), False, _nowhere("constant"))
+        self.constants[made.number] = made.value
+        return made
 
     def apply(
-        self, name: str, run: Callable[[Sequence[Any]], list[Any]], operands: Sequence[int], place: Place, eqn: Any
-    ) -> list[int]:
-        made = run([self.values[number] for number in operands])
-        varies = any(self.varies[number] for number in operands)
-        results = [self.new(value, varies) for value in made]
-        self.ops.append(Op(name, run, tuple(operands), tuple(results), place, eqn))
-        return results
+        self, name: str, run: Callable[[Sequence[Any]], list[Any]], operands: Sequence[_Made], place: Place, eqn: Any
+    ) -> list[_Made]:
+        if self.since > self.pause:
+            live = sum(_bytes(made.value) for number, made in self.living.items() if number not in self.arrays.kept)
+            if _SMALLER * live <= self.since:
+                self.keep_living()
+            else:
+                self.pause = self.since + self.most
+        made = run([each.value for each in operands])
+        varies = any(each.varies for each in operands)
+        numbers = tuple(each.number for each in operands)
+        scalars = _scalars(numbers, self.constants)
+        first = len(self.values)
+        self.ops.append(Op(name, run, numbers, tuple(range(first, first + len(made))), place, eqn))
+        return [self.new(value, varies, place, numbers, name in LAYOUT, scalars) for value in made]
 
 
-def trace_of(program: Program, state: Any, names: Sequence[str]) -> Trace:
-    nowhere = Place("constant", "", ())
-    made = {number: op for op in program.ops for number in op.results}
-    values = []
-    for number, varies in enumerate(state.varies):
-        op = made.get(number)
-        array = as_float64(state.values[number]) if not _is_key(state.values[number]) else np.zeros(0)
-        if op is None:
-            kind = "input" if varies else "parameter" if number in program.inputs else "constant"
-            values.append(Value(array, varies, nowhere._replace(op=kind), (), False))
-            continue
-        values.append(Value(array, varies, op.place, op.operands, op.name in LAYOUT, _scalars(op, program)))
-    return Trace(tuple(values), program.outputs, tuple(names))
-
-
-def _scalars(op: Op, program: Program) -> tuple[tuple[str, float], ...]:
-    given = [(f"operand {k}", program.constants[n]) for k, n in enumerate(op.operands) if n in program.constants]
+def _scalars(operands: Sequence[int], constants: Mapping[int, Any]) -> tuple[tuple[str, float], ...]:
+    given = [(f"operand {k}", constants[n]) for k, n in enumerate(operands) if n in constants]
     return tuple((name, float(x)) for name, x in given if np.ndim(x) == 0 and np.asarray(x).dtype.kind in "fi")
+
+
+def changed(recorded: Recorded, values: Mapping[int, Any], ops: Mapping[int, Op]) -> Recorded:
+    """The run with some values replaced, by number, and some operations, by index."""
+    program, rows = recorded.program, list(recorded.trace.values)
+    # What was given is no longer computed.
+    given = set(values)
+    left = [ops.get(k, op) for k, op in enumerate(program.ops)]
+    left = [op for op in left if not given.issuperset(op.results)]
+    new = itertools.chain(values.items(), run_again(program, recorded.values, values, ops))
+    kept = dict(recorded.values.kept)
+    arrays = Arrays(left, kept, len(rows))
+    for n, x in new:
+        array = _host(x)
+        if recorded.cuts and n not in given and array.size > Values.few:
+            kept.pop(n, None)
+            rows[n] = rows[n]._replace(held=sketch(array), again=functools.partial(arrays.array, n))
+        else:
+            kept[n] = x
+            rows[n] = rows[n]._replace(held=array)
+    trace = recorded.trace._replace(values=tuple(rows))
+    return recorded._replace(trace=trace, program=program._replace(ops=tuple(left)), values=arrays)
 
 
 def _is_key(x: Any) -> bool:
@@ -203,43 +349,71 @@ def run_again(
                 yield number, value
 
 
+def outputs(program: Program, given: Mapping[int, Any]) -> dict[int, Any]:
+    """The outputs of a program by number, for inputs, constants and other values that are `given`.
+
+    What lies between is let go with the last operation that takes it.
+    """
+    last = {n: k for k, op in enumerate(program.ops) for n in op.operands}
+    last.update(dict.fromkeys(program.outputs, len(program.ops)))
+    known = dict(given)
+    for k, op in enumerate(program.ops):
+        made = op.run([known[n] for n in op.operands])
+        known.update((n, x) for n, x in zip(op.results, made, strict=True) if n not in given)
+        for n in (*op.operands, *op.results):
+            if last.get(n, k) <= k and n not in given:
+                known.pop(n, None)
+    return {n: known[n] for n in program.outputs}
+
+
 # Opening programs.
 
 
 def _open(
     closed: ClosedJaxpr,
-    operands: Sequence[int],
+    operands: Sequence[_Made],
     state: _State,
     outer: tuple[Line, ...],
     stack: str,
     jitted: str | None = None,
-) -> list[int]:
+) -> list[_Made]:
     jaxpr = closed.jaxpr
-    known: dict[Any, int] = {}
+    known: dict[Any, _Made] = {}
     for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
         known[var] = state.constant(value)
     known.update(zip(jaxpr.invars, operands, strict=True))
 
-    def number(atom: Any) -> int:
+    def made(atom: Any) -> _Made:
         return state.constant(atom.val) if jax_seam.literal(atom) else known[atom]
 
-    for eqn in jaxpr.eqns:
+    needed = _needed_until(jaxpr)
+    for k, eqn in enumerate(jaxpr.eqns):
         if not eqn.outvars:
             continue
         place = _place(eqn, outer, stack, jitted)
         known.update(
-            zip(eqn.outvars, _results(eqn, [number(a) for a in eqn.invars], state, place, stack, jaxpr), strict=True)
+            zip(eqn.outvars, _results(eqn, [made(a) for a in eqn.invars], state, place, stack, jaxpr), strict=True)
         )
-    return [number(atom) for atom in jaxpr.outvars]
+        for var in (*eqn.invars, *eqn.outvars):
+            if not jax_seam.literal(var) and needed.get(var, -1) <= k:
+                known.pop(var, None)
+    return [made(atom) for atom in jaxpr.outvars]
 
 
-def _results(eqn: Any, operands: list[int], state: _State, place: Place, stack: str, jaxpr: Any) -> list[int]:
+def _needed_until(jaxpr: Any) -> dict[Any, int]:
+    """The index of the last equation that takes each variable; that behind the last for what is returned."""
+    last = {atom: k for k, eqn in enumerate(jaxpr.eqns) for atom in eqn.invars if not jax_seam.literal(atom)}
+    return {**last, **{atom: len(jaxpr.eqns) for atom in jaxpr.outvars if not jax_seam.literal(atom)}}
+
+
+def _results(eqn: Any, operands: list[_Made], state: _State, place: Place, stack: str, jaxpr: Any) -> list[_Made]:
     name = jax_seam.name(eqn)
     custom = name.startswith("custom_")
     below = "/".join(part for part in (stack, jax_seam.name_stack(eqn)) if part)
     # A rule is compiled for the types that it was traced in, and is given float64 where these are narrower.
-    keeps = custom and not state.open_custom and _is_of_types(eqn, operands, state)
+    keeps = custom and not state.open_custom and _is_of_types(eqn, operands)
     if not keeps and (body := jax_seam.called(eqn)) is not None:
+        state.opened |= custom
         return _open(body, operands, state, place.lines, below, jax_seam.jitted(eqn))
     if custom and keeps:
         return state.apply(name, _kept(eqn, jaxpr), operands, place, eqn)
@@ -251,7 +425,7 @@ def _results(eqn: Any, operands: list[int], state: _State, place: Place, stack: 
         return _while(loop, operands, state, place, below)
     if (branches := jax_seam.branches(eqn)) is not None:
         index, *rest = operands
-        taken = int(np.clip(int(state.values[index]), 0, len(branches) - 1))
+        taken = int(np.clip(int(index.value), 0, len(branches) - 1))
         return _open(branches[taken], rest, state, place.lines, below)
     if (mapped := jax_seam.shard_map(eqn)) is not None:
         if mapped.mesh.size > 1:
@@ -267,16 +441,16 @@ def _results(eqn: Any, operands: list[int], state: _State, place: Place, stack: 
     return state.apply(name, _bound(eqn, state.use), operands, place, eqn)
 
 
-def _is_of_types(eqn: Any, operands: list[int], state: _State) -> bool:
+def _is_of_types(eqn: Any, operands: list[_Made]) -> bool:
     """Whether the values are of the types that an equation was traced for."""
-    types = (getattr(state.values[n], "dtype", None) for n in operands)
+    types = (getattr(made.value, "dtype", None) for made in operands)
     return all(dtype == atom.aval.dtype for dtype, atom in zip(types, eqn.invars, strict=True))
 
 
-def _scan(scan: jax_seam.Scan, operands: list[int], state: _State, place: Place, stack: str) -> list[int]:
+def _scan(scan: jax_seam.Scan, operands: list[_Made], state: _State, place: Place, stack: str) -> list[_Made]:
     constants, rest = operands[: scan.constants], operands[scan.constants :]
     carried, scanned = rest[: scan.carried], rest[scan.carried :]
-    turns: list[list[int]] = []
+    turns: list[list[_Made]] = []
     order = range(scan.length - 1, -1, -1) if scan.reverse else range(scan.length)
     for turn in order:
         slices = [state.apply("slice", _turn(turn), [x], place._replace(op="slice"), None)[0] for x in scanned]
@@ -299,14 +473,14 @@ def _turn(turn: int) -> Callable[[Sequence[Any]], list[Any]]:
     return lambda given: [given[0][turn]]
 
 
-def _while(loop: jax_seam.While, operands: list[int], state: _State, place: Place, stack: str) -> list[int]:
+def _while(loop: jax_seam.While, operands: list[_Made], state: _State, place: Place, stack: str) -> list[_Made]:
     of_condition = operands[: loop.condition_constants]
     of_body = operands[loop.condition_constants :][: loop.body_constants]
     carried = operands[loop.condition_constants + loop.body_constants :]
     turn = 0
     while True:
         (goes_on,) = _open(loop.condition, [*of_condition, *carried], state, place.lines, stack)
-        wanted = state.values[goes_on]
+        wanted = goes_on.value
         if not bool(jnp.any(wanted)):
             return carried
         made = _open(loop.body, [*of_body, *carried], state, place.lines, f"{stack}/turn {turn}".lstrip("/"))
@@ -315,7 +489,7 @@ def _while(loop: jax_seam.While, operands: list[int], state: _State, place: Plac
         carried, turn = made, turn + 1
 
 
-def _select(goes_on: int, new: int, old: int, state: _State, place: Place) -> int:
+def _select(goes_on: _Made, new: _Made, old: _Made, state: _State, place: Place) -> _Made:
     """Under vmap the condition has the batch's axes, and an example that is done keeps its values."""
 
     def run(given: Sequence[Any]) -> list[Any]:

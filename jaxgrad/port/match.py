@@ -33,7 +33,7 @@ from jaxgrad.checking.oracles.align import (
 from jaxgrad.checking.oracles.rules import ONE, Rule
 from jaxgrad.checking.oracles.torch import transposed_convolutions
 from jaxgrad.errors import JaxgradError
-from jaxgrad.port import fingerprint, jax_values, torch_values
+from jaxgrad.port import fingerprint, jax_values, rounding, torch_values
 from jaxgrad.port.fingerprint import SCATTERED, SWAPPED
 from jaxgrad.port.mapping import Entry, is_parameter, paths
 from jaxgrad.port.mapping import Mapping as WeightMapping
@@ -220,7 +220,7 @@ class _Search:
     """What does not change while rules are tried: the program, what it needs, and torch's values."""
 
     def __init__(self, setting: Setting, names: Mapping[str, str]) -> None:
-        self.leaves = setting.leaves
+        self.setting, self.leaves = setting, setting.leaves
         self.paths = frozenset(path for path, _ in setting.leaves)
         self.tensors = setting.tensors
         arrays = [redrawn(np.zeros(leaf.shape), (7, k), True) for k, (_, leaf) in enumerate(setting.leaves)]
@@ -247,11 +247,13 @@ class _Search:
             for op in self.ops
         ]
         self.known = {
-            n: x for n, x in self.recorded.values.items() if n in zeros or (n not in self.made and n not in slots)
+            n: self.recorded.values[n]
+            for n in range(len(trace.values))
+            if n in zeros or (n not in self.made and n not in slots)
         }
         self.slots = {k: number for number, k in slots.items()}
         values = setting.torch.trace.values
-        self.theirs = fingerprint.index([v.array for v in values if v.varies and fingerprint.told(v.array)])
+        self.theirs = fingerprint.index([v.held for v in values if v.varies and fingerprint.told(v.held)])
         order = {v.place.module: k for k, v in enumerate(values) if v.place.op == "parameter"}
         used = [n for v in values if v.place.op != "parameter" for n in v.operands]
         first = {
@@ -263,6 +265,9 @@ class _Search:
         self.places = {n: k / count for k, n in enumerate(sorted(self.order, key=self.order.__getitem__))}
         wanted = [leaf for want in self.wants for leaf in sorted(want)]
         self.first = {leaf: wanted.index(leaf) for leaf in set(wanted)}
+        self.position = {
+            leaf: k / len(self.first) for k, leaf in enumerate(sorted(self.first, key=self.first.__getitem__))
+        }
         self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
         self.mirrored = mirrored_leaves(self.recorded, len(arrays))
         self.contracted = contracted_leaves(self.recorded, len(arrays))
@@ -299,7 +304,7 @@ class _Search:
         A rule with which a product would sum over other axes than the torch program's is far, and so is a tensor of a
         module that has weights of other sizes, and a window that is to be flipped and is not.
         """
-        place = sorted(self.first.values()).index(self.first[leaf]) / len(self.first) if leaf in self.first else 0.5
+        place = self.position.get(leaf, 0.5)
         path = self.leaves[leaf][0]
         apart = min((abs(self.places[n] - place) for n in rule.sources), default=1.0)
         apart += any(self.unlike(path, n) for n in rule.sources)
@@ -323,11 +328,20 @@ class _Search:
 
     def holds(self, proposed: Mapping[int, Rule]) -> bool:
         """Whether all outputs are the torch program's with these rules."""
-        memo = dict(self.known)
-        memo.update((self.slots[k], jnp.asarray(rules.apply(rule, self.tensors))) for k, rule in proposed.items())
-        for n in self.recorded.program.outputs:
-            self.value(n, memo)
-        return self.agrees(memo)
+        arrays = {k: rules.apply(rule, self.tensors) for k, rule in proposed.items()}
+        given = {self.slots[k]: array for k, array in arrays.items()}
+        found = jax_values.outputs(self.recorded.program, {**self.known, **given})
+        if self.agrees(found):
+            return True
+        # They may be off by little, and that by rounding.
+        if not self.agrees(found, rounding.COARSEST):
+            return False
+        args = [*(arrays[k] for k in sorted(arrays)), *self.setting.others]
+        run = jax_values.record(self.setting.fn, args, len(arrays))
+        own, theirs = rounding.noise_of(run), torch_values.noise_of(self.setting.torch)
+        noise = [own.get(n, 0.0) for n in run.program.outputs]
+        noise += [theirs.get(n, 0.0) for n in self.setting.torch.trace.outputs]
+        return self.agrees(found, min(rounding.TIMES * max(noise), rounding.COARSEST))
 
     def value(self, number: int, memo: dict[int, Any]) -> Any:
         """A value, computed if all leaves that it needs have rules."""
@@ -340,13 +354,19 @@ class _Search:
         memo.update(zip(op.results, made, strict=True))
         return memo[number]
 
-    def found(self, number: int, memo: dict[int, Any], without: tuple[str, ...] = ()) -> bool:
+    def found(
+        self,
+        number: int,
+        memo: dict[int, Any],
+        without: tuple[str, ...] = (),
+        tolerance: float = fingerprint.TOLERANCE,
+    ) -> bool:
         """Whether a value is one of the torch program's."""
         x = as_float64(memo[number])
         if not fingerprint.told(x):
             return False
-        for other in fingerprint.like(x, self.theirs):
-            how = fingerprint.layout(x, self.theirs.arrays[other])
+        for other in fingerprint.like(x, self.theirs, tolerance):
+            how = fingerprint.layout(x, self.theirs.arrays[other], tolerance)
             if how is not None and how.kind not in (SCATTERED, *without):
                 return True
         return False
@@ -448,11 +468,11 @@ class _Search:
         memo.update((n, self.recorded.values[n] * 0) for n in op.results)
         return True
 
-    def agrees(self, memo: dict[int, Any]) -> bool:
+    def agrees(self, memo: dict[int, Any], tolerance: float = fingerprint.TOLERANCE) -> bool:
         """Whether the float outputs are found, after all leaves have been placed."""
         outputs = [n for n in self.recorded.program.outputs if self.varies[n]]
         wanted = [n for n in outputs if fingerprint.told(as_float64(memo[n]))]
-        return bool(wanted) and all(self.found(n, memo, (SWAPPED,)) for n in wanted)
+        return bool(wanted) and all(self.found(n, memo, (SWAPPED,), tolerance) for n in wanted)
 
     def fitting(
         self, k: int, memo: dict[int, Any], assigned: dict[int, Rule]

@@ -17,10 +17,10 @@ from scipy import special
 
 from jaxgrad import jax_seam
 from jaxgrad.port import fingerprint, jax_values, locate
-from jaxgrad.port.fingerprint import EXACT, TRANSPOSED
+from jaxgrad.port.fingerprint import EXACT, TRANSPOSED, Layout
 from jaxgrad.port.jax_values import Op, Recorded
 from jaxgrad.port.locate import Mend, Parted, Verdict
-from jaxgrad.port.values import Place, Trace, as_float64
+from jaxgrad.port.values import Place, as_float64
 
 # How far into the region changes are tried, how many values behind a change may be no counterpart, how many must be.
 _DEEP = 24
@@ -95,8 +95,8 @@ def mended(
         mends, change = _mends(region(parted, recorded, unused))
         behind: list[str] = []
         while change is not None and len(behind) < _MOST_BEHIND:
-            recorded = _applied(recorded, change)
-            parted = locate.part(recorded.trace, parted.other.trace, parted.tolerance)
+            recorded = jax_values.changed(recorded, change.values, change.ops)
+            parted = locate.part(recorded.trace, parted.other.trace, parted.noise)
             after = locate.judged(parted, verdict.other_name)
             if after.agrees:
                 break
@@ -119,7 +119,7 @@ def region(parted: Parted, recorded: Recorded, unused: Mapping[str, np.ndarray])
     # Where the function ends too early, its outputs are where something is missing.
     bad = tuple(own) or tuple(n for n, _ in wrong)
     near = list(dict.fromkeys(made[n] for n in bad[: 2 * _DEEP] if n in made))[:_DEEP]
-    arrays = [parted.other.trace.values[m].array for m in theirs]
+    arrays = [parted.other.trace.values[m].held for m in theirs]
     return Region(
         parted,
         recorded,
@@ -218,51 +218,38 @@ def _effect(r: Region, change: Change) -> Effect:
         array = as_float64(x)
         if values[n].moved or not values[n].varies or not fingerprint.told(array):
             continue
-        near = _counterpart(r, array)
+        near = _counterpart(r, array, n)
         if near is None:
             vain += 1
             if vain > _IN_VAIN and not found:
                 return Effect(0, math.inf, False, runs)
             continue
         found += 1
-        residual = max(residual, locate.relative(np.sort(array, None), np.sort(near, None)))
+        residual = max(residual, near)
     complete = bool(wrong) and runs
     for n, m in wrong if runs else ():
         a = as_float64(now.get(n, r.recorded.values[n]))
         b = r.parted.other.trace.values[m].array
-        same = a.size == b.size and (
-            fingerprint.close(a.ravel(), b.ravel(), r.parted.tolerance)
-            if np.squeeze(a).shape == np.squeeze(b).shape
-            else fingerprint.layout(a, b, r.parted.tolerance) is not None
-        )
+        same = a.size == b.size and r.parted.noise.agree(n, m, functools.partial(locate.in_order, a, b))
         if same:
             residual = max(residual, locate.relative(np.sort(a, None), np.sort(b, None)))
         complete = complete and same
     return Effect(found, residual, complete, runs)
 
 
-def _counterpart(r: Region, array: np.ndarray) -> np.ndarray | None:
-    for k in fingerprint.like(array, r.lookup, r.parted.tolerance):
-        how = fingerprint.layout(array, r.lookup.arrays[k], r.parted.tolerance)
-        if how is not None and how.kind in (EXACT, TRANSPOSED):
-            return r.lookup.arrays[k]
+def _counterpart(r: Region, array: np.ndarray, number: int) -> float | None:
+    """How far a value is off, by its number, from the other program's that it is; None where it is none."""
+    position = {m: k for k, m in enumerate(r.theirs)}
+
+    def layout(_: int, m: int, tolerance: float) -> Layout | None:
+        how = fingerprint.layout(array, r.lookup.arrays[position[m]], tolerance)
+        return how if how is not None and how.kind in (EXACT, TRANSPOSED) else None
+
+    numbers = [(number, m) for m in r.theirs]
+    for k, how in locate.matching(array, r.lookup, numbers, r.parted.noise, layout):
+        other = r.lookup.arrays[k]
+        return locate.relative(fingerprint.moved(array, how, other.shape), other)
     return None
-
-
-def _applied(recorded: Recorded, change: Change) -> Recorded:
-    """The run with a change made."""
-    values = dict(recorded.values) | dict(change.values)
-    values |= dict(jax_values.run_again(recorded.program, recorded.values, change.values, change.ops))
-    old = recorded.trace.values
-    new = tuple(
-        v if values[n] is recorded.values[n] else v._replace(array=as_float64(values[n])) for n, v in enumerate(old)
-    )
-    ops = tuple(change.ops.get(k, op) for k, op in enumerate(recorded.program.ops))
-    # What was given is no longer computed.
-    given = set(change.values)
-    ops = tuple(op for op in ops if not given.issuperset(op.results))
-    program = recorded.program._replace(ops=ops)
-    return Recorded(Trace(new, recorded.trace.outputs, recorded.trace.names), program, values)
 
 
 # Kinds of changes.
@@ -300,6 +287,12 @@ def literals(r: Region) -> Iterator[Change]:
     alike: dict[tuple[Any, float], list[int]] = {}
     for number, place, old in numbers:
         alike.setdefault((place.line, old), []).append(number)
+    for number, place, old in numbers:
+        # A base of frequencies is a power of ten; another number may explain one that is not the other program's.
+        if old >= 100 and math.log10(old) == round(math.log10(old)):
+            for new in (old * 10, old / 10, old * 100, old / 100):
+                value = np.asarray(new, np.asarray(r.recorded.values[number]).dtype)
+                yield Change(place, f"{old:g} should be {new:g}", {number: value}, {})
     for number, place, old in numbers:
         near = [x for x in dict.fromkeys(theirs) if x != old]
         integer = np.asarray(r.recorded.values[number]).dtype.kind in "iu"
@@ -707,7 +700,7 @@ def activations(r: Region) -> Iterator[Change]:
         made = {
             name: np.asarray(fn(np.asarray(x))) for name, fn in ACTIVATIONS.items() if name.count("axis") <= np.ndim(x)
         }
-        theirs = [name for name, y in made.items() if np.isfinite(y).all() and _counterpart(r, y) is not None]
+        theirs = [name for name, y in made.items() if np.isfinite(y).all() and _counterpart(r, y, n) is not None]
         if not theirs:
             continue
         bad = [b for b in r.bad[: 2 * _DEEP] if np.shape(r.recorded.values[b]) == np.shape(x)]

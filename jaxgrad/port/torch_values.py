@@ -19,8 +19,20 @@ import jax
 import numpy as np
 
 from jaxgrad.checking.oracles.torch import to_torch
+from jaxgrad.checking.oracles.torch_noise import Draws, Roundings, rounding_mode
 from jaxgrad.errors import JaxgradError
-from jaxgrad.port.values import Line, Place, Trace, Value, as_float64, decimal, in_library, raised
+from jaxgrad.port.fingerprint import Held, largest_error, sketch
+from jaxgrad.port.values import (
+    Line,
+    Place,
+    Trace,
+    Value,
+    Values,
+    as_float64,
+    decimal,
+    in_library,
+    raised,
+)
 
 _MOVES = frozenset(
     "view _unsafe_view reshape t transpose permute unsqueeze squeeze expand clone contiguous _reshape_alias alias "
@@ -37,16 +49,20 @@ ALTERNATIVES = frozenset(("mean of squares", "sqrt", "inverse * weight", "logsum
 
 
 class TorchRun(NamedTuple):
-    """A recorded run: its trace, the tensors by number, the module that ran, and its outputs as tensors.
+    """A recorded run: its trace, where cotangents arrive by number, the module that ran, and its outputs as tensors.
 
-    `buffers` are the float buffers by name as they were after the call.
+    `edges` are those of autograd's graph, of the values that have a cotangent: tensors themselves are not kept.
+    `buffers` are the float buffers by name as they were after the call. `whole` tells whether all values were kept,
+    `call` how the module was called.
     """
 
     trace: Trace
-    tensors: dict[int, Any]
+    edges: dict[int, Any]
     module: Any
     outputs: list[Any]
     buffers: dict[str, np.ndarray]
+    whole: bool
+    call: "_Call"
 
 
 def tensors_of(module: Any) -> dict[str, np.ndarray]:
@@ -75,6 +91,8 @@ def record(
 ) -> TorchRun:
     """Run a copy of a module, or a function of tensors, in float64 and keep every value.
 
+    Of a run that is too large to keep there are sketches, and a value that is asked for is computed by another run.
+
     Args:
         module: an `nn.Module`, which does not change, or a function.
         inputs: JAX or NumPy arrays, or anything else that is passed on as it is.
@@ -85,61 +103,137 @@ def record(
     Raises `JaxgradError` where the module raises.
     """
     import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    own = in_float64(module, values or {})
-    given = [tensor(x) for x in inputs]
-    by_place, by_name = _bound(own, given, names, {k: tensor(x) for k, x in (kwargs or {}).items()})
-    state = _State(own)
-    for x in jax.tree.leaves((by_place, by_name), is_leaf=lambda x: isinstance(x, torch.Tensor)):
-        if isinstance(x, torch.Tensor):
-            state.new(x, True, Place("input", "", ()), (), False, ())
+    call = _Call(module, inputs, kwargs or {}, values or {}, names, torch.get_rng_state())
+    own, state, outputs = _run(call, lambda: _State(_Again(call).value))
     fixed = own if hasattr(own, "named_parameters") else None
-    for name, x in [*fixed.named_parameters(), *fixed.named_buffers()] if fixed is not None else []:
-        state.new(x, False, Place("parameter", name, ()), (), False, ())
-    before = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float64)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=[]))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(_watching(own, state))
-            stack.enter_context(_mode(state))
-            out = own(*by_place, **by_name)
-    except JaxgradError:
-        raise
-    except Exception as error:
-        raise JaxgradError(f"the torch module {raised(error, ' in its forward pass')}") from error
-    finally:
-        torch.set_default_dtype(before)
-    outputs = _leaves(out)
     for name, buffer in fixed.named_buffers() if fixed is not None else []:
         if (number := state.at.get(_key(buffer))) is not None and not np.array_equal(
             state.values[number].array, as_float64(_plain(buffer))
         ):
             state.new(buffer, True, Place("buffer after the call", name, ()), (), False, (), alias=False)
     numbers = [state.number(y) for y in outputs]
+    state.settle()
     trace = Trace(tuple(state.values), tuple(numbers), tuple(f"output[{k}]" for k in range(len(outputs))))
     buffers = {} if fixed is None else {n: _host(b) for n, b in fixed.named_buffers() if b.dtype.is_floating_point}
-    return TorchRun(trace, state.tensors, own, outputs, buffers)
+    return TorchRun(trace, state.edges, own, outputs, buffers, state.all, call)
 
 
-def cotangents(run: TorchRun, dys: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-    """The cotangents of all values of a run that have one, by number, for those of its float outputs."""
+class _Call(NamedTuple):
+    """What a module is called with, and the state of torch's random numbers then."""
+
+    module: Any
+    inputs: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    values: Mapping[str, np.ndarray]
+    names: Sequence[str]
+    random: Any
+
+
+def _run(call: _Call, new: Callable[[], "_State"], mode: Any = None) -> tuple[Any, "_State", list[Any]]:
+    """Call a copy of the module and record it in a `new` state; the copy, the state, and the outputs as tensors.
+
+    A `mode` of dispatch changes what operations give.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    own = in_float64(call.module, call.values)
+    given = [tensor(x) for x in call.inputs]
+    by_place, by_name = _bound(own, given, call.names, {k: tensor(x) for k, x in call.kwargs.items()})
+    state = new()
+    for x in jax.tree.leaves((by_place, by_name), is_leaf=lambda x: isinstance(x, torch.Tensor)):
+        if isinstance(x, torch.Tensor):
+            state.new(x, True, Place("input", "", ()), (), False, ())
+    fixed = own if hasattr(own, "named_parameters") else None
+    for name, x in [*fixed.named_parameters(), *fixed.named_buffers()] if fixed is not None else []:
+        state.new(x, False, Place("parameter", name, ()), (), False, ())
+    state.settle()
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            torch.set_rng_state(call.random)
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(_watching(own, state))
+            stack.enter_context(mode if mode is not None else contextlib.nullcontext())
+            stack.enter_context(_mode(state))
+            out = own(*by_place, **by_name)
+    except (JaxgradError, _Enough):
+        raise
+    except Exception as error:
+        raise JaxgradError(f"the torch module {raised(error, ' in its forward pass')}") from error
+    finally:
+        torch.set_default_dtype(before)
+    return own, state, _leaves(out)
+
+
+def noise_of(run: TorchRun) -> dict[int, float]:
+    """The largest error that rounding makes of each value, by number, of its largest number: drawn at random once."""
+    roundings = Roundings(Draws(np.random.default_rng(12)), 2.0**-53, 2.0**-53, 1.0)
+    _, state, _ = _run(run.call, lambda: _Noisy(run.trace.values), rounding_mode(roundings))
+    assert isinstance(state, _Noisy)
+    return state.found
+
+
+class _Enough(Exception):
+    """As many values have been computed again as are kept at once."""
+
+
+class _Again:
+    """Values of a run that were let go: from one that is asked for, as many as may be kept are computed again."""
+
+    def __init__(self, call: _Call) -> None:
+        self.call = call
+        self.found: dict[int, np.ndarray] = {}
+
+    def value(self, number: int) -> np.ndarray:
+        if number not in self.found:
+            self.found = {}
+            with contextlib.suppress(_Enough):
+                _run(self.call, lambda: _Window(self.found, number))
+        return self.found[number]
+
+
+def cotangents(run: TorchRun, dys: Sequence[np.ndarray]) -> dict[int, Held]:
+    """The cotangents of all values of a run that have one, by number, for those of its float outputs.
+
+    Where the run let values go there are sketches of all but the smallest. The run's graph is used up.
+    """
     import torch
 
     ys = [(y, dy) for y, dy in zip(run.outputs, dys, strict=True) if y.requires_grad]
-    at = {n: x for n, x in run.tensors.items() if x.requires_grad and (x.grad_fn is not None or x.is_leaf)}
-    if not ys or not at:
+    if not ys or not run.edges:
         return {}
-    found = torch.autograd.grad(
-        [y for y, _ in ys],
-        list(at.values()),
-        [torch.as_tensor(np.asarray(dy, np.float64)).reshape(y.shape) for y, dy in ys],
-        allow_unused=True,
-    )
-    return {n: _host(g) for n, g in zip(at, found, strict=True) if g is not None}
+    found: dict[int, Held] = {}
+    handles = []
+
+    def take(edges: Sequence[tuple[int, int]], dxs: Sequence[Any]) -> None:
+        for number, place in edges:
+            if (dx := dxs[place]) is not None:
+                found[number] = _host(dx) if run.whole or dx.numel() <= Values.few else sketch(_plain(dx, copies=False))
+
+    nodes: dict[Any, list[tuple[int, int]]] = {}
+    for number, edge in run.edges.items():
+        nodes.setdefault(edge.node, []).append((number, edge.output_nr))
+    for node, edges in nodes.items():
+        handles.append(node.register_prehook(functools.partial(take, edges)))
+        if hasattr(node, "variable"):
+            handles.append(node.variable.register_post_accumulate_grad_hook(_forget))
+    try:
+        torch.autograd.backward(
+            [y for y, _ in ys], [torch.as_tensor(np.asarray(dy, np.float64)).reshape(y.shape) for y, dy in ys]
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _forget(leaf: Any) -> None:
+    leaf.grad = None
 
 
 # Which operand of a product is summed over which axis.
@@ -160,9 +254,10 @@ def contracted(trace: Trace, turned: frozenset[str] = frozenset()) -> dict[str, 
             first = number = value.operands[side]
             while trace.values[number].moved and trace.values[number].operands:
                 number = trace.values[number].operands[0]
-            root, used = trace.values[number], trace.values[first].array
-            if root.place.op != "parameter" or root.array.ndim != 2 or used.ndim != 2:
+            root = trace.values[number]
+            if root.place.op != "parameter" or len(root.shape) != 2 or len(trace.values[first].shape) != 2:
                 continue
+            used = trace.values[first].array
             if used.shape == root.array.shape and np.array_equal(used, root.array):
                 found.setdefault(root.place.module, axis)
             elif np.array_equal(used.T, root.array):
@@ -207,8 +302,14 @@ def in_float64(module: Any, values: Mapping[str, np.ndarray]) -> Any:
         return module
     # What a hook computes anew in each call, as `weight_norm` does, is no leaf of autograd, and is not copied as it is.
     held = [x for m in module.modules() for x in vars(m).values() if isinstance(x, torch.Tensor) and not x.is_leaf]
+    # Numbers that are given for a weight are used where they lie: with copies, all weights would be there twice.
+    given = {
+        id(p): torch.nn.Parameter(torch.from_numpy(np.ascontiguousarray(values[name], np.float64)).reshape(p.shape))
+        for name, p in module.named_parameters(remove_duplicate=False)
+        if type(p) is torch.nn.Parameter and p.dtype.is_floating_point and name in values
+    }
     try:
-        module = copy.deepcopy(module, {id(x): x.detach().clone() for x in held})
+        module = copy.deepcopy(module, {**{id(x): x.detach().clone() for x in held}, **given})
     except Exception as error:
         raise JaxgradError(f"the torch module cannot be copied ({error}); give one that copy.deepcopy takes") from error
     attributes = [
@@ -224,7 +325,7 @@ def in_float64(module: Any, values: Mapping[str, np.ndarray]) -> Any:
         **dict(module.named_parameters(remove_duplicate=False)),
     }
     for name, value in values.items():
-        if name in named:
+        if name in named and named[name].data_ptr() != np.asarray(value).ctypes.data:
             named[name].data = torch.from_numpy(np.array(value, np.float64)).reshape(named[name].shape)
     for p in module.parameters():
         if p.dtype.is_floating_point:
@@ -245,16 +346,20 @@ def _bound(
     return places, {**named, **kwargs}
 
 
-class _State:
-    """What a run has recorded so far. Tensors are known again by where they lie in memory."""
+class _State(Values):
+    """What a run has recorded so far. Tensors are known again by their storage and how they lie in it."""
 
-    def __init__(self, module: Any) -> None:
-        self.values: list[Value] = []
-        self.tensors: dict[int, Any] = {}
+    def __init__(self, again: Callable[[int], np.ndarray]) -> None:
+        super().__init__(again)
+        self.edges: dict[int, Any] = {}
         self.at: dict[Any, int] = {}
         self.last: dict[int, int] = {}
         self.modules: list[str] = []
-        self.depth = 0
+        # Autograd gives a tensor its place in the graph after the operation that made it has returned.
+        self.fresh: list[tuple[int, Any]] = []
+        # While there is a reference, if a weak one, no other storage has the same address.
+        self.storages: dict[int, Any] = {}
+        self.weights: set[int] = set()
 
     def new(
         self,
@@ -266,36 +371,92 @@ class _State:
         scalars: Any,
         alias: bool = True,
     ) -> int:
-        number = len(self.values)
-        self.values.append(Value(as_float64(_plain(x)), varies, place, operands, moved, scalars))
-        key = _key(x) if alias else None
+        from torch.multiprocessing.reductions import StorageWeakRef
+
+        number = self.add(Value(self.array(x, place), varies, place, operands, moved, scalars))
+        key = _key(x)
         # Autograd keeps results by detaching them: the same memory, and no value of its own.
         if alias and not (place.op == "detach" and key in self.at):
             # A tensor that was written to is the new value, and has the new value's cotangent.
-            self.tensors.pop(self.at.get(key, -1), None)
-            self.tensors[number] = x
+            self.edges.pop(self.at.get(key, -1), None)
+            self.fresh.append((number, x))
             self.at[key] = number
-            self.last[x.untyped_storage().data_ptr()] = number
+            self.last[x.untyped_storage()._cdata] = number
+            if key[0] not in self.storages:
+                self.storages[key[0]] = StorageWeakRef(x.untyped_storage())
         return number
 
+    def array(self, x: Any, place: Place) -> np.ndarray:
+        """A tensor's numbers; those of weights where they lie, as a forward pass does not write to them."""
+        storage = x.untyped_storage()._cdata
+        if place.op == "parameter" and x.requires_grad:
+            self.weights.add(storage)
+        return as_float64(_plain(x, copies=storage not in self.weights))
+
+    def settle(self, leaves: bool = True) -> None:
+        """Note where the cotangents of the newest tensors arrive, and let the tensors go.
+
+        Inside of an operation autograd can be asked for those of results alone, and not of `leaves`.
+        """
+        from torch.autograd.graph import get_gradient_edge
+
+        for number, x in self.fresh:
+            if x.requires_grad and (leaves or x.grad_fn is not None):
+                self.edges[number] = get_gradient_edge(x)
+        self.fresh = [] if leaves else [(n, x) for n, x in self.fresh if x.requires_grad and x.grad_fn is None]
+
     def number(self, x: Any) -> int:
-        found = self.at.get(_key(x), self.last.get(x.untyped_storage().data_ptr()))
+        found = self.at.get(_key(x), self.last.get(x.untyped_storage()._cdata))
         if found is None:
             found = self.new(x, False, Place("constant", "/".join(self.modules[-1:]), _lines()), (), False, ())
         return found
 
 
-def _plain(x: Any) -> np.ndarray:
+class _Window(_State):
+    """A run of which only the arrays from the number `first` on are kept, as many as fit."""
+
+    def __init__(self, found: dict[int, np.ndarray], first: int) -> None:
+        super().__init__(found.__getitem__)
+        self.found, self.first = found, first
+
+    def add(self, value: Value) -> int:
+        number = len(self.values)
+        if number >= self.first:
+            if self.found and self.kept > self.most:
+                raise _Enough
+            self.found[number] = value.array
+            self.kept += 8 * value.size
+        self.values.append(value._replace(held=np.zeros(0)))
+        return number
+
+
+class _Noisy(_State):
+    """A run beside an exact one: how far each value is off."""
+
+    def __init__(self, exact: Sequence[Value]) -> None:
+        super().__init__(lambda number: exact[number].array)
+        self.exact, self.found = exact, dict[int, float]()
+
+    def add(self, value: Value) -> int:
+        number = len(self.values)
+        if number < len(self.exact) and self.exact[number].size == value.size:
+            self.found[number] = largest_error(value.array, self.exact[number].held)
+        self.values.append(value._replace(held=np.zeros(0)))
+        return number
+
+
+def _plain(x: Any, copies: bool = True) -> np.ndarray:
     x = x.detach()
     return np.array(
         x.cpu().resolve_conj().resolve_neg().numpy()
         if x.element_size() > 2 or not x.dtype.is_floating_point
-        else x.double().numpy()
+        else x.double().numpy(),
+        copy=copies or None,
     )
 
 
 def _key(x: Any) -> Any:
-    return x.untyped_storage().data_ptr(), x.storage_offset(), tuple(x.shape), x.stride(), x.dtype
+    return x.untyped_storage()._cdata, x.storage_offset(), tuple(x.shape), x.stride(), x.dtype
 
 
 def _lines() -> tuple[Line, ...]:
@@ -351,6 +512,7 @@ def _mode(state: _State) -> Any:
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = dict(kwargs or {})
+            state.settle(leaves=False)
             # What is asked for in float32 is computed in float64, as the rest of the run.
             if kwargs.get("dtype") == torch.float32:
                 kwargs["dtype"] = torch.float64

@@ -1,14 +1,17 @@
 """What a recorded run of a program holds, of either library: every value, its place, and what it was made from."""
 
+import functools
 import itertools
 import linecache
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+
+from jaxgrad.port.fingerprint import Held, Sketch, sketch
 
 # Where libraries lie: lines inside them are told only where no line of the user's own is known.
 _LIBRARIES = ("jax", "jaxlib", "flax", "equinox", "haiku", "torch", "jaxtyping", "optax", "jaxgrad")
@@ -65,18 +68,76 @@ class Place(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A value of a run: `array` in float64, `operands` the numbers of what it was made from.
+    """A value of a run: `held` is it in float64, or a sketch of it; `operands` the numbers of what it was made from.
 
-    `varies` tells whether it depends on the inputs, and not on parameters and constants alone. `moved` is true where
-    the operation only moves numbers. `scalars` are the numbers written into the operation, by name.
+    `again` computes it anew where it was let go. `varies` tells whether it depends on the inputs, and not on parameters
+    and constants alone. `moved` is true where the operation only moves numbers. `scalars` are the numbers written into
+    the operation, by name.
     """
 
-    array: np.ndarray
+    held: Held
     varies: bool
     place: Place
     operands: tuple[int, ...]
     moved: bool
     scalars: tuple[tuple[str, float], ...] = ()
+    again: Callable[[], np.ndarray] | None = None
+
+    @property
+    def array(self) -> np.ndarray:
+        """The value in float64; one that was let go is computed again."""
+        if isinstance(self.held, np.ndarray):
+            return self.held
+        assert self.again is not None, "a value is let go only where it can be computed again"
+        return self.again()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The value's shape."""
+        return self.held.shape
+
+    @property
+    def size(self) -> int:
+        """How many numbers the value has."""
+        return self.held.size
+
+
+_GIVEN = frozenset(("input", "parameter", "constant"))
+
+
+class Values:
+    """The values of a run while it is recorded: their arrays, or sketches from where they are too many to keep.
+
+    `again` computes the value of a number anew. What is given, and what is only moved from weights, is kept. `most` is
+    how many bytes are, and an array of no more than `few` numbers always is: it is no larger than its sketch.
+    """
+
+    most: ClassVar[int] = 2**26
+    few: ClassVar[int] = 512
+
+    def __init__(self, again: Callable[[int], np.ndarray]) -> None:
+        self.values: list[Value] = []
+        self.again = again
+        self.kept, self.all = 0, True
+
+    def add(self, value: Value) -> int:
+        """Take a value with its array; its number."""
+        self.values.append(value if self.all else self._less(len(self.values), value))
+        self.kept += 0 if _is_free(value) else value.held.size * 8
+        if self.all and self.kept > self.most:
+            self.all = False
+            self.values = [self._less(n, each) for n, each in enumerate(self.values)]
+        return len(self.values) - 1
+
+    def _less(self, number: int, value: Value) -> Value:
+        if _is_free(value) or isinstance(value.held, Sketch) or value.size <= self.few:
+            return value
+        return value._replace(held=sketch(value.held), again=functools.partial(self.again, number))
+
+
+def _is_free(value: Value) -> bool:
+    """Whether keeping a value takes no memory that is not taken anyway."""
+    return value.place.op in _GIVEN or (value.moved and not value.varies)
 
 
 class Trace(NamedTuple):
@@ -127,7 +188,7 @@ def as_float64(x: Any) -> np.ndarray:
         wide = array.astype(np.complex128)
         return np.stack([wide.real, wide.imag], -1)
     try:
-        return array.astype(np.float64)
+        return array.astype(np.float64, copy=False)
     except (TypeError, ValueError):
         return np.zeros(0)
 

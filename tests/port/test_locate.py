@@ -12,6 +12,7 @@ import torch
 from jaxgrad import port
 from jaxgrad.errors import JaxgradError
 from jaxgrad.port import locate
+from jaxgrad.port.values import Values
 from jaxgrad.progress import found_by
 
 from . import mistakes
@@ -87,6 +88,53 @@ def test_a_wrong_custom_rule_is_found():
 
     verdict = port.compare(lambda p, x: jnp.exp(double(jnp.tanh(x))), {}, mistakes.shape(3), torch=Double())
     assert verdict.kind == "backward" and verdict.jax.op.startswith("custom_vjp_call")
+
+
+@pytest.mark.parametrize(
+    ("name", "bug"),
+    [("conv", ""), ("block", "epsilon"), ("block", "gradient stopped")],
+)
+def test_runs_that_are_let_go_have_the_verdict_of_those_that_are_kept(name: str, bug: str, monkeypatch):
+    kept = compared(name, bug)
+    monkeypatch.setattr(Values, "most", 0)
+    monkeypatch.setattr(Values, "few", 0)
+    parts = compared(name, bug)
+    assert parts._replace(off=None, distance=None, mends=()) == kept._replace(off=None, distance=None, mends=())
+    assert [mend.words for mend in parts.mends] == [mend.words for mend in kept.mends]
+
+
+def test_a_part_that_is_taken_wrongly_is_named_and_not_the_line_that_uses_it():
+    class Last(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(torch.tanh(x).cumsum(1)[:, -1])
+
+    def fn(p, x):
+        y = jnp.cumsum(jnp.tanh(x), 1)
+        y = y[:, 0]  # the first
+        return y @ p["head"]["kernel"] + p["head"]["bias"]
+
+    params = {"head": {"kernel": mistakes.shape(4, 3), "bias": mistakes.shape(3)}}
+    verdict = port.compare(fn, params, mistakes.shape(2, 5, 4), torch=Last(), suggest=False)
+    assert verdict.kind == "forward" and "# the first" in verdict.jax.line.text, str(verdict)
+
+
+def test_a_gradient_too_many_is_named_by_its_use():
+    class Straight(torch.nn.Module):
+        def forward(self, x):
+            code = x.round() + torch.sin(x)
+            return torch.tanh(x + (code - x).detach()) + torch.exp((code - x.detach()) ** 2)
+
+    def fn(p, x):
+        code = jnp.round(x) + jnp.sin(x)
+        first = jnp.exp((code - jax.lax.stop_gradient(x)) ** 2)
+        return jnp.tanh(code) + first  # not straight through
+
+    verdict = port.compare(fn, {}, mistakes.shape(3, 4), torch=Straight(), suggest=False)
+    assert verdict.kind == "backward" and "# not straight through" in verdict.jax.line.text, str(verdict)
 
 
 def test_a_second_mistake_is_told_behind_the_first():

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from jaxgrad.port import jax_values, torch_values
-from jaxgrad.port.fingerprint import EXACT, SCATTERED, SWAPPED, TRANSPOSED, close, fingerprint, layout, moved
+from jaxgrad.port import fingerprint, jax_values, locate, torch_values
+from jaxgrad.port.fingerprint import EXACT, SCATTERED, SWAPPED, TRANSPOSED, close, layout, moved, sketch
+from jaxgrad.port.values import Values
 
 
 def ops(recorded: jax_values.Recorded) -> list[tuple[str, str]]:
@@ -64,6 +65,50 @@ def test_a_run_can_be_repeated_with_a_value_changed():
     assert np.allclose(changed[recorded.program.outputs[0]], np.exp(3) + 1)
 
 
+def chain(x):
+    for _ in range(40):
+        x = jnp.tanh(x * 1.5) + 0.1 * x.T
+    return x
+
+
+def in_memory(recorded: jax_values.Recorded) -> int:
+    """The bytes of all arrays that a run holds."""
+    values = [*recorded.values.kept.values(), *recorded.values.recent.values()]
+    held = [v.held for v in recorded.trace.values]
+    arrays = [np.asarray(x) for x in (*values, *held) if not isinstance(x, fingerprint.Sketch)]
+    owners = {id(x if x.base is None else x.base): x.nbytes for x in arrays}
+    return sum(owners.values())
+
+
+def test_a_run_that_is_too_large_is_let_go_and_computed_again(monkeypatch):
+    x = np.random.default_rng(0).standard_normal((64, 64))
+    whole = jax_values.record(chain, [x], 0)
+    monkeypatch.setattr(Values, "most", 8 * x.nbytes)
+    parts = jax_values.record(chain, [x], 0)
+    assert in_memory(whole) > 150 * x.nbytes and in_memory(parts) < 30 * x.nbytes
+    assert len(parts.cuts) > 5 and parts.program.outputs == whole.program.outputs
+    for n in (150, 20, 160, 21):
+        assert isinstance(parts.trace.values[n].held, fingerprint.Sketch | np.ndarray)
+        assert np.array_equal(parts.trace.values[n].array, whole.trace.values[n].array)
+    assert in_memory(parts) < 40 * x.nbytes, "what was computed again is let go again"
+
+
+def test_a_torch_run_that_is_too_large_is_let_go_and_computed_again(monkeypatch):
+    module, x = Two(), np.random.default_rng(0).standard_normal((2, 4))
+    whole = torch_values.record(module, [x])
+    monkeypatch.setattr(Values, "most", 100)
+    monkeypatch.setattr(Values, "few", 0)
+    parts = torch_values.record(module, [x])
+    assert whole.whole and not parts.whole
+    for a, b in zip(whole.trace.values, parts.trace.values, strict=True):
+        assert a.place.op in ("input", "parameter") or a.moved or isinstance(b.held, fingerprint.Sketch)
+        assert np.array_equal(a.array, b.array)
+    dys = [np.ones((2, 3))]
+    of_whole, of_parts = torch_values.cotangents(whole, dys), torch_values.cotangents(parts, dys)
+    assert of_whole.keys() == of_parts.keys()
+    assert all(fingerprint.same(of_whole[n], of_parts[n], 1e-14) for n in of_whole)
+
+
 class Two(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -107,7 +152,18 @@ def test_layouts():
 def test_fingerprints_do_not_see_order_or_padding_and_see_small_differences():
     x = np.random.default_rng(0).standard_normal((4, 5))
     padded = np.pad(x, ((0, 1), (0, 2)))
-    assert np.allclose(fingerprint(x)[:5], fingerprint(padded)[:5], rtol=1e-13)
+    assert np.allclose(fingerprint.fingerprint(x)[:5], fingerprint.fingerprint(padded)[:5], rtol=1e-13)
     assert not close(x, x * (1 + 1e-10)) and close(x, x * (1 + 1e-13))
     masked = np.where(x > 1, -1e9, x)
     assert not close(masked, np.where(x > 1, -1e9, x + 1e-9)), "what stands for infinity does not set the scale"
+
+
+def test_a_sketch_tells_the_layout_and_small_differences():
+    x = np.random.default_rng(0).standard_normal((20, 6, 30))
+    for y in (x.reshape(120, 30), x.transpose(1, 0, 2).reshape(6, 600), np.swapaxes(x[:6], 0, 1).copy()):
+        a = x if y.size == x.size else x[:6]
+        exact = layout(a, y)
+        assert layout(sketch(a), y) == layout(a, sketch(y)) == exact
+    assert layout(x, sketch(x + 1e-9)) is None and layout(sketch(x), sketch(x * (1 + 1e-13))).kind == EXACT
+    off = x + 1e-3 * np.random.default_rng(1).standard_normal(x.shape)
+    assert np.isclose(locate.relative(sketch(off), x), 1e-3, rtol=0.3)
