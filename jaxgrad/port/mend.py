@@ -9,21 +9,18 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from jaxgrad import jax_seam
-from jaxgrad.port import fingerprint, jax_values, locate
-from jaxgrad.port.fingerprint import EXACT, TRANSPOSED
+from jaxgrad.port import fingerprint, jax_values, locate, variants
 from jaxgrad.port.jax_values import Op, Recorded
 from jaxgrad.port.locate import Mend, Parted, Verdict
+from jaxgrad.port.region import DEEP, Change, Kind, Region, changing, counterpart, giving, region, running, with_params
 from jaxgrad.port.values import Place, Trace, as_float64
 
-# How far into the region changes are tried, how many values behind a change may be no counterpart, how many must be.
-_DEEP = 24
+# How many values behind a change may be no counterpart, how many must be one.
 _IN_VAIN = 20
 _ENOUGH = 3
 # How many differences, one behind the other, are mended.
@@ -32,15 +29,6 @@ _MOST_BEHIND = 4
 _DOES_NOT_FIT = (TypeError, ValueError, IndexError, ZeroDivisionError)
 # How many parts of a value are tried in every order.
 _MOST_PARTS = 4
-
-
-class Change(NamedTuple):
-    """A changed program: values given by number, and operations in the place of others by their index."""
-
-    place: Place
-    words: str
-    values: Mapping[int, Any]
-    ops: Mapping[int, Op]
 
 
 class Effect(NamedTuple):
@@ -53,27 +41,6 @@ class Effect(NamedTuple):
     residual: float
     complete: bool
     runs: bool
-
-
-class Region(NamedTuple):
-    """Where two programs part, for those who make changes: the values and operations there, of both programs.
-
-    `bad` and `theirs` are numbers of values without a counterpart, `ops` the operations of the former by index.
-    `turns` are the operations that are one in the source, by index, and `constants` the numbers written into them.
-    """
-
-    parted: Parted
-    recorded: Recorded
-    bad: tuple[int, ...]
-    theirs: tuple[int, ...]
-    ops: dict[int, Op]
-    unused: dict[str, np.ndarray]
-    lookup: fingerprint.Index
-    turns: dict[int, list[int]]
-    constants: dict[int, list[int]]
-
-
-Kind: TypeAlias = Callable[[Region], Iterator[Change]]
 
 
 def mended(
@@ -110,26 +77,6 @@ def mended(
         lines = dict.fromkeys((*filter(None, (place.line,)), *verdict.region))
         verdict = verdict._replace(jax=place, region=tuple(lines)[:4])
     return verdict._replace(mends=tuple(mends), behind=tuple(behind))
-
-
-def region(parted: Parted, recorded: Recorded, unused: Mapping[str, np.ndarray]) -> Region:
-    """Where two programs part."""
-    own, theirs, wrong = locate.slices(parted)
-    made = {n: k for k, op in enumerate(recorded.program.ops) for n in op.results}
-    # Where the function ends too early, its outputs are where something is missing.
-    bad = tuple(own) or tuple(n for n, _ in wrong)
-    near = list(dict.fromkeys(made[n] for n in bad[: 2 * _DEEP] if n in made))[:_DEEP]
-    arrays = [parted.other.trace.values[m].array for m in theirs]
-    return Region(
-        parted,
-        recorded,
-        bad,
-        tuple(theirs),
-        {k: recorded.program.ops[k] for k in near},
-        dict(unused),
-        fingerprint.index(arrays),
-        *_turns(recorded),
-    )
 
 
 def _mends(r: Region) -> tuple[list[Mend], Change | None]:
@@ -184,69 +131,57 @@ def _in_all_turns(r: Region, change: Change) -> Change | None:
     return change._replace(values=values, ops=ops) if others else None
 
 
-def _turns(recorded: Recorded) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """The operations that are one equation at one line, by the index of each, and likewise the numbers in them."""
-    groups: dict[Any, list[int]] = {}
-    for k, op in enumerate(recorded.program.ops):
-        if op.eqn is not None:
-            groups.setdefault((id(op.eqn), op.place.line), []).append(k)
-    several = [group for group in groups.values() if len(group) > 1]
-    constants: dict[int, list[int]] = {}
-    for group in several:
-        for same in zip(*(recorded.program.ops[k].operands for k in group), strict=True):
-            if all(n in recorded.program.constants for n in same):
-                constants.update((n, list(same)) for n in same)
-    return {k: group for group in several for k in group}, constants
-
-
 def _effect(r: Region, change: Change) -> Effect:
     found, vain, residual = 0, 0, 0.0
     now: dict[int, Any] = dict(change.values)
-    wrong = [(n, m) for n, m in locate.aligned(r.parted) if not locate.same_numbers(r.parted, n, m)]
     values = r.parted.own.trace.values
     runs = True
-    steps = iter(jax_values.run_again(r.recorded.program, r.recorded.values, change.values, change.ops))
-    while True:
-        try:
-            n, x = next(steps)
-        except StopIteration:
-            break
-        except _DOES_NOT_FIT:
-            runs = False
-            break
-        now[n] = x
-        array = as_float64(x)
-        if values[n].moved or not values[n].varies or not fingerprint.told(array):
-            continue
-        near = _counterpart(r, array)
-        if near is None:
+    try:
+        for n, x in jax_values.run_again(r.recorded.program, r.recorded.values, change.values, change.ops):
+            now[n] = x
+            array = as_float64(x)
+            if values[n].moved or not values[n].varies or not fingerprint.told(array):
+                continue
+            near = counterpart(r, array)
+            if near is not None:
+                found += 1
+                residual = max(residual, _distance(array, near))
+                continue
             vain += 1
             if vain > _IN_VAIN and not found:
                 return Effect(0, math.inf, False, runs)
+    except _DOES_NOT_FIT:
+        runs = False
+    distances = _of_outputs(r, now) if runs else None
+    if distances is None:
+        return Effect(found, residual, False, runs)
+    return Effect(found, max(residual, *distances), True, runs)
+
+
+def _of_outputs(r: Region, now: Mapping[int, Any]) -> list[float] | None:
+    """How far each output that was wrong is off with these values; None where one still is wrong, or none was."""
+    found = []
+    for n, m in locate.aligned(r.parted):
+        if locate.same_numbers(r.parted, n, m):
             continue
-        found += 1
-        residual = max(residual, locate.relative(np.sort(array, None), np.sort(near, None)))
-    complete = bool(wrong) and runs
-    for n, m in wrong if runs else ():
-        a = as_float64(now.get(n, r.recorded.values[n]))
-        b = r.parted.other.trace.values[m].array
-        same = a.size == b.size and (
-            fingerprint.close(a.ravel(), b.ravel(), r.parted.tolerance)
-            if np.squeeze(a).shape == np.squeeze(b).shape
-            else fingerprint.layout(a, b, r.parted.tolerance) is not None
-        )
-        if same:
-            residual = max(residual, locate.relative(np.sort(a, None), np.sort(b, None)))
-        complete = complete and same
-    return Effect(found, residual, complete, runs)
+        a, b = as_float64(now.get(n, r.recorded.values[n])), r.parted.other.trace.values[m].array
+        if not _same_output(a, b, r.parted.tolerance):
+            return None
+        found.append(_distance(a, b))
+    return found or None
 
 
-def _counterpart(r: Region, array: np.ndarray) -> np.ndarray | None:
-    for k in fingerprint.like(array, r.lookup, r.parted.tolerance):
-        how = fingerprint.layout(array, r.lookup.arrays[k], r.parted.tolerance)
-        if how is not None and how.kind in (EXACT, TRANSPOSED):
-            return r.lookup.arrays[k]
-    return None
+def _same_output(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+    if a.size != b.size:
+        return False
+    if np.squeeze(a).shape == np.squeeze(b).shape:
+        return fingerprint.close(a.ravel(), b.ravel(), tolerance)
+    return fingerprint.layout(a, b, tolerance) is not None
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The relative difference of two arrays' numbers in order of size."""
+    return locate.relative(np.sort(a, None), np.sort(b, None))
 
 
 def _applied(recorded: Recorded, change: Change) -> Recorded:
@@ -272,7 +207,7 @@ def without(r: Region) -> Iterator[Change]:
     """A value in the region is what an agreeing one of its shape is: something is done that the other does not."""
     trace = r.parted.own.trace
     fine = [n for n in range(len(trace.values)) if trace.values[n].varies and locate.agreed(r.parted, n)]
-    for bad in r.bad[:_DEEP]:
+    for bad in r.bad[:DEEP]:
         before = set(locate._ancestors(trace, bad))
         shape = np.shape(r.recorded.values[bad])
         some = [n for n in reversed(fine) if n in before and np.shape(r.recorded.values[n]) == shape]
@@ -326,8 +261,7 @@ def _numbers(r: Region) -> Iterator[tuple[int, Place, float]]:
     before = [made[n] for op in list(r.ops.values())[:4] for n in op.operands if n in made and trace.values[n].varies]
     for op in [*r.ops.values(), *before]:
         for n in op.operands:
-            # A constant that both programs have is right.
-            if trace.values[n].varies or n in r.parted.pairs:
+            if trace.values[n].varies or _is_right(r, n):
                 continue
             for k in reversed(locate._ancestors(trace, n)):
                 value = constants.get(k)
@@ -338,6 +272,18 @@ def _numbers(r: Region) -> Iterator[tuple[int, Place, float]]:
                     continue
                 users = [v.place for v in trace.values if k in v.operands]
                 yield k, (users[0] if users else op.place), float(value)
+
+
+def _is_right(r: Region, n: int) -> bool:
+    """Whether a constant is one that the other program computes, too.
+
+    What is computed here and is a parameter there, as with 0 added to it, may lack what is done to it there.
+    """
+    pair = r.parted.pairs.get(n)
+    if pair is None:
+        return False
+    own, other = (side.trace.values[k] for side, k in ((r.parted.own, n), (r.parted.other, pair.other)))
+    return other.place.op != "parameter" or own.moved or not own.operands
 
 
 def solved(r: Region) -> Iterator[Change]:
@@ -394,22 +340,22 @@ def operations(r: Region) -> Iterator[Change]:
     for k, op in list(r.ops.items())[:16]:
         name, place = op.name, op.place
         if name in _OTHER:
-            yield _with(k, op, place, f"{_OTHER[name]} in the place of {name}", _two(_OTHER[name]))
+            yield running(k, op, place, f"{_OTHER[name]} in the place of {name}", _two(_OTHER[name]))
             for keep in (0, 1):
                 if np.shape(r.recorded.values[op.operands[keep]]) == np.shape(r.recorded.values[op.results[0]]):
                     dropped = trace.values[op.operands[1 - keep]].place
-                    yield _with(k, op, place, f"{name} without {dropped.op}", _keeping(keep))
+                    yield running(k, op, place, f"{name} without {dropped.op}", _keeping(keep))
         if name in ("sub", "div"):
-            yield _with(k, op, place, f"the operands of {name} swapped", _exchanged(op))
+            yield running(k, op, place, f"the operands of {name} swapped", _exchanged(op))
         if name == "dot_general":
             for side in (0, 1):
                 if _square(r, op.operands[side]):
                     whose = "second" if side else "first"
-                    run = _changing(op, side, lambda y: np.swapaxes(y, -1, -2))
-                    yield _with(k, op, place, f"the {whose} operand transposed", run)
+                    run = changing(op, side, lambda y: np.swapaxes(y, -1, -2))
+                    yield running(k, op, place, f"the {whose} operand transposed", run)
             shapes = {np.shape(r.recorded.values[n]) for n in op.operands}
             if len(shapes) == 1:
-                yield _with(k, op, place, "the operands swapped", _exchanged(op))
+                yield running(k, op, place, "the operands swapped", _exchanged(op))
         if name == "conv_general_dilated":
             yield from _convolutions(r, k, op)
         if name.startswith("reduce_window") and op.eqn is not None and "padding" in op.eqn.params:
@@ -418,14 +364,14 @@ def operations(r: Region) -> Iterator[Change]:
             yield from _other_orders(k, op)
         if name in ("cumsum", "cumprod", "cumlogsumexp", "cummax") and op.eqn is not None:
             turned = {"reverse": not op.eqn.params["reverse"]}
-            yield _with(k, op, place, f"{name} from the other end", _changed_params(op, turned))
+            yield running(k, op, place, f"{name} from the other end", with_params(op, turned))
         if name in ("reduce_sum", "reduce_max", "reduce_min", "argmax", "argmin") and op.eqn is not None:
             yield from _other_axes(r, k, op)
         if name == "integer_pow" and op.eqn is not None:
             old = op.eqn.params["y"]
             for new in (old - 1, old + 1, 2):
                 if new not in (0, old):
-                    yield _with(k, op, place, f"the power {old} should be {new}", _power(new))
+                    yield running(k, op, place, f"the power {old} should be {new}", _power(new))
     yield from _parts(r)
     yield from _comparisons(r)
 
@@ -441,12 +387,12 @@ def _other_orders(k: int, op: Op) -> Iterator[Change]:
         def run(x: Sequence[Any], order: tuple[int, ...] = order) -> list[Any]:
             return op.run([x[n] for n in order])
 
-        yield _with(k, op, op.place, f"the parts of {op.name} in the order {_ordinals(order)}", run)
+        yield running(k, op, op.place, f"the parts of {op.name} in the order {_ordinals(order)}", run)
 
 
 def _parts(r: Region) -> Iterator[Change]:
     """The parts of a value that is split, as gates or queries and keys, in another order."""
-    wanted = {a for n in r.bad[:_DEEP] for a in locate._ancestors(r.parted.own.trace, n)}
+    wanted = {a for n in r.bad[:DEEP] for a in locate._ancestors(r.parted.own.trace, n)}
     for k, op in enumerate(r.recorded.program.ops):
         shapes = {np.shape(r.recorded.values[n]) for n in op.results}
         if op.name != "split" or len(shapes) != 1 or not 2 <= len(op.results) <= _MOST_PARTS:
@@ -458,7 +404,7 @@ def _parts(r: Region) -> Iterator[Change]:
                     made = op.run(x)
                     return [made[n] for n in order]
 
-                yield _with(k, op, op.place, f"the parts of split in the order {_ordinals(order)}", run)
+                yield running(k, op, op.place, f"the parts of split in the order {_ordinals(order)}", run)
             yield from _parts_by_head(r, k, op)
 
 
@@ -474,7 +420,7 @@ def _parts_by_head(r: Region, k: int, op: Op) -> Iterator[Change]:
             whole = (*shape[:axis], size, *shape[axis + 1 :])
             return [np.take(by_head, n, axis + 1).reshape(whole) for n in range(count)]
 
-        yield _with(
+        yield running(
             k, op, op.place, f"the {count} parts lie inside of each of {heads} heads, not one after the other", run
         )
 
@@ -484,24 +430,8 @@ def _ordinals(order: Sequence[int]) -> str:
     return ", ".join(str(n + 1) for n in order)
 
 
-def _with(k: int, op: Op, place: Place, words: str, run: Callable[[Sequence[Any]], list[Any]]) -> Change:
-    return Change(place, words, {}, {k: op._replace(run=run)})
-
-
 def _two(name: str) -> Callable[[Sequence[Any]], list[Any]]:
     return lambda x: [_TWO[name](x[0], x[1])]
-
-
-def _changing(op: Op, side: int, change: Callable[[Any], Any]) -> Callable[[Sequence[Any]], list[Any]]:
-    return lambda x: op.run([change(y) if n == side else y for n, y in enumerate(x)])
-
-
-def _giving(value: Any) -> Callable[[Any], Any]:
-    return lambda _: np.asarray(value)
-
-
-def _divided(by: Any) -> Callable[[Sequence[Any]], list[Any]]:
-    return lambda x: [x[0] / by]
 
 
 def _keeping(side: int) -> Callable[[Sequence[Any]], list[Any]]:
@@ -513,10 +443,6 @@ def _exchanged(op: Op) -> Callable[[Sequence[Any]], list[Any]]:
     return lambda x: op.run([*x[:-2], x[-1], x[-2]])
 
 
-def _changed_params(op: Op, changed: Mapping[str, Any]) -> Callable[[Sequence[Any]], list[Any]]:
-    return lambda x: jax_seam.bind(op.eqn, list(map(jnp.asarray, x)), **changed)
-
-
 def _square(r: Region, n: int) -> bool:
     shape = np.shape(r.recorded.values[n])
     return len(shape) > 1 and shape[-1] == shape[-2]
@@ -525,7 +451,7 @@ def _square(r: Region, n: int) -> bool:
 def _convolutions(r: Region, k: int, op: Op) -> Iterator[Change]:
     axes = len(np.shape(r.recorded.values[op.operands[1]])) - 2
     spatial = op.eqn.params["dimension_numbers"].rhs_spec[2:]
-    yield _with(k, op, op.place, "the kernel flipped", _changing(op, 1, lambda y: np.flip(y, tuple(spatial))))
+    yield running(k, op, op.place, "the kernel flipped", changing(op, 1, lambda y: np.flip(y, tuple(spatial))))
     yield from _paddings(k, op, [True] * axes)
 
 
@@ -541,7 +467,7 @@ def _paddings(k: int, op: Op, windowed: Sequence[bool]) -> Iterator[Change]:
         if new != old:
             told = [[each for each, wanted in zip(pads, windowed, strict=True) if wanted] for pads in (new, old)]
             words = f"padding {told[0]} in the place of {told[1]}"
-            yield _with(k, op, op.place, words, _changed_params(op, {"padding": tuple(new)}))
+            yield running(k, op, op.place, words, with_params(op, {"padding": tuple(new)}))
 
 
 def _other_axes(r: Region, k: int, op: Op) -> Iterator[Change]:
@@ -549,8 +475,8 @@ def _other_axes(r: Region, k: int, op: Op) -> Iterator[Change]:
     shape = np.shape(r.recorded.values[op.operands[0]])
     for axis in range(len(shape)):
         if len(axes) == 1 and axis not in axes and shape[axis] == shape[axes[0]]:
-            run = _changing(op, 0, functools.partial(np.swapaxes, axis1=axis, axis2=axes[0]))
-            yield _with(k, op, op.place, f"{op.name} over axis {axis} in the place of {axes[0]}", run)
+            run = changing(op, 0, functools.partial(np.swapaxes, axis1=axis, axis2=axes[0]))
+            yield running(k, op, op.place, f"{op.name} over axis {axis} in the place of {axes[0]}", run)
 
 
 def _comparisons(r: Region) -> Iterator[Change]:
@@ -560,14 +486,14 @@ def _comparisons(r: Region) -> Iterator[Change]:
     wanted |= {n for op in r.ops.values() for n in op.results}
     for k, op in enumerate(r.recorded.program.ops):
         if op.results[0] in wanted and op.name in _COMPARED:
-            yield _with(k, op, op.place, f"{_COMPARED[op.name]} in the place of {op.name}", _two(_COMPARED[op.name]))
+            yield running(k, op, op.place, f"{_COMPARED[op.name]} in the place of {op.name}", _two(_COMPARED[op.name]))
         elif (
             op.results[0] in wanted
             and op.name == "select_n"
             and len(op.operands) == 3
             and not trace.values[op.results[0]].varies
         ):
-            yield _with(k, op, op.place, "the choices of where swapped", _exchanged(op))
+            yield running(k, op, op.place, "the choices of where swapped", _exchanged(op))
 
 
 def factors(r: Region) -> Iterator[Change]:
@@ -634,19 +560,6 @@ def addends(r: Region) -> Iterator[Change]:
             yield Change(trace.values[n].place, words, {n: np.add(x, r.recorded.values[other])}, {})
 
 
-def pools(r: Region) -> Iterator[Change]:
-    """A mean over windows counts the padding, or does not."""
-    made = {n: op for op in r.recorded.program.ops for n in op.results}
-    for k, op in r.ops.items():
-        first = made.get(op.operands[0])
-        if op.name != "div" or first is None or first.name != "reduce_window_sum":
-            continue
-        ones = first.run([np.ones_like(r.recorded.values[first.operands[0]])])[0]
-        size = math.prod(first.eqn.params["window_dimensions"])
-        yield _with(k, op, op.place, "the padding is counted, and should not be", _divided(ones))
-        yield _with(k, op, op.place, "the padding is not counted, and should be", _divided(size))
-
-
 def biases(r: Region) -> Iterator[Change]:
     """A tensor that no leaf was made from is added to, or multiplied with, a value."""
     trace = r.parted.own.trace
@@ -707,10 +620,10 @@ def activations(r: Region) -> Iterator[Change]:
         made = {
             name: np.asarray(fn(np.asarray(x))) for name, fn in ACTIVATIONS.items() if name.count("axis") <= np.ndim(x)
         }
-        theirs = [name for name, y in made.items() if np.isfinite(y).all() and _counterpart(r, y) is not None]
+        theirs = [name for name, y in made.items() if np.isfinite(y).all() and counterpart(r, y) is not None]
         if not theirs:
             continue
-        bad = [b for b in r.bad[: 2 * _DEEP] if np.shape(r.recorded.values[b]) == np.shape(x)]
+        bad = [b for b in r.bad[: 2 * DEEP] if np.shape(r.recorded.values[b]) == np.shape(x)]
         for b in bad:
             y = trace.values[b].array
             own = next((name for name, z in made.items() if fingerprint.close(y, z)), None)
@@ -724,8 +637,8 @@ def activations(r: Region) -> Iterator[Change]:
             for side, operand in enumerate(op.operands):
                 if operand == n:
                     for name in theirs:
-                        run = _changing(op, side, _giving(made[name]))
-                        yield _with(k, op, op.place, f"{name} before {op.name} is missing", run)
+                        run = changing(op, side, giving(made[name]))
+                        yield running(k, op, op.place, f"{name} before {op.name} is missing", run)
 
 
 def orders(r: Region) -> Iterator[Change]:
@@ -733,7 +646,7 @@ def orders(r: Region) -> Iterator[Change]:
     ops = list(r.recorded.program.ops)
     made = {n: k for k, op in enumerate(ops) for n in op.results}
     varies = r.parted.own.trace.values
-    for k, op in list(r.ops.items())[:_DEEP]:
+    for k, op in list(r.ops.items())[:DEEP]:
         inside = [n for n in op.operands if varies[n].varies]
         if len(inside) != 1 or inside[0] not in made or len(op.results) != 1:
             continue
@@ -769,19 +682,19 @@ def operands(r: Region) -> Iterator[Change]:
             if trace.values[n].varies:
                 for other in [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == shape][:24]:
                     words = f"{op.name} should take the value of {trace.values[other].place.brief}"
-                    run = _changing(op, side, _giving(r.recorded.values[other]))
-                    yield _with(k, op, op.place, words, run)
+                    run = changing(op, side, giving(r.recorded.values[other]))
+                    yield running(k, op, op.place, words, run)
                 # That a value which differs should be the other program's explains nothing.
                 agrees = locate.agreed(r.parted, n)
                 for m in [m for m in r.theirs[:30] if agrees and others[m].array.size == trace.values[n].array.size]:
                     words = f"{op.name} should take what the other program has from {others[m].place.brief}"
-                    run = _changing(op, side, _giving(others[m].array.reshape(shape)))
-                    yield _with(k, op, op.place, words, run)
+                    run = changing(op, side, giving(others[m].array.reshape(shape)))
+                    yield running(k, op, op.place, words, run)
             else:
                 for other in [m for m in weights if np.shape(r.recorded.values[m]) == shape and m != n][:40]:
                     words = f"{op.name} should take another parameter, input {r.recorded.program.inputs.index(other)}"
-                    run = _changing(op, side, _giving(r.recorded.values[other]))
-                    yield _with(k, op, op.place, words, run)
+                    run = changing(op, side, giving(r.recorded.values[other]))
+                    yield running(k, op, op.place, words, run)
 
 
 def arrangements(r: Region) -> Iterator[Change]:
@@ -790,12 +703,12 @@ def arrangements(r: Region) -> Iterator[Change]:
     before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
     chains = {c for n in before[:6] for c in locate._ancestors(trace, n) if trace.values[c].moved}
     for op in r.recorded.program.ops:
-        if op.name == "reshape" and op.results[0] in chains | set(r.bad[:_DEEP]) and op.eqn is not None:
+        if op.name == "reshape" and op.results[0] in chains | set(r.bad[:DEEP]) and op.eqn is not None:
             yield from _split_otherwise(r, op)
     yield from _repeated_otherwise(r)
     for k, op in enumerate(r.recorded.program.ops):
-        if op.name == "transpose" and op.results[0] in chains | set(r.bad[:_DEEP]):
-            yield _with(k, op, op.place, "without this transposition", _keeping(0))
+        if op.name == "transpose" and op.results[0] in chains | set(r.bad[:DEEP]):
+            yield running(k, op, op.place, "without this transposition", _keeping(0))
     for n in dict.fromkeys([*r.bad[:8], *before[:6]]):
         x = np.asarray(r.recorded.values[n])
         # A value that agrees is used otherwise.
@@ -818,7 +731,7 @@ def _repeated_otherwise(r: Region) -> Iterator[Change]:
     trace = r.parted.own.trace
     made = {n: k for k, op in enumerate(r.recorded.program.ops) for n in op.results}
     given = (n for k in r.ops for n in r.recorded.program.ops[k].operands)
-    near = dict.fromkeys(a for n in (*r.bad[:_DEEP], *given) for a in locate._ancestors(trace, n) if a in made)
+    near = dict.fromkeys(a for n in (*r.bad[:DEEP], *given) for a in locate._ancestors(trace, n) if a in made)
     some = [r.recorded.program.ops[made[n]] for n in near]
     joined = [
         op
@@ -877,10 +790,11 @@ def _split_otherwise(r: Region, op: Op) -> Iterator[Change]:
                 return [np.reshape(np.swapaxes(apart, axis, axis + 1), new)]
 
             words = f"the {count} parts lie one after the other, not inside of each of {a} heads"
-            yield _with(index, op, op.place, words, one_after_the_other)
+            yield running(index, op, op.place, words, one_after_the_other)
 
 
 # In the order in which they are tried: those that say most precisely what is wrong come first.
 KINDS: list[Kind] = [
-    literals, without, activations, operations, factors, biases, addends, pools, orders, arrangements, solved, operands,
+    literals, without, activations, variants.pools, variants.functions, operations, factors, biases, addends, orders,
+    variants.paddings, variants.reductions, variants.resizes, variants.turns, arrangements, solved, operands,
 ]  # fmt: skip
