@@ -17,7 +17,19 @@ from scipy import special
 from jaxgrad.port import fingerprint, jax_values, locate, variants
 from jaxgrad.port.jax_values import Op, Recorded
 from jaxgrad.port.locate import Mend, Parted, Verdict
-from jaxgrad.port.region import DEEP, Change, Kind, Region, changing, counterpart, giving, region, running, with_params
+from jaxgrad.port.region import (
+    DEEP,
+    Change,
+    Kind,
+    Region,
+    changing,
+    counterpart,
+    giving,
+    region,
+    running,
+    taking,
+    with_params,
+)
 from jaxgrad.port.values import Place, Trace, as_float64
 
 # How many values behind a change may be no counterpart, how many must be one.
@@ -27,6 +39,8 @@ _ENOUGH = 3
 _MOST_BEHIND = 4
 # What an operation raises that is given other shapes than it was traced for.
 _DOES_NOT_FIT = (TypeError, ValueError, IndexError, ZeroDivisionError)
+# How many operations of one name at one line are changed together.
+_MOST_CALLS = 8
 # How many parts of a value are tried in every order.
 _MOST_PARTS = 4
 
@@ -104,10 +118,10 @@ def _mends(r: Region) -> tuple[list[Mend], Change | None]:
 
 
 def _best_of(r: Region, change: Change) -> tuple[Change, Effect]:
-    """A change to one turn of a loop, or the same to all its turns where that explains something."""
+    """A change to one turn of a loop or call of a helper, or the same to all of them where that explains something."""
     nothing = Effect(0, math.inf, False, False)
     effect = nothing
-    for tried in filter(None, (_in_all_turns(r, change), change)):
+    for tried in (*filter(None, (_in_all_turns(r, change),)), change, *_in_all_calls(r, change)):
         try:
             effect = _effect(r, tried)
         except _DOES_NOT_FIT:
@@ -129,6 +143,21 @@ def _in_all_turns(r: Region, change: Change) -> Change | None:
             values.update((other, value) for other in r.constants.get(n, ()))
     others = len(ops) > len(change.ops) or len(values) > len(change.values)
     return change._replace(values=values, ops=ops) if others else None
+
+
+def _in_all_calls(r: Region, change: Change) -> Iterator[Change]:
+    """The change made in other calls of the same helper: to operations of the name at the line, or every so many."""
+    if len(change.ops) != 1 or change.values:
+        return
+    ((k, op),) = change.ops.items()
+    ops = r.recorded.program.ops
+    if op.operands != ops[k].operands or k in r.turns:
+        return
+    same = [n for n, other in enumerate(ops) if (other.name, other.place.line) == (op.name, op.place.line)]
+    # An operation may stand several times in the line itself.
+    for stride in [n for n in range(len(same) // 2, 0, -1) if len(same) <= _MOST_CALLS and len(same) % n == 0]:
+        some = [n for number, n in enumerate(same) if number % stride == same.index(k) % stride]
+        yield change._replace(ops={n: ops[n]._replace(run=op.run) for n in some})
 
 
 def _effect(r: Region, change: Change) -> Effect:
@@ -210,7 +239,9 @@ def without(r: Region) -> Iterator[Change]:
     for bad in r.bad[:DEEP]:
         before = set(locate._ancestors(trace, bad))
         shape = np.shape(r.recorded.values[bad])
-        some = [n for n in reversed(fine) if n in before and np.shape(r.recorded.values[n]) == shape]
+        # From another value to it would be more than to leave out what lies between.
+        near = set(locate._nearest(trace, bad, {n: r.parted.pairs[n] for n in fine}))
+        some = [n for n in reversed(fine) if n in near and np.shape(r.recorded.values[n]) == shape]
         for n in some[:4]:
             skipped = [trace.values[k].place for k in sorted(before & set(r.bad))]
             done = ", ".join(dict.fromkeys(place.op for place in skipped))
@@ -282,8 +313,9 @@ def _is_right(r: Region, n: int) -> bool:
     pair = r.parted.pairs.get(n)
     if pair is None:
         return False
-    own, other = (side.trace.values[k] for side, k in ((r.parted.own, n), (r.parted.other, pair.other)))
-    return other.place.op != "parameter" or own.moved or not own.operands
+    own = r.parted.own.trace
+    computed = bool(own.values[locate._root(own, n)].operands)
+    return not computed or r.parted.other.trace.values[pair.other].place.op != "parameter"
 
 
 def solved(r: Region) -> Iterator[Change]:
@@ -365,6 +397,9 @@ def operations(r: Region) -> Iterator[Change]:
         if name in ("cumsum", "cumprod", "cumlogsumexp", "cummax") and op.eqn is not None:
             turned = {"reverse": not op.eqn.params["reverse"]}
             yield running(k, op, place, f"{name} from the other end", with_params(op, turned))
+            for axis in set(range(np.ndim(r.recorded.values[op.operands[0]]))) - {op.eqn.params["axis"]}:
+                words = f"{name} along axis {axis} in the place of {op.eqn.params['axis']}"
+                yield running(k, op, place, words, with_params(op, {"axis": axis}))
         if name in ("reduce_sum", "reduce_max", "reduce_min", "argmax", "argmin") and op.eqn is not None:
             yield from _other_axes(r, k, op)
         if name == "integer_pow" and op.eqn is not None:
@@ -373,6 +408,7 @@ def operations(r: Region) -> Iterator[Change]:
                 if new not in (0, old):
                     yield running(k, op, place, f"the power {old} should be {new}", _power(new))
     yield from _parts(r)
+    yield from _cut_parts(r)
     yield from _comparisons(r)
 
 
@@ -406,6 +442,20 @@ def _parts(r: Region) -> Iterator[Change]:
 
                 yield running(k, op, op.place, f"the parts of split in the order {_ordinals(order)}", run)
             yield from _parts_by_head(r, k, op)
+
+
+def _cut_parts(r: Region) -> Iterator[Change]:
+    """Parts that are cut out of a value one by one, in another order."""
+    wanted = {a for n in r.bad[:DEEP] for a in locate._ancestors(r.parted.own.trace, n)}
+    cut: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    for k, op in enumerate(r.recorded.program.ops):
+        if op.name == "slice" and op.eqn is not None and not wanted.isdisjoint(op.results):
+            cut.setdefault((op.operands[0], np.shape(r.recorded.values[op.results[0]])), []).append(k)
+    for some in (some for some in cut.values() if 2 <= len(some) <= _MOST_PARTS):
+        ops = [r.recorded.program.ops[k] for k in some]
+        for order in list(itertools.permutations(range(len(some))))[1:]:
+            runs = {k: op._replace(run=ops[n].run) for k, op, n in zip(some, ops, order, strict=True)}
+            yield Change(ops[0].place, f"the parts that are cut out in the order {_ordinals(order)}", {}, runs)
 
 
 def _parts_by_head(r: Region, k: int, op: Op) -> Iterator[Change]:
@@ -480,13 +530,15 @@ def _other_axes(r: Region, k: int, op: Op) -> Iterator[Change]:
 
 
 def _comparisons(r: Region) -> Iterator[Change]:
-    """Comparisons in what makes the constants of the region, such as masks."""
+    """Comparisons and differences in what makes the constants of the region, such as masks and distances."""
     trace = r.parted.own.trace
     wanted = {a for op in r.ops.values() for n in op.operands for a in locate._ancestors(trace, n)}
     wanted |= {n for op in r.ops.values() for n in op.results}
     for k, op in enumerate(r.recorded.program.ops):
         if op.results[0] in wanted and op.name in _COMPARED:
             yield running(k, op, op.place, f"{_COMPARED[op.name]} in the place of {op.name}", _two(_COMPARED[op.name]))
+        elif op.results[0] in wanted and op.name == "sub" and not trace.values[op.results[0]].varies:
+            yield running(k, op, op.place, "the operands of sub swapped", _exchanged(op))
         elif (
             op.results[0] in wanted
             and op.name == "select_n"
@@ -642,30 +694,35 @@ def activations(r: Region) -> Iterator[Change]:
 
 
 def orders(r: Region) -> Iterator[Change]:
-    """Two operations in a row the other way round, as an epsilon inside a root and outside of it."""
-    ops = list(r.recorded.program.ops)
+    """Two operations in a row the other way round, as an epsilon inside a root and outside of it, or a sum and a relu.
+
+    The first has one operand that varies; its result is one of the second's.
+    """
+    ops = r.recorded.program.ops
     made = {n: k for k, op in enumerate(ops) for n in op.results}
     varies = r.parted.own.trace.values
     for k, op in list(r.ops.items())[:DEEP]:
-        inside = [n for n in op.operands if varies[n].varies]
-        if len(inside) != 1 or inside[0] not in made or len(op.results) != 1:
-            continue
-        first = ops[made[inside[0]]]
-        of_first = [n for n in first.operands if varies[n].varies]
-        if len(of_first) != 1 or len(first.results) != 1:
-            continue
+        for side, n in enumerate(op.operands):
+            first = ops[made[n]] if n in made and varies[n].varies else None
+            if first is None or len(op.results) != 1 or len(first.results) != 1:
+                continue
+            of_first = [place for place, m in enumerate(first.operands) if varies[m].varies]
+            if len(of_first) == 1:
+                run = _other_way_round(first, of_first[0], op, side)
+                both = op._replace(run=run, operands=(*first.operands, *op.operands))
+                yield Change(op.place, f"{op.name} before {first.name}, not after it", {}, {k: both})
 
-        def run(x: Sequence[Any], first: Op = first, op: Op = op, k: int = k) -> list[Any]:
-            given = dict(zip((*of_of(first), *op.operands), x, strict=False))
-            (start,) = [n for n in first.operands if varies[n].varies]
-            inner = op.run([given[start] if varies[n].varies else given[n] for n in op.operands])
-            return first.run([inner[0] if varies[n].varies else given[n] for n in first.operands])
 
-        def of_of(first: Op) -> tuple[int, ...]:
-            return first.operands
+def _other_way_round(first: Op, of_first: int, second: Op, of_second: int) -> Callable[[Sequence[Any]], list[Any]]:
+    """Of the operands of both: the second operation of the first one's operand, and then the first of its result."""
 
-        both = op._replace(run=run, operands=(*first.operands, *op.operands))
-        yield Change(op.place, f"{op.name} before {first.name}, not after it", {}, {k: both})
+    def run(x: Sequence[Any]) -> list[Any]:
+        given, others = list(x[: len(first.operands)]), list(x[len(first.operands) :])
+        others[of_second] = given[of_first]
+        (given[of_first],) = second.run(others)
+        return first.run(given)
+
+    return run
 
 
 def operands(r: Region) -> Iterator[Change]:
@@ -673,6 +730,7 @@ def operands(r: Region) -> Iterator[Change]:
     trace, others = r.parted.own.trace, r.parted.other.trace.values
     fine = [n for n, v in enumerate(trace.values) if v.varies and locate.agreed(r.parted, n)]
     weights = [n for n in r.recorded.program.inputs if not trace.values[n].varies]
+    yield from _other_sources(r, fine)
     for k, op in list(r.ops.items())[:10]:
         for side, n in enumerate(op.operands):
             value = r.recorded.values[n]
@@ -697,6 +755,36 @@ def operands(r: Region) -> Iterator[Change]:
                     yield running(k, op, op.place, words, run)
 
 
+def _other_sources(r: Region, fine: Sequence[int]) -> Iterator[Change]:
+    """What several operations of the region take is another value for all of them."""
+    trace, others = r.parted.own.trace, r.parted.other.trace.values
+    uses: dict[int, list[int]] = {}
+    for k, op in r.ops.items():
+        for n in dict.fromkeys(op.operands):
+            if trace.values[n].varies and locate.agreed(r.parted, n):
+                uses.setdefault(n, []).append(k)
+    for n, users in [(n, users) for n, users in uses.items() if len(users) > 1][:4]:
+        shape, place = np.shape(r.recorded.values[n]), r.ops[users[0]].place
+        # Of two values that give the same, only one is what the other program takes.
+        own = [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == shape and _taken(r, m)][:12]
+        given = [(f"the value of {trace.values[m].place.brief}", np.asarray(r.recorded.values[m])) for m in own]
+        given += [
+            (f"what the other program has from {others[m].place.brief}", others[m].array.reshape(shape))
+            for m in r.theirs[:30]
+            if others[m].array.size == trace.values[n].array.size
+        ]
+        for told, value in given:
+            ops = {k: taking(r.ops[k], n, value) for k in users}
+            yield Change(place, f"{told} should be taken, not that of {trace.values[n].place.brief}", {}, ops)
+
+
+def _taken(r: Region, n: int) -> bool:
+    """Whether an operation of the other program's region takes the counterpart of a value."""
+    trace = r.parted.other.trace
+    roots = {locate._root(trace, k) for m in r.theirs for k in trace.values[m].operands}
+    return locate._root(trace, r.parted.pairs[n].other) in roots
+
+
 def arrangements(r: Region) -> Iterator[Change]:
     """The numbers of a value in another order: axes split the other way round, rolled, reversed, transposed."""
     trace = r.parted.own.trace
@@ -705,7 +793,6 @@ def arrangements(r: Region) -> Iterator[Change]:
     for op in r.recorded.program.ops:
         if op.name == "reshape" and op.results[0] in chains | set(r.bad[:DEEP]) and op.eqn is not None:
             yield from _split_otherwise(r, op)
-    yield from _repeated_otherwise(r)
     for k, op in enumerate(r.recorded.program.ops):
         if op.name == "transpose" and op.results[0] in chains | set(r.bad[:DEEP]):
             yield running(k, op, op.place, "without this transposition", _keeping(0))
@@ -723,21 +810,31 @@ def arrangements(r: Region) -> Iterator[Change]:
             words = product if place.op == "dot_general" else "transposed"
             yield Change(place, words, {n: np.swapaxes(x, -1, -2)}, {})
         if np.issubdtype(x.dtype, np.number):
-            yield Change(place, "of the other sign", {n: -x}, {})
+            yield _of_result(r, n, place, "of the other sign", lambda y: -y)
+        if x.dtype.kind == "f" and x.size and x.min() >= 0 and x.max() <= 1:
+            yield _of_result(r, n, place, "1 minus it in its place", lambda y: 1 - y)
 
 
-def _repeated_otherwise(r: Region) -> Iterator[Change]:
+def _of_result(r: Region, n: int, place: Place, words: str, change: Callable[[Any], Any]) -> Change:
+    """A value changed where it is made, which may be in many turns or calls."""
+    for k, op in enumerate(r.recorded.program.ops):
+        if op.results == (n,):
+            return running(k, op, place, words, _then(op, change))
+    return Change(place, words, {n: change(np.asarray(r.recorded.values[n]))}, {})
+
+
+def _then(op: Op, change: Callable[[Any], Any]) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda x: [change(y) for y in op.run(x)]
+
+
+def repeats(r: Region) -> Iterator[Change]:
     """Parts of an axis that are repeated one by one (`jnp.repeat`), or all of them in turn (`jnp.tile`)."""
     trace = r.parted.own.trace
     made = {n: k for k, op in enumerate(r.recorded.program.ops) for n in op.results}
     given = (n for k in r.ops for n in r.recorded.program.ops[k].operands)
     near = dict.fromkeys(a for n in (*r.bad[:DEEP], *given) for a in locate._ancestors(trace, n) if a in made)
     some = [r.recorded.program.ops[made[n]] for n in near]
-    joined = [
-        op
-        for op in some
-        if op.name in ("reshape", "gather", "tile", "concatenate") and trace.values[op.results[0]].varies
-    ]
+    joined = [op for op in some if op.name in ("reshape", "gather", "tile", "concatenate")]
     changed: dict[tuple[Any, str], dict[int, Any]] = {}
     for op in joined:
         x = np.asarray(r.recorded.values[op.results[0]])
@@ -761,26 +858,44 @@ def _repeated_otherwise(r: Region) -> Iterator[Change]:
 
 
 def _split_otherwise(r: Region, op: Op) -> Iterator[Change]:
-    """An axis that is split into two, split in the other order: for every such reshape of the region at once."""
+    """An axis that is split into several, split in another order: for every such reshape of the region at once."""
     old, new = np.shape(r.recorded.values[op.operands[0]]), np.shape(r.recorded.values[op.results[0]])
-    if not old or len(new) != len(old) + 1:
+    count = len(new) - len(old) + 1
+    if not old or not 2 <= count <= _MOST_PARTS:
         return
     axis = next((k for k in range(len(old)) if old[k] != new[k]), len(old) - 1)
-    a, b = new[axis], new[axis + 1]
-    if old[axis] != a * b or 1 in (a, b):
+    parts, rest = new[axis : axis + count], new[axis + count :]
+    if 1 in parts or (*new[:axis], math.prod(parts), *rest) != old:
         return
-    changed = {}
-    for k, other in enumerate(r.recorded.program.ops):
-        shapes = [np.shape(r.recorded.values[n]) for n in (*other.operands, *other.results)]
-        if other.name == "reshape" and shapes == [old, new] and other.place.line == op.place.line:
+    alike = {
+        k: other
+        for k, other in enumerate(r.recorded.program.ops)
+        if other.name == "reshape"
+        and other.place.line == op.place.line
+        and [np.shape(r.recorded.values[n]) for n in (*other.operands, *other.results)] == [old, new]
+    }
+    for order in list(itertools.permutations(range(count)))[1:]:
+        lying = [parts[n] for n in order]
 
-            def run(x: Sequence[Any], axis: int = axis) -> list[Any]:
-                turned = [*new[:axis], new[axis + 1], new[axis], *new[axis + 2 :]]
-                return [np.swapaxes(np.reshape(x[0], turned), axis, axis + 1)]
+        def run(x: Sequence[Any], order: tuple[int, ...] = order, lying: Sequence[int] = lying) -> list[Any]:
+            back = [axis + n for n in np.argsort(order)]
+            turned = np.reshape(x[0], (*new[:axis], *lying, *rest))
+            return [np.transpose(turned, (*range(axis), *back, *range(axis + count, len(new))))]
 
-            changed[k] = other._replace(run=run)
-    words = f"it should be ({b}, {a})" if a != b else "the first of the two should be the inner one"
-    yield Change(op.place, f"the axis of {old[axis]} is split into ({a}, {b}); {words}", {}, changed)
+        if len(set(parts)) == 1:
+            words = "the first of the two should be the inner one"
+            words = words if count == 2 else f"they should lie in the order {_ordinals(order)}"
+        else:
+            words = f"it should be ({', '.join(map(str, lying))})"
+        told = f"the axis of {old[axis]} is split into ({', '.join(map(str, parts))}); {words}"
+        yield Change(op.place, told, {}, {k: other._replace(run=run) for k, other in alike.items()})
+    if count == 2:
+        yield from _parts_inside(r, op, old, new, axis)
+
+
+def _parts_inside(r: Region, op: Op, old: tuple[int, ...], new: tuple[int, ...], axis: int) -> Iterator[Change]:
+    """Parts that are taken out of each head, and lie one after the other in the other program."""
+    a, b = new[axis], new[axis + 1]
     for count in (2, 3):
         if b % count == 0 and b > count:
             index = next(k for k, other in enumerate(r.recorded.program.ops) if other is op)
@@ -795,6 +910,7 @@ def _split_otherwise(r: Region, op: Op) -> Iterator[Change]:
 
 # In the order in which they are tried: those that say most precisely what is wrong come first.
 KINDS: list[Kind] = [
-    literals, without, activations, variants.pools, variants.functions, operations, factors, biases, addends, orders,
-    variants.paddings, variants.reductions, variants.resizes, variants.turns, arrangements, solved, operands,
+    literals, without, activations, variants.pools, variants.functions, variants.paddings, operations, factors, biases,
+    addends, orders, variants.reductions, variants.resizes, repeats, arrangements, variants.turns, variants.norms,
+    solved, operands,
 ]  # fmt: skip

@@ -83,6 +83,7 @@ def _turns(recorded: Recorded) -> tuple[dict[int, list[int]], dict[int, list[int
 
 
 def counterpart(r: Region, array: np.ndarray) -> np.ndarray | None:
+    """The value of the other program's region that an array is; None where it is none."""
     for k in fingerprint.like(array, r.lookup, r.parted.tolerance):
         how = fingerprint.layout(array, r.lookup.arrays[k], r.parted.tolerance)
         if how is not None and how.kind in (EXACT, TRANSPOSED):
@@ -91,16 +92,25 @@ def counterpart(r: Region, array: np.ndarray) -> np.ndarray | None:
 
 
 def running(k: int, op: Op, place: Place, words: str, run: Callable[[Sequence[Any]], list[Any]]) -> Change:
+    """The change of one operation, by its index, to what `run` does."""
     return Change(place, words, {}, {k: op._replace(run=run)})
 
 
 def changing(op: Op, side: int, change: Callable[[Any], Any]) -> Callable[[Sequence[Any]], list[Any]]:
+    """The operation with one operand changed."""
     return lambda x: op.run([change(y) if n == side else y for n, y in enumerate(x)])
 
 
 def giving(value: Any) -> Callable[[Any], Any]:
+    """A value whatever is given."""
     return lambda _: np.asarray(value)
 
 
+def taking(op: Op, number: int, value: Any) -> Op:
+    """The operation with another value wherever it takes that of a number."""
+    return op._replace(run=lambda x: op.run([value if n == number else y for n, y in zip(op.operands, x, strict=True)]))
+
+
 def with_params(op: Op, changed: Mapping[str, Any]) -> Callable[[Sequence[Any]], list[Any]]:
+    """The operation with other parameters."""
     return lambda x: jax_seam.bind(op.eqn, list(map(jnp.asarray, x)), **changed)

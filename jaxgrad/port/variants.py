@@ -15,7 +15,7 @@ from scipy import special
 
 from jaxgrad.port import fingerprint, jax_values, locate
 from jaxgrad.port.jax_values import Op
-from jaxgrad.port.region import DEEP, Change, Region, counterpart, running, with_params
+from jaxgrad.port.region import DEEP, Change, Region, counterpart, running, taking, with_params
 from jaxgrad.port.values import as_float64
 
 # How many values that a variant may be of are looked at, and how large they may be.
@@ -223,32 +223,77 @@ def turns(r: Region) -> Iterator[Change]:
     back behind. So no table of angles need be known, nor how it is made.
     """
     trace = r.parted.own.trace
-    found: dict[tuple[Any, str], dict[int, Any]] = {}
+    found: dict[str, list[list[tuple[int, Any]]]] = {}
     near = dict.fromkeys(a for n in _before(r) for a in (n, *locate._ancestors(trace, n)[-6:]))
     for n in [n for n in near if locate.agreed(r.parted, n) and trace.values[n].varies and _is_float(r, n)]:
         x = np.asarray(r.recorded.values[n])
         width = x.shape[-1]
         if width < 4 or width % 2:
             continue
-        ends = [b for b in r.bad[:DEEP] if np.shape(r.recorded.values[b]) == x.shape and not trace.values[b].moved]
+        # A rotation keeps lengths.
+        ends = [
+            b
+            for b in r.bad[:DEEP]
+            if np.shape(r.recorded.values[b]) == x.shape
+            and fingerprint.close(*(np.square(as_float64(r.recorded.values[v])).sum(-1) for v in (n, b)))
+        ]
         halves = np.concatenate([np.arange(0, width, 2), np.arange(1, width, 2)])
-        for order, words in (
-            (halves, "neighbours should be turned together, not numbers half an axis apart"),
-            (np.argsort(halves), "numbers half an axis apart should be turned together, not neighbours"),
+        # Which numbers hang on the first of them: of four numbers either order is the other's inverse.
+        first = np.where(np.arange(width) == 0, x + 1, x)
+        for partner, order, words in (
+            (width // 2, halves, "neighbours should be turned together, not numbers half an axis apart"),
+            (1, np.argsort(halves), "numbers half an axis apart should be turned together, not neighbours"),
         ):
-            for b, y in _until(r, {n: x[..., order]}, ends):
-                back = np.asarray(y)[..., np.argsort(order)]
-                if counterpart(r, as_float64(back)) is not None:
-                    found.setdefault((trace.values[b].place.line, words), {})[b] = back
-                    break
-    for (_, words), values in found.items():
-        place = trace.values[min(values)].place
-        yield Change(place, words, values, {})
+            own = [b for b, y in _until(r, {n: first}, ends) if _unlike(y, r.recorded.values[b]) == {0, partner}]
+            turned = [(b, np.asarray(y)[..., np.argsort(order)]) for b, y in _until(r, {n: x[..., order]}, own)]
+            theirs = [(b, y) for b, y in turned if counterpart(r, as_float64(y)) is not None]
+            if theirs:
+                found.setdefault(words, []).append(theirs)
+    # What is made of a rotated value may agree, too. Queries and keys are turned together.
+    for words, each in found.items():
+        for step in range(max(map(len, each))):
+            values = dict(theirs[min(step, len(theirs) - 1)] for theirs in each)
+            blamed = locate._blamed(r.parted, locate._first_told(trace, r.bad))
+            yield Change(blamed, words, values, {})
 
 
-def _until(r: Region, values: Mapping[int, Any], ends: Sequence[int]) -> Iterator[tuple[int, Any]]:
+def _unlike(a: Any, b: Any) -> set[int]:
+    """Where along the last axis two arrays differ."""
+    differ = np.asarray(a) != np.asarray(b)
+    return set(np.flatnonzero(differ.any(tuple(range(differ.ndim - 1)))).tolist())
+
+
+def norms(r: Region) -> Iterator[Change]:
+    """With a sum `x + f(x)`, what the branch takes is normalised and the sum should be, or the other way round."""
+    trace, ops = r.parted.own.trace, r.recorded.program.ops
+    bad = [b for b in r.bad if _is_float(r, b)]
+    for k, op in [(k, op) for k, op in enumerate(ops) if op.name == "add" and op.results[0] in bad][:_FEW]:
+        for x in [n for n in op.operands if trace.values[n].varies and locate.agreed(r.parted, n)]:
+            (total,) = op.results
+            same = [b for b in bad if np.shape(r.recorded.values[b]) == np.shape(r.recorded.values[x])]
+            # Behind the sum: the norm of what is added to, for the branch.
+            for end, y in reversed(
+                list(_until(r, {total: r.recorded.values[x]}, [b for b in same if b > total][:_FEW]))
+            ):
+                if counterpart(r, as_float64(y)) is not None:
+                    branch = {n: taking(ops[n], x, y) for n in range(k) if x in ops[n].operands}
+                    words = "pre-norm in the place of post-norm: the branch should take what is normalised, not the sum"
+                    for _, s in _until(r, {}, [total], branch):
+                        yield Change(op.place, words, {end: np.asarray(s)}, branch)
+            # Before the sum: the norm of the sum, which is then of what is as it is.
+            for start in reversed([b for b in same if x < b < total][:_FEW]):
+                branch = {n: taking(ops[n], start, r.recorded.values[x]) for n in range(k) if start in ops[n].operands}
+                words = "post-norm in the place of pre-norm: the sum should be normalised, not what the branch takes"
+                for _, s in _until(r, {}, [total], branch):
+                    for _, y in _until(r, {x: s}, [start]):
+                        yield Change(op.place, words, {total: np.asarray(y)}, branch)
+
+
+def _until(
+    r: Region, values: Mapping[int, Any], ends: Sequence[int], ops: Mapping[int, Op] | None = None
+) -> Iterator[tuple[int, Any]]:
     """Those of some values that change with others, up to the last."""
-    for n, y in jax_values.run_again(r.recorded.program, r.recorded.values, values):
+    for n, y in jax_values.run_again(r.recorded.program, r.recorded.values, values, ops):
         if n > max(ends, default=-1):
             return
         if n in ends:
