@@ -511,8 +511,11 @@ def _paddings(k: int, op: Op, windowed: Sequence[bool]) -> Iterator[Change]:
     PyTorch's padding is explicit, and the same at both ends.
     """
     old = list(map(tuple, op.eqn.params["padding"]))
+    # All on one side, as a causal convolution has it, however wide.
+    total = max(map(sum, old))
+    some = {*itertools.product(range(4), repeat=2), (total, 0), (0, total)}
     # Where several give the same, the one that PyTorch can say comes first.
-    for pad in sorted(itertools.product(range(4), repeat=2), key=lambda pad: abs(pad[0] - pad[1])):
+    for pad in sorted(some, key=lambda pad: (abs(pad[0] - pad[1]), pad)):
         new = [pad if wanted else (0, 0) for wanted in windowed]
         if new != old:
             told = [[each for each, wanted in zip(pads, windowed, strict=True) if wanted] for pads in (new, old)]
