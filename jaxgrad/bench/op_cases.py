@@ -77,10 +77,14 @@ def _library(module: str) -> Any:
 
 
 def _flax(layer: Callable[[Any, Callable[..., Any]], Callable[..., Any]]) -> Callable[[], Callable[..., Any]]:
-    """A form by `layer(flax.linen, applied)`, where `applied(module, x, **params)` is that module's output."""
+    """A form by `layer(flax.linen, applied)`, where `applied(module, x, **params)` is that module's output.
 
-    def applied(module: Any, x: Any, **params: Any) -> Any:
-        return module.apply({"params": params}, x)
+    `initial_carry` is the state that a recurrent one begins with.
+    """
+
+    def applied(module: Any, x: Any, *, initial_carry: Any = None, **params: Any) -> Any:
+        carried = {} if initial_carry is None else {"initial_carry": initial_carry}
+        return module.apply({"params": params}, x, **carried)
 
     return lambda: layer(_library("flax.linen"), applied)
 
@@ -154,15 +158,13 @@ def attention(batch: int, length: int, heads: int, width: int) -> Case:
 
 
 def _optax() -> Callable[..., Any]:
-    import optax
-
-    return optax.losses.softmax_cross_entropy_with_integer_labels
+    loss: Callable[..., Any] = _library("optax.losses").softmax_cross_entropy_with_integer_labels
+    return loss
 
 
 def _kl_of_optax() -> Callable[..., Any]:
-    import optax
-
-    return lambda a, b: optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(b), jax.nn.log_softmax(a))
+    divergence = _library("optax.losses").kl_divergence_with_log_targets
+    return lambda a, b: divergence(jax.nn.log_softmax(b), jax.nn.log_softmax(a))
 
 
 def _no_mask() -> Callable[..., Any]:
@@ -205,13 +207,40 @@ def _conv(batch: int, side: int, kernel: int, channels: int) -> Case:
 
 def _gru(steps: int, rows: int, width: int) -> Case:
     shapes = (steps, rows, width), (rows, width), *((width, 3 * width),) * 2, *((3 * width,),) * 2
-    return Case("gru", (steps, rows, width), shapes, _forms("gru", lambda x, h, *w: ops.gru(x, h, ops.GruWeights(*w))))
+    forms = _forms("gru", lambda x, h, *w: ops.gru(x, h, ops.GruWeights(*w)), flax=_flax(_gru_of_flax))
+    return Case("gru", (steps, rows, width), shapes, forms)
+
+
+def _gru_of_flax(nn: Any, applied: Callable[..., Any]) -> Callable[..., Any]:
+    """Its cell has one bias of the two that the reset and the update gate add up."""
+
+    def form(x: Any, h: Any, *weights: Any) -> Any:
+        of_x, of_h, bias_x, bias_h = (dict(zip("rzn", jnp.split(w, 3, -1), strict=True)) for w in weights)
+        cell = {
+            **{f"i{gate}": {"kernel": of_x[gate], "bias": bias_x[gate] + bias_h[gate]} for gate in "rz"},
+            **{f"h{gate}": {"kernel": of_h[gate]} for gate in "rz"},
+            "in": {"kernel": of_x["n"], "bias": bias_x["n"]},
+            "hn": {"kernel": of_h["n"], "bias": bias_h["n"]},
+        }
+        return applied(nn.RNN(nn.GRUCell(h.shape[-1]), time_major=True), x, initial_carry=h, cell=cell)
+
+    return form
 
 
 def _lstm(steps: int, rows: int, width: int) -> Case:
     shapes = (steps, rows, width), *((rows, width),) * 2, *((width, 4 * width),) * 2, (4 * width,)
-    own = _forms("lstm", lambda x, h, c, *w: ops.lstm(x, h, c, ops.LstmWeights(*w))[0])
+    own = _forms("lstm", lambda x, h, c, *w: ops.lstm(x, h, c, ops.LstmWeights(*w))[0], flax=_flax(_lstm_of_flax))
     return Case("lstm", (steps, rows, width), shapes, own)
+
+
+def _lstm_of_flax(nn: Any, applied: Callable[..., Any]) -> Callable[..., Any]:
+    def form(x: Any, h: Any, c: Any, *weights: Any) -> Any:
+        of_x, of_h, bias = (dict(zip("ifgo", jnp.split(w, 4, -1), strict=True)) for w in weights)
+        cell = {f"i{gate}": {"kernel": of_x[gate]} for gate in "ifgo"}
+        cell |= {f"h{gate}": {"kernel": of_h[gate], "bias": bias[gate]} for gate in "ifgo"}
+        return applied(nn.RNN(nn.OptimizedLSTMCell(h.shape[-1]), time_major=True), x, initial_carry=(c, h), cell=cell)
+
+    return form
 
 
 def _running(*size: int) -> Case:

@@ -1,5 +1,6 @@
 """What every competitor is given: a model and its sizes, parameters, examples, the key of the batches."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,6 +50,19 @@ def benchmark(model: Model) -> Benchmark:
 def sizes_of(model: Model) -> dict[str, Size]:
     """The sizes that are timed of a model, by name."""
     return {name: Size(name, *size) for name, size in benchmark(model).sizes.items()}
+
+
+def named_size(model: Model, name: str) -> Size:
+    """The size of that name; raises `JaxgradError` where the model has none."""
+    known = sizes_of(model)
+    if name not in known:
+        raise JaxgradError(f"there is no size {name!r}; choose from {', '.join(known)}, or give --batch and --hidden")
+    return known[name]
+
+
+def of_ones_own(model: Model, like: Size, batch: int, hidden: int) -> Size:
+    """A size with so many rows, and so many of what sweeps of the model always tell of."""
+    return Size("own", batch, dataclasses.replace(like.sizes, **{str(model.swept): hidden}))
 
 
 def task(model: Model, size: Size, read: Callable[[Any], corpus.Corpus]) -> Task:

@@ -1,6 +1,5 @@
 """`jaxgrad bench`: competitors timed side by side, and two such runs compared."""
 
-import dataclasses
 import functools
 import itertools
 import os
@@ -106,20 +105,14 @@ def bench(
 
 
 def _sizes(model: "Model", names: list[str], batch: int | None, hidden: int | None) -> "list[Size]":
-    from jaxgrad.bench.task import Size, benchmark, sizes_of
+    from jaxgrad.bench.task import benchmark, named_size, of_ones_own, sizes_of
 
     known = sizes_of(model)
-    for name in names:
-        if name not in known:
-            raise JaxgradError(
-                f"there is no size {name!r}; choose from {', '.join(known)}, or give --batch and --hidden"
-            )
     if (batch is None) != (hidden is None):
         raise JaxgradError(f"--batch is {batch} and --hidden {hidden}; a size of your own needs both")
-    chosen = [known[name] for name in dict.fromkeys(names)]
+    chosen = [named_size(model, name) for name in dict.fromkeys(names)]
     if batch is not None and hidden is not None:
-        least = known[benchmark(model).usual[0]].sizes
-        chosen.append(Size("own", batch, dataclasses.replace(least, **{str(model.swept): hidden})))
+        chosen.append(of_ones_own(model, known[benchmark(model).usual[0]], batch, hidden))
     return chosen or [known[name] for name in benchmark(model).usual]
 
 
@@ -179,14 +172,17 @@ def bench_embedding(
 
 @app.command("scaling")
 def bench_scaling(
+    model: ModelOption = models.DEFAULT,
+    size: Annotated[str | None, typer.Option(help="One of the model's.  [default: its largest]")] = None,
     mesh: Annotated[list[str] | None, typer.Option(help="data=N,model=N; may be repeated.")] = None,
-    batch: Annotated[int, typer.Option(min=2, help="Rows of a batch, all devices together.")] = 8192,
-    hidden: Annotated[int, typer.Option(min=1, help="Hidden neurons, all devices together.")] = 4096,
+    batch: Annotated[int | None, typer.Option(min=2, help="Rows of a batch, all devices together.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="Hidden neurons, or the model's width.")] = None,
     json: JsonOption = None,
 ) -> None:
     """A step's operations, memory and messages on each device: counted by hand, and in the program that XLA makes.
 
-    Nothing is run: on a CPU eight devices are imagined.
+    Nothing is run: on a CPU eight devices are imagined. The hand's count is the notebook's model's alone. Without
+    --mesh, meshes are those of up to eight devices that the size divides by.
 
     Example: jaxgrad bench scaling --mesh data=4,model=2
     """
@@ -198,33 +194,42 @@ def bench_scaling(
 
     from jaxgrad import files
     from jaxgrad.bench import scaling
+    from jaxgrad.bench.task import benchmark
     from jaxgrad.checking.report import dated
     from jaxgrad.training import mesh as meshes
 
-    table = Table(
-        "mesh", show_lines=True, title=f"on each device, batch {batch:,}, hidden {hidden:,}: counted, then compiled"
-    )
-    for heading in ("MFLOP", "temporary MB", "all-reduces", "reduced kB"):
-        table.add_column(heading, justify="right")
+    timed = models.record(model)
+    chosen = scaling.size_of(timed, size, batch, hidden)
+    split = timed.split(chosen.sizes)
+    told = ", ".join(f"{name} {getattr(chosen.sizes, name):,}" for name in benchmark(timed).shown)
+    table = Table("mesh", show_lines=True, title=f"on each device, {model}, batch {chosen.batch:,}, {told}")
+    for heading in ("", "MFLOP", "temporary MB", "all-reduces", "reduced kB"):
+        table.add_column(heading, justify="right" if heading else "left")
+    scales = {"flops": 1e6, "temporary_bytes": 1e6, "all_reduces": 1, "reduced_bytes": 1e3}
     console, rows = Console(), []
-    for text in mesh or ["data=1", "data=2", "data=4", "data=8", "data=4,model=2", "model=8"]:
-        sizes = meshes.parse(text)
-        built = meshes.build(sizes, jax.devices(), batch, {"hidden layer": hidden})
+    for text in mesh or scaling.dividing(chosen, split):
+        axes = meshes.parse(text)
+        built = meshes.build(axes, jax.devices(), chosen.batch, split)
         with console.status(text):
-            pair = scaling.predicted(batch, hidden, **sizes), scaling.compiled(batch, hidden, built)
-        rows.append({"mesh": text, "counted": pair[0]._asdict(), "compiled": pair[1]._asdict()})
-        scales = {"flops": 1e6, "temporary_bytes": 1e6, "all_reduces": 1, "reduced_bytes": 1e3}
-        cells = [
-            "\n".join(f"{getattr(one, name) / scale:,.{0 if scale == 1 else 1}f}" for one in pair)
+            ways = {
+                "counted": scaling.counted(timed, chosen, axes["data"], axes["model"]),
+                "compiled": scaling.compiled(timed, chosen, built),
+            }
+        known = {way: of for way, of in ways.items() if of is not None}
+        rows.append({"mesh": text, **{way: of._asdict() for way, of in known.items()}})
+        cells = (
+            "\n".join(f"{getattr(of, name) / scale:,.{0 if scale == 1 else 1}f}" for of in known.values())
             for name, scale in scales.items()
-        ]
-        table.add_row(text, *cells)
-    bounds = scaling.seconds(256 * batch, hidden, (16, 16))
+        )
+        table.add_row(text, "\n".join(known), *cells)
+    of_slice = scaling.counted(timed, chosen._replace(batch=256 * chosen.batch), 256, 1)
+    bounds = of_slice and scaling.seconds(of_slice, (16, 16))
     if json is not None:
         files.write_json(json, dated("jaxgrad.bench.scaling/1", meshes=rows, v5e_16_by_16_seconds=bounds))
     console.print(table)
-    told = " · ".join(f"{name} {1e6 * value:,.0f} µs" for name, value in bounds.items())
-    console.print(f"on paper, {256 * batch:,} rows on 16 x 16 TPU v5e, at least: {told}", highlight=False)
+    if bounds:
+        least = " · ".join(f"{name} {1e6 * value:,.0f} µs" for name, value in bounds.items())
+        console.print(f"on paper, {256 * chosen.batch:,} rows on 16 x 16 TPU v5e, at least: {least}", highlight=False)
 
 
 @app.command("verdicts")

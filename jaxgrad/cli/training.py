@@ -111,14 +111,14 @@ def train(
             _, of_file = initial.read(models.record(model), init, **sizes)
             sizes = dataclasses.asdict(of_file)
             chosen |= {"init": str(init.absolute()), "init_sha256": files.sha256(init)}
-        config = config_of(
+        # Checked before a corpus is read, which may take long. What that adds is checked as the run begins.
+        config = checked(config_of(
             model, **chosen, **sizes, dtype=dtype.value, seed=seed, log_every=log_every,
             chunk=chunk, save_every=save_every, keep=keep, corpus=None if read is None else str(read.absolute()),
             text=text is not None,
-        )  # fmt: skip
-        checked(config)
+        ))  # fmt: skip
         data = load_corpus(record(config), config.sizes, path, config.text)
-        config = checked(changed(config, vocabulary=data.vocabulary, corpus_sha256=corpora.sha256(path)))
+        config = changed(config, vocabulary=data.vocabulary, corpus_sha256=corpora.sha256(path))
         return config, data, _mesh(mesh, distributed, config)
 
     def old(folder: Path) -> "tuple[Config, Corpus, Mesh | None]":

@@ -74,6 +74,15 @@ class Operation:
     arguments: Callable[[Any, Any], tuple[Any, ...]]
 
 
+class PerDevice(NamedTuple):
+    """Of a step, on each device: operations, bytes of temporary arrays, all-reduces and the bytes given to them."""
+
+    flops: float
+    temporary_bytes: float
+    all_reduces: int
+    reduced_bytes: float
+
+
 class Factor(NamedTuple):
     """A constant by which a derivative is likely to be too large; the kind of that mistake, and words for it."""
 
@@ -174,6 +183,8 @@ class Model:
         recipe: what a run is by default, as fields of `training.config.Config`, where it is not as written there.
         axes: which mesh axis the axes of a parameter are split over, by the parameter's dotted name.
         split: `(sizes) -> {what: size}`, what is split over a mesh's axis `model`, to be divided evenly.
+        per_device: `(sizes, vocab_size, batch_size, data, model) -> PerDevice`, what a step takes of each device of a
+            mesh, counted by hand; None where nobody has counted it.
         kernels: ways that take all steps of a chunk at once, by name.
         by_platform: more ways for parity, `platform -> nodes`, by name; "interpret" is the CPU's platform.
         twins: modules of `torchref` by the name of their engine; each has `gradients(params, X, Y, **sizes)`.
@@ -216,6 +227,7 @@ class Model:
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     axes: Mapping[str, tuple[str | None, ...]] = dataclasses.field(default_factory=dict)
     split: Callable[[Any], Mapping[str, int]] = nothing_named
+    per_device: Callable[[Any, int, int, int, int], PerDevice] | None = None
     kernels: Mapping[str, Kernel] = dataclasses.field(default_factory=dict)
     by_platform: Mapping[str, Callable[[str], Nodes]] = dataclasses.field(default_factory=dict)
     twins: Mapping[str, str] = dataclasses.field(default_factory=dict)

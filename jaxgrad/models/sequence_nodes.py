@@ -1,7 +1,7 @@
 """What models of sequences share: named nodes, and the derivatives of their affine maps, dropout and loss by node."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,39 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jaxgrad import ops
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs.taps import tap
-from jaxgrad.models.sequences import IGNORED
+from jaxgrad.models.sequences import IGNORED, Batch
 from jaxgrad.ops.precision import widen
 
 # Values by the nodes' names.
 Nodes: TypeAlias = dict[str, Array]
 # `mark(name, value)` gives the node's value, with a zero added to it where its cotangent is asked for.
 Mark: TypeAlias = Callable[[str, Array], Array]
+
+
+class Forward(Protocol):
+    """The forward pass of a model of sequences, cut into named nodes."""
+
+    def __call__(
+        self, params: Any, batch: Batch, sizes: Any, key: PRNGKeyArray | None = None, taps: Nodes | None = None
+    ) -> Nodes:
+        """Every node by name.
+
+        Symbols must lie in `range(vocab)`: others give NaN. The loss and its nodes are in float32 at least, all others
+        in the type of `params`. Raises `JaxgradError` for sequences that are longer than a block.
+
+        Args:
+            params: the model's arrays.
+            batch: sequences and what follows each of their places, or `IGNORED`.
+            sizes: the model's.
+            key: draws dropout; without one nothing is dropped, as in evaluation.
+            taps: of `zero_taps`; the gradient with respect to one is that node's cotangent.
+        """
+
+
+def zero_taps(forward: Forward, params: Any, batch: Batch, sizes: Any) -> Nodes:
+    """Zero arrays of the nodes' shapes and types, to differentiate a loss with respect to."""
+    found = jax.eval_shape(lambda params, batch: forward(params, batch, sizes), params, batch)
+    return {name: jnp.zeros(node.shape, node.dtype) for name, node in found.items()}
 
 
 def recorder(taps: Mapping[str, Array], prefix: str = "") -> tuple[Nodes, Mark]:

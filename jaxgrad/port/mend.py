@@ -9,38 +9,40 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from jaxgrad import jax_seam
-from jaxgrad.port import fingerprint, jax_values, locate
-from jaxgrad.port.fingerprint import EXACT, TRANSPOSED, Layout
+from jaxgrad.port import fingerprint, jax_values, locate, variants
 from jaxgrad.port.jax_values import Op, Recorded
 from jaxgrad.port.locate import Mend, Parted, Verdict
+from jaxgrad.port.region import (
+    DEEP,
+    Change,
+    Kind,
+    Region,
+    changing,
+    counterpart,
+    giving,
+    region,
+    running,
+    taking,
+    with_params,
+)
 from jaxgrad.port.values import Place, as_float64
 
-# How far into the region changes are tried, how many values behind a change may be no counterpart, how many must be.
-_DEEP = 24
+# How many values behind a change may be no counterpart, how many must be one.
 _IN_VAIN = 20
 _ENOUGH = 3
 # How many differences, one behind the other, are mended.
 _MOST_BEHIND = 4
 # What an operation raises that is given other shapes than it was traced for.
 _DOES_NOT_FIT = (TypeError, ValueError, IndexError, ZeroDivisionError)
+# How many operations of one name at one line are changed together.
+_MOST_CALLS = 8
 # How many parts of a value are tried in every order.
 _MOST_PARTS = 4
-
-
-class Change(NamedTuple):
-    """A changed program: values given by number, and operations in the place of others by their index."""
-
-    place: Place
-    words: str
-    values: Mapping[int, Any]
-    ops: Mapping[int, Op]
 
 
 class Effect(NamedTuple):
@@ -53,27 +55,6 @@ class Effect(NamedTuple):
     residual: float
     complete: bool
     runs: bool
-
-
-class Region(NamedTuple):
-    """Where two programs part, for those who make changes: the values and operations there, of both programs.
-
-    `bad` and `theirs` are numbers of values without a counterpart, `ops` the operations of the former by index.
-    `turns` are the operations that are one in the source, by index, and `constants` the numbers written into them.
-    """
-
-    parted: Parted
-    recorded: Recorded
-    bad: tuple[int, ...]
-    theirs: tuple[int, ...]
-    ops: dict[int, Op]
-    unused: dict[str, np.ndarray]
-    lookup: fingerprint.Index
-    turns: dict[int, list[int]]
-    constants: dict[int, list[int]]
-
-
-Kind: TypeAlias = Callable[[Region], Iterator[Change]]
 
 
 def mended(
@@ -112,26 +93,6 @@ def mended(
     return verdict._replace(mends=tuple(mends), behind=tuple(behind))
 
 
-def region(parted: Parted, recorded: Recorded, unused: Mapping[str, np.ndarray]) -> Region:
-    """Where two programs part."""
-    own, theirs, wrong = locate.slices(parted)
-    made = {n: k for k, op in enumerate(recorded.program.ops) for n in op.results}
-    # Where the function ends too early, its outputs are where something is missing.
-    bad = tuple(own) or tuple(n for n, _ in wrong)
-    near = list(dict.fromkeys(made[n] for n in bad[: 2 * _DEEP] if n in made))[:_DEEP]
-    arrays = [parted.other.trace.values[m].held for m in theirs]
-    return Region(
-        parted,
-        recorded,
-        bad,
-        tuple(theirs),
-        {k: recorded.program.ops[k] for k in near},
-        dict(unused),
-        fingerprint.index(arrays),
-        *_turns(recorded),
-    )
-
-
 def _mends(r: Region) -> tuple[list[Mend], Change | None]:
     """The changes that explain a difference, the best first, and the best of them if the program runs on with it."""
     good: list[tuple[tuple[bool, int], int, Change, Effect]] = []
@@ -157,10 +118,10 @@ def _mends(r: Region) -> tuple[list[Mend], Change | None]:
 
 
 def _best_of(r: Region, change: Change) -> tuple[Change, Effect]:
-    """A change to one turn of a loop, or the same to all its turns where that explains something."""
+    """A change to one turn of a loop or call of a helper, or the same to all of them where that explains something."""
     nothing = Effect(0, math.inf, False, False)
     effect = nothing
-    for tried in filter(None, (_in_all_turns(r, change), change)):
+    for tried in (*filter(None, (_in_all_turns(r, change),)), change, *_in_all_calls(r, change)):
         try:
             effect = _effect(r, tried)
         except _DOES_NOT_FIT:
@@ -184,72 +145,59 @@ def _in_all_turns(r: Region, change: Change) -> Change | None:
     return change._replace(values=values, ops=ops) if others else None
 
 
-def _turns(recorded: Recorded) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """The operations that are one equation at one line, by the index of each, and likewise the numbers in them."""
-    groups: dict[Any, list[int]] = {}
-    for k, op in enumerate(recorded.program.ops):
-        if op.eqn is not None:
-            groups.setdefault((id(op.eqn), op.place.line), []).append(k)
-    several = [group for group in groups.values() if len(group) > 1]
-    constants: dict[int, list[int]] = {}
-    for group in several:
-        for same in zip(*(recorded.program.ops[k].operands for k in group), strict=True):
-            if all(n in recorded.program.constants for n in same):
-                constants.update((n, list(same)) for n in same)
-    return {k: group for group in several for k in group}, constants
+def _in_all_calls(r: Region, change: Change) -> Iterator[Change]:
+    """The change made in other calls of the same helper: to operations of the name at the line, or every so many."""
+    if len(change.ops) != 1 or change.values:
+        return
+    ((k, op),) = change.ops.items()
+    ops = r.recorded.program.ops
+    if op.operands != ops[k].operands or k in r.turns:
+        return
+    same = [n for n, other in enumerate(ops) if (other.name, other.place.line) == (op.name, op.place.line)]
+    # An operation may stand several times in the line itself.
+    for stride in [n for n in range(len(same) // 2, 0, -1) if len(same) <= _MOST_CALLS and len(same) % n == 0]:
+        some = [n for number, n in enumerate(same) if number % stride == same.index(k) % stride]
+        yield change._replace(ops={n: ops[n]._replace(run=op.run) for n in some})
 
 
 def _effect(r: Region, change: Change) -> Effect:
     found, vain, residual = 0, 0, 0.0
     now: dict[int, Any] = dict(change.values)
-    wrong = [(n, m) for n, m in locate.aligned(r.parted) if not locate.same_numbers(r.parted, n, m)]
     values = r.parted.own.trace.values
     runs = True
-    steps = iter(jax_values.run_again(r.recorded.program, r.recorded.values, change.values, change.ops))
-    while True:
-        try:
-            n, x = next(steps)
-        except StopIteration:
-            break
-        except _DOES_NOT_FIT:
-            runs = False
-            break
-        now[n] = x
-        array = as_float64(x)
-        if values[n].moved or not values[n].varies or not fingerprint.told(array):
-            continue
-        near = _counterpart(r, array, n)
-        if near is None:
+    try:
+        for n, x in jax_values.run_again(r.recorded.program, r.recorded.values, change.values, change.ops):
+            now[n] = x
+            array = as_float64(x)
+            if values[n].moved or not values[n].varies or not fingerprint.told(array):
+                continue
+            near = counterpart(r, array, n)
+            if near is not None:
+                found += 1
+                residual = max(residual, near)
+                continue
             vain += 1
             if vain > _IN_VAIN and not found:
                 return Effect(0, math.inf, False, runs)
+    except _DOES_NOT_FIT:
+        runs = False
+    distances = _of_outputs(r, now) if runs else None
+    if distances is None:
+        return Effect(found, residual, False, runs)
+    return Effect(found, max(residual, *distances), True, runs)
+
+
+def _of_outputs(r: Region, now: Mapping[int, Any]) -> list[float] | None:
+    """How far each output that was wrong is off with these values; None where one still is wrong, or none was."""
+    found = []
+    for n, m in locate.aligned(r.parted):
+        if locate.same_numbers(r.parted, n, m):
             continue
-        found += 1
-        residual = max(residual, near)
-    complete = bool(wrong) and runs
-    for n, m in wrong if runs else ():
-        a = as_float64(now.get(n, r.recorded.values[n]))
-        b = r.parted.other.trace.values[m].array
-        same = a.size == b.size and r.parted.noise.agree(n, m, functools.partial(locate.in_order, a, b))
-        if same:
-            residual = max(residual, locate.relative(np.sort(a, None), np.sort(b, None)))
-        complete = complete and same
-    return Effect(found, residual, complete, runs)
-
-
-def _counterpart(r: Region, array: np.ndarray, number: int) -> float | None:
-    """How far a value is off, by its number, from the other program's that it is; None where it is none."""
-    position = {m: k for k, m in enumerate(r.theirs)}
-
-    def layout(_: int, m: int, tolerance: float) -> Layout | None:
-        how = fingerprint.layout(array, r.lookup.arrays[position[m]], tolerance)
-        return how if how is not None and how.kind in (EXACT, TRANSPOSED) else None
-
-    numbers = [(number, m) for m in r.theirs]
-    for k, how in locate.matching(array, r.lookup, numbers, r.parted.noise, layout):
-        other = r.lookup.arrays[k]
-        return locate.relative(fingerprint.moved(array, how, other.shape), other)
-    return None
+        a, b = as_float64(now.get(n, r.recorded.values[n])), r.parted.other.trace.values[m].array
+        if a.size != b.size or not r.parted.noise.agree(n, m, functools.partial(locate.in_order, a, b)):
+            return None
+        found.append(locate.relative(np.sort(a, None), np.sort(b, None)))
+    return found or None
 
 
 # Kinds of changes.
@@ -259,10 +207,12 @@ def without(r: Region) -> Iterator[Change]:
     """A value in the region is what an agreeing one of its shape is: something is done that the other does not."""
     trace = r.parted.own.trace
     fine = [n for n in range(len(trace.values)) if trace.values[n].varies and locate.agreed(r.parted, n)]
-    for bad in r.bad[:_DEEP]:
+    for bad in r.bad[:DEEP]:
         before = set(locate._ancestors(trace, bad))
         shape = np.shape(r.recorded.values[bad])
-        some = [n for n in reversed(fine) if n in before and np.shape(r.recorded.values[n]) == shape]
+        # From another value to it would be more than to leave out what lies between.
+        near = set(locate._nearest(trace, bad, {n: r.parted.pairs[n] for n in fine}))
+        some = [n for n in reversed(fine) if n in near and np.shape(r.recorded.values[n]) == shape]
         for n in some[:4]:
             skipped = [trace.values[k].place for k in sorted(before & set(r.bad))]
             done = ", ".join(dict.fromkeys(place.op for place in skipped))
@@ -319,8 +269,7 @@ def _numbers(r: Region) -> Iterator[tuple[int, Place, float]]:
     before = [made[n] for op in list(r.ops.values())[:4] for n in op.operands if n in made and trace.values[n].varies]
     for op in [*r.ops.values(), *before]:
         for n in op.operands:
-            # A constant that both programs have is right.
-            if trace.values[n].varies or n in r.parted.pairs:
+            if trace.values[n].varies or _is_right(r, n):
                 continue
             for k in reversed(locate._ancestors(trace, n)):
                 value = constants.get(k)
@@ -331,6 +280,19 @@ def _numbers(r: Region) -> Iterator[tuple[int, Place, float]]:
                     continue
                 users = [v.place for v in trace.values if k in v.operands]
                 yield k, (users[0] if users else op.place), float(value)
+
+
+def _is_right(r: Region, n: int) -> bool:
+    """Whether a constant is one that the other program computes, too.
+
+    What is computed here and is a parameter there, as with 0 added to it, may lack what is done to it there.
+    """
+    pair = r.parted.pairs.get(n)
+    if pair is None:
+        return False
+    own = r.parted.own.trace
+    computed = bool(own.values[locate._root(own, n)].operands)
+    return not computed or r.parted.other.trace.values[pair.other].place.op != "parameter"
 
 
 def solved(r: Region) -> Iterator[Change]:
@@ -387,22 +349,22 @@ def operations(r: Region) -> Iterator[Change]:
     for k, op in list(r.ops.items())[:16]:
         name, place = op.name, op.place
         if name in _OTHER:
-            yield _with(k, op, place, f"{_OTHER[name]} in the place of {name}", _two(_OTHER[name]))
+            yield running(k, op, place, f"{_OTHER[name]} in the place of {name}", _two(_OTHER[name]))
             for keep in (0, 1):
                 if np.shape(r.recorded.values[op.operands[keep]]) == np.shape(r.recorded.values[op.results[0]]):
                     dropped = trace.values[op.operands[1 - keep]].place
-                    yield _with(k, op, place, f"{name} without {dropped.op}", _keeping(keep))
+                    yield running(k, op, place, f"{name} without {dropped.op}", _keeping(keep))
         if name in ("sub", "div"):
-            yield _with(k, op, place, f"the operands of {name} swapped", _exchanged(op))
+            yield running(k, op, place, f"the operands of {name} swapped", _exchanged(op))
         if name == "dot_general":
             for side in (0, 1):
                 if _square(r, op.operands[side]):
                     whose = "second" if side else "first"
-                    run = _changing(op, side, lambda y: np.swapaxes(y, -1, -2))
-                    yield _with(k, op, place, f"the {whose} operand transposed", run)
+                    run = changing(op, side, lambda y: np.swapaxes(y, -1, -2))
+                    yield running(k, op, place, f"the {whose} operand transposed", run)
             shapes = {np.shape(r.recorded.values[n]) for n in op.operands}
             if len(shapes) == 1:
-                yield _with(k, op, place, "the operands swapped", _exchanged(op))
+                yield running(k, op, place, "the operands swapped", _exchanged(op))
         if name == "conv_general_dilated":
             yield from _convolutions(r, k, op)
         if name.startswith("reduce_window") and op.eqn is not None and "padding" in op.eqn.params:
@@ -411,15 +373,19 @@ def operations(r: Region) -> Iterator[Change]:
             yield from _other_orders(k, op)
         if name in ("cumsum", "cumprod", "cumlogsumexp", "cummax") and op.eqn is not None:
             turned = {"reverse": not op.eqn.params["reverse"]}
-            yield _with(k, op, place, f"{name} from the other end", _changed_params(op, turned))
+            yield running(k, op, place, f"{name} from the other end", with_params(op, turned))
+            for axis in set(range(np.ndim(r.recorded.values[op.operands[0]]))) - {op.eqn.params["axis"]}:
+                words = f"{name} along axis {axis} in the place of {op.eqn.params['axis']}"
+                yield running(k, op, place, words, with_params(op, {"axis": axis}))
         if name in ("reduce_sum", "reduce_max", "reduce_min", "argmax", "argmin") and op.eqn is not None:
             yield from _other_axes(r, k, op)
         if name == "integer_pow" and op.eqn is not None:
             old = op.eqn.params["y"]
             for new in (old - 1, old + 1, 2):
                 if new not in (0, old):
-                    yield _with(k, op, place, f"the power {old} should be {new}", _power(new))
+                    yield running(k, op, place, f"the power {old} should be {new}", _power(new))
     yield from _parts(r)
+    yield from _cut_parts(r)
     yield from _comparisons(r)
 
 
@@ -434,12 +400,12 @@ def _other_orders(k: int, op: Op) -> Iterator[Change]:
         def run(x: Sequence[Any], order: tuple[int, ...] = order) -> list[Any]:
             return op.run([x[n] for n in order])
 
-        yield _with(k, op, op.place, f"the parts of {op.name} in the order {_ordinals(order)}", run)
+        yield running(k, op, op.place, f"the parts of {op.name} in the order {_ordinals(order)}", run)
 
 
 def _parts(r: Region) -> Iterator[Change]:
     """The parts of a value that is split, as gates or queries and keys, in another order."""
-    wanted = {a for n in r.bad[:_DEEP] for a in locate._ancestors(r.parted.own.trace, n)}
+    wanted = {a for n in r.bad[:DEEP] for a in locate._ancestors(r.parted.own.trace, n)}
     for k, op in enumerate(r.recorded.program.ops):
         shapes = {np.shape(r.recorded.values[n]) for n in op.results}
         if op.name != "split" or len(shapes) != 1 or not 2 <= len(op.results) <= _MOST_PARTS:
@@ -451,8 +417,22 @@ def _parts(r: Region) -> Iterator[Change]:
                     made = op.run(x)
                     return [made[n] for n in order]
 
-                yield _with(k, op, op.place, f"the parts of split in the order {_ordinals(order)}", run)
+                yield running(k, op, op.place, f"the parts of split in the order {_ordinals(order)}", run)
             yield from _parts_by_head(r, k, op)
+
+
+def _cut_parts(r: Region) -> Iterator[Change]:
+    """Parts that are cut out of a value one by one, in another order."""
+    wanted = {a for n in r.bad[:DEEP] for a in locate._ancestors(r.parted.own.trace, n)}
+    cut: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    for k, op in enumerate(r.recorded.program.ops):
+        if op.name == "slice" and op.eqn is not None and not wanted.isdisjoint(op.results):
+            cut.setdefault((op.operands[0], np.shape(r.recorded.values[op.results[0]])), []).append(k)
+    for some in (some for some in cut.values() if 2 <= len(some) <= _MOST_PARTS):
+        ops = [r.recorded.program.ops[k] for k in some]
+        for order in list(itertools.permutations(range(len(some))))[1:]:
+            runs = {k: op._replace(run=ops[n].run) for k, op, n in zip(some, ops, order, strict=True)}
+            yield Change(ops[0].place, f"the parts that are cut out in the order {_ordinals(order)}", {}, runs)
 
 
 def _parts_by_head(r: Region, k: int, op: Op) -> Iterator[Change]:
@@ -467,7 +447,7 @@ def _parts_by_head(r: Region, k: int, op: Op) -> Iterator[Change]:
             whole = (*shape[:axis], size, *shape[axis + 1 :])
             return [np.take(by_head, n, axis + 1).reshape(whole) for n in range(count)]
 
-        yield _with(
+        yield running(
             k, op, op.place, f"the {count} parts lie inside of each of {heads} heads, not one after the other", run
         )
 
@@ -477,24 +457,8 @@ def _ordinals(order: Sequence[int]) -> str:
     return ", ".join(str(n + 1) for n in order)
 
 
-def _with(k: int, op: Op, place: Place, words: str, run: Callable[[Sequence[Any]], list[Any]]) -> Change:
-    return Change(place, words, {}, {k: op._replace(run=run)})
-
-
 def _two(name: str) -> Callable[[Sequence[Any]], list[Any]]:
     return lambda x: [_TWO[name](x[0], x[1])]
-
-
-def _changing(op: Op, side: int, change: Callable[[Any], Any]) -> Callable[[Sequence[Any]], list[Any]]:
-    return lambda x: op.run([change(y) if n == side else y for n, y in enumerate(x)])
-
-
-def _giving(value: Any) -> Callable[[Any], Any]:
-    return lambda _: np.asarray(value)
-
-
-def _divided(by: Any) -> Callable[[Sequence[Any]], list[Any]]:
-    return lambda x: [x[0] / by]
 
 
 def _keeping(side: int) -> Callable[[Sequence[Any]], list[Any]]:
@@ -506,10 +470,6 @@ def _exchanged(op: Op) -> Callable[[Sequence[Any]], list[Any]]:
     return lambda x: op.run([*x[:-2], x[-1], x[-2]])
 
 
-def _changed_params(op: Op, changed: Mapping[str, Any]) -> Callable[[Sequence[Any]], list[Any]]:
-    return lambda x: jax_seam.bind(op.eqn, list(map(jnp.asarray, x)), **changed)
-
-
 def _square(r: Region, n: int) -> bool:
     shape = np.shape(r.recorded.values[n])
     return len(shape) > 1 and shape[-1] == shape[-2]
@@ -518,7 +478,7 @@ def _square(r: Region, n: int) -> bool:
 def _convolutions(r: Region, k: int, op: Op) -> Iterator[Change]:
     axes = len(np.shape(r.recorded.values[op.operands[1]])) - 2
     spatial = op.eqn.params["dimension_numbers"].rhs_spec[2:]
-    yield _with(k, op, op.place, "the kernel flipped", _changing(op, 1, lambda y: np.flip(y, tuple(spatial))))
+    yield running(k, op, op.place, "the kernel flipped", changing(op, 1, lambda y: np.flip(y, tuple(spatial))))
     yield from _paddings(k, op, [True] * axes)
 
 
@@ -528,13 +488,16 @@ def _paddings(k: int, op: Op, windowed: Sequence[bool]) -> Iterator[Change]:
     PyTorch's padding is explicit, and the same at both ends.
     """
     old = list(map(tuple, op.eqn.params["padding"]))
+    # All on one side, as a causal convolution has it, however wide.
+    total = max(map(sum, old))
+    some = {*itertools.product(range(4), repeat=2), (total, 0), (0, total)}
     # Where several give the same, the one that PyTorch can say comes first.
-    for pad in sorted(itertools.product(range(4), repeat=2), key=lambda pad: abs(pad[0] - pad[1])):
+    for pad in sorted(some, key=lambda pad: (abs(pad[0] - pad[1]), pad)):
         new = [pad if wanted else (0, 0) for wanted in windowed]
         if new != old:
             told = [[each for each, wanted in zip(pads, windowed, strict=True) if wanted] for pads in (new, old)]
             words = f"padding {told[0]} in the place of {told[1]}"
-            yield _with(k, op, op.place, words, _changed_params(op, {"padding": tuple(new)}))
+            yield running(k, op, op.place, words, with_params(op, {"padding": tuple(new)}))
 
 
 def _other_axes(r: Region, k: int, op: Op) -> Iterator[Change]:
@@ -542,25 +505,27 @@ def _other_axes(r: Region, k: int, op: Op) -> Iterator[Change]:
     shape = np.shape(r.recorded.values[op.operands[0]])
     for axis in range(len(shape)):
         if len(axes) == 1 and axis not in axes and shape[axis] == shape[axes[0]]:
-            run = _changing(op, 0, functools.partial(np.swapaxes, axis1=axis, axis2=axes[0]))
-            yield _with(k, op, op.place, f"{op.name} over axis {axis} in the place of {axes[0]}", run)
+            run = changing(op, 0, functools.partial(np.swapaxes, axis1=axis, axis2=axes[0]))
+            yield running(k, op, op.place, f"{op.name} over axis {axis} in the place of {axes[0]}", run)
 
 
 def _comparisons(r: Region) -> Iterator[Change]:
-    """Comparisons in what makes the constants of the region, such as masks."""
+    """Comparisons and differences in what makes the constants of the region, such as masks and distances."""
     trace = r.parted.own.trace
     wanted = {a for op in r.ops.values() for n in op.operands for a in locate._ancestors(trace, n)}
     wanted |= {n for op in r.ops.values() for n in op.results}
     for k, op in enumerate(r.recorded.program.ops):
         if op.results[0] in wanted and op.name in _COMPARED:
-            yield _with(k, op, op.place, f"{_COMPARED[op.name]} in the place of {op.name}", _two(_COMPARED[op.name]))
+            yield running(k, op, op.place, f"{_COMPARED[op.name]} in the place of {op.name}", _two(_COMPARED[op.name]))
+        elif op.results[0] in wanted and op.name == "sub" and not trace.values[op.results[0]].varies:
+            yield running(k, op, op.place, "the operands of sub swapped", _exchanged(op))
         elif (
             op.results[0] in wanted
             and op.name == "select_n"
             and len(op.operands) == 3
             and not trace.values[op.results[0]].varies
         ):
-            yield _with(k, op, op.place, "the choices of where swapped", _exchanged(op))
+            yield running(k, op, op.place, "the choices of where swapped", _exchanged(op))
 
 
 def factors(r: Region) -> Iterator[Change]:
@@ -627,19 +592,6 @@ def addends(r: Region) -> Iterator[Change]:
             yield Change(trace.values[n].place, words, {n: np.add(x, r.recorded.values[other])}, {})
 
 
-def pools(r: Region) -> Iterator[Change]:
-    """A mean over windows counts the padding, or does not."""
-    made = {n: op for op in r.recorded.program.ops for n in op.results}
-    for k, op in r.ops.items():
-        first = made.get(op.operands[0])
-        if op.name != "div" or first is None or first.name != "reduce_window_sum":
-            continue
-        ones = first.run([np.ones_like(r.recorded.values[first.operands[0]])])[0]
-        size = math.prod(first.eqn.params["window_dimensions"])
-        yield _with(k, op, op.place, "the padding is counted, and should not be", _divided(ones))
-        yield _with(k, op, op.place, "the padding is not counted, and should be", _divided(size))
-
-
 def biases(r: Region) -> Iterator[Change]:
     """A tensor that no leaf was made from is added to, or multiplied with, a value."""
     trace = r.parted.own.trace
@@ -700,10 +652,10 @@ def activations(r: Region) -> Iterator[Change]:
         made = {
             name: np.asarray(fn(np.asarray(x))) for name, fn in ACTIVATIONS.items() if name.count("axis") <= np.ndim(x)
         }
-        theirs = [name for name, y in made.items() if np.isfinite(y).all() and _counterpart(r, y, n) is not None]
+        theirs = [name for name, y in made.items() if np.isfinite(y).all() and counterpart(r, y, n) is not None]
         if not theirs:
             continue
-        bad = [b for b in r.bad[: 2 * _DEEP] if np.shape(r.recorded.values[b]) == np.shape(x)]
+        bad = [b for b in r.bad[: 2 * DEEP] if np.shape(r.recorded.values[b]) == np.shape(x)]
         for b in bad:
             y = trace.values[b].array
             own = next((name for name, z in made.items() if fingerprint.close(y, z)), None)
@@ -717,35 +669,40 @@ def activations(r: Region) -> Iterator[Change]:
             for side, operand in enumerate(op.operands):
                 if operand == n:
                     for name in theirs:
-                        run = _changing(op, side, _giving(made[name]))
-                        yield _with(k, op, op.place, f"{name} before {op.name} is missing", run)
+                        run = changing(op, side, giving(made[name]))
+                        yield running(k, op, op.place, f"{name} before {op.name} is missing", run)
 
 
 def orders(r: Region) -> Iterator[Change]:
-    """Two operations in a row the other way round, as an epsilon inside a root and outside of it."""
-    ops = list(r.recorded.program.ops)
+    """Two operations in a row the other way round, as an epsilon inside a root and outside of it, or a sum and a relu.
+
+    The first has one operand that varies; its result is one of the second's.
+    """
+    ops = r.recorded.program.ops
     made = {n: k for k, op in enumerate(ops) for n in op.results}
     varies = r.parted.own.trace.values
-    for k, op in list(r.ops.items())[:_DEEP]:
-        inside = [n for n in op.operands if varies[n].varies]
-        if len(inside) != 1 or inside[0] not in made or len(op.results) != 1:
-            continue
-        first = ops[made[inside[0]]]
-        of_first = [n for n in first.operands if varies[n].varies]
-        if len(of_first) != 1 or len(first.results) != 1:
-            continue
+    for k, op in list(r.ops.items())[:DEEP]:
+        for side, n in enumerate(op.operands):
+            first = ops[made[n]] if n in made and varies[n].varies else None
+            if first is None or len(op.results) != 1 or len(first.results) != 1:
+                continue
+            of_first = [place for place, m in enumerate(first.operands) if varies[m].varies]
+            if len(of_first) == 1:
+                run = _other_way_round(first, of_first[0], op, side)
+                both = op._replace(run=run, operands=(*first.operands, *op.operands))
+                yield Change(op.place, f"{op.name} before {first.name}, not after it", {}, {k: both})
 
-        def run(x: Sequence[Any], first: Op = first, op: Op = op, k: int = k) -> list[Any]:
-            given = dict(zip((*of_of(first), *op.operands), x, strict=False))
-            (start,) = [n for n in first.operands if varies[n].varies]
-            inner = op.run([given[start] if varies[n].varies else given[n] for n in op.operands])
-            return first.run([inner[0] if varies[n].varies else given[n] for n in first.operands])
 
-        def of_of(first: Op) -> tuple[int, ...]:
-            return first.operands
+def _other_way_round(first: Op, of_first: int, second: Op, of_second: int) -> Callable[[Sequence[Any]], list[Any]]:
+    """Of the operands of both: the second operation of the first one's operand, and then the first of its result."""
 
-        both = op._replace(run=run, operands=(*first.operands, *op.operands))
-        yield Change(op.place, f"{op.name} before {first.name}, not after it", {}, {k: both})
+    def run(x: Sequence[Any]) -> list[Any]:
+        given, others = list(x[: len(first.operands)]), list(x[len(first.operands) :])
+        others[of_second] = given[of_first]
+        (given[of_first],) = second.run(others)
+        return first.run(given)
+
+    return run
 
 
 def operands(r: Region) -> Iterator[Change]:
@@ -753,6 +710,7 @@ def operands(r: Region) -> Iterator[Change]:
     trace, others = r.parted.own.trace, r.parted.other.trace.values
     fine = [n for n, v in enumerate(trace.values) if v.varies and locate.agreed(r.parted, n)]
     weights = [n for n in r.recorded.program.inputs if not trace.values[n].varies]
+    yield from _other_sources(r, fine)
     for k, op in list(r.ops.items())[:10]:
         for side, n in enumerate(op.operands):
             value = r.recorded.values[n]
@@ -762,19 +720,49 @@ def operands(r: Region) -> Iterator[Change]:
             if trace.values[n].varies:
                 for other in [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == shape][:24]:
                     words = f"{op.name} should take the value of {trace.values[other].place.brief}"
-                    run = _changing(op, side, _giving(r.recorded.values[other]))
-                    yield _with(k, op, op.place, words, run)
+                    run = changing(op, side, giving(r.recorded.values[other]))
+                    yield running(k, op, op.place, words, run)
                 # That a value which differs should be the other program's explains nothing.
                 agrees = locate.agreed(r.parted, n)
                 for m in [m for m in r.theirs[:30] if agrees and others[m].array.size == trace.values[n].array.size]:
                     words = f"{op.name} should take what the other program has from {others[m].place.brief}"
-                    run = _changing(op, side, _giving(others[m].array.reshape(shape)))
-                    yield _with(k, op, op.place, words, run)
+                    run = changing(op, side, giving(others[m].array.reshape(shape)))
+                    yield running(k, op, op.place, words, run)
             else:
                 for other in [m for m in weights if np.shape(r.recorded.values[m]) == shape and m != n][:40]:
                     words = f"{op.name} should take another parameter, input {r.recorded.program.inputs.index(other)}"
-                    run = _changing(op, side, _giving(r.recorded.values[other]))
-                    yield _with(k, op, op.place, words, run)
+                    run = changing(op, side, giving(r.recorded.values[other]))
+                    yield running(k, op, op.place, words, run)
+
+
+def _other_sources(r: Region, fine: Sequence[int]) -> Iterator[Change]:
+    """What several operations of the region take is another value for all of them."""
+    trace, others = r.parted.own.trace, r.parted.other.trace.values
+    uses: dict[int, list[int]] = {}
+    for k, op in r.ops.items():
+        for n in dict.fromkeys(op.operands):
+            if trace.values[n].varies and locate.agreed(r.parted, n):
+                uses.setdefault(n, []).append(k)
+    for n, users in [(n, users) for n, users in uses.items() if len(users) > 1][:4]:
+        shape, place = np.shape(r.recorded.values[n]), r.ops[users[0]].place
+        # Of two values that give the same, only one is what the other program takes.
+        own = [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == shape and _taken(r, m)][:12]
+        given = [(f"the value of {trace.values[m].place.brief}", np.asarray(r.recorded.values[m])) for m in own]
+        given += [
+            (f"what the other program has from {others[m].place.brief}", others[m].array.reshape(shape))
+            for m in r.theirs[:30]
+            if others[m].array.size == trace.values[n].array.size
+        ]
+        for told, value in given:
+            ops = {k: taking(r.ops[k], n, value) for k in users}
+            yield Change(place, f"{told} should be taken, not that of {trace.values[n].place.brief}", {}, ops)
+
+
+def _taken(r: Region, n: int) -> bool:
+    """Whether an operation of the other program's region takes the counterpart of a value."""
+    trace = r.parted.other.trace
+    roots = {locate._root(trace, k) for m in r.theirs for k in trace.values[m].operands}
+    return locate._root(trace, r.parted.pairs[n].other) in roots
 
 
 def arrangements(r: Region) -> Iterator[Change]:
@@ -783,12 +771,11 @@ def arrangements(r: Region) -> Iterator[Change]:
     before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
     chains = {c for n in before[:6] for c in locate._ancestors(trace, n) if trace.values[c].moved}
     for op in r.recorded.program.ops:
-        if op.name == "reshape" and op.results[0] in chains | set(r.bad[:_DEEP]) and op.eqn is not None:
+        if op.name == "reshape" and op.results[0] in chains | set(r.bad[:DEEP]) and op.eqn is not None:
             yield from _split_otherwise(r, op)
-    yield from _repeated_otherwise(r)
     for k, op in enumerate(r.recorded.program.ops):
-        if op.name == "transpose" and op.results[0] in chains | set(r.bad[:_DEEP]):
-            yield _with(k, op, op.place, "without this transposition", _keeping(0))
+        if op.name == "transpose" and op.results[0] in chains | set(r.bad[:DEEP]):
+            yield running(k, op, op.place, "without this transposition", _keeping(0))
     for n in dict.fromkeys([*r.bad[:8], *before[:6]]):
         x = np.asarray(r.recorded.values[n])
         # A value that agrees is used otherwise.
@@ -803,21 +790,31 @@ def arrangements(r: Region) -> Iterator[Change]:
             words = product if place.op == "dot_general" else "transposed"
             yield Change(place, words, {n: np.swapaxes(x, -1, -2)}, {})
         if np.issubdtype(x.dtype, np.number):
-            yield Change(place, "of the other sign", {n: -x}, {})
+            yield _of_result(r, n, place, "of the other sign", lambda y: -y)
+        if x.dtype.kind == "f" and x.size and x.min() >= 0 and x.max() <= 1:
+            yield _of_result(r, n, place, "1 minus it in its place", lambda y: 1 - y)
 
 
-def _repeated_otherwise(r: Region) -> Iterator[Change]:
+def _of_result(r: Region, n: int, place: Place, words: str, change: Callable[[Any], Any]) -> Change:
+    """A value changed where it is made, which may be in many turns or calls."""
+    for k, op in enumerate(r.recorded.program.ops):
+        if op.results == (n,):
+            return running(k, op, place, words, _then(op, change))
+    return Change(place, words, {n: change(np.asarray(r.recorded.values[n]))}, {})
+
+
+def _then(op: Op, change: Callable[[Any], Any]) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda x: [change(y) for y in op.run(x)]
+
+
+def repeats(r: Region) -> Iterator[Change]:
     """Parts of an axis that are repeated one by one (`jnp.repeat`), or all of them in turn (`jnp.tile`)."""
     trace = r.parted.own.trace
     made = {n: k for k, op in enumerate(r.recorded.program.ops) for n in op.results}
     given = (n for k in r.ops for n in r.recorded.program.ops[k].operands)
-    near = dict.fromkeys(a for n in (*r.bad[:_DEEP], *given) for a in locate._ancestors(trace, n) if a in made)
+    near = dict.fromkeys(a for n in (*r.bad[:DEEP], *given) for a in locate._ancestors(trace, n) if a in made)
     some = [r.recorded.program.ops[made[n]] for n in near]
-    joined = [
-        op
-        for op in some
-        if op.name in ("reshape", "gather", "tile", "concatenate") and trace.values[op.results[0]].varies
-    ]
+    joined = [op for op in some if op.name in ("reshape", "gather", "tile", "concatenate")]
     changed: dict[tuple[Any, str], dict[int, Any]] = {}
     for op in joined:
         x = np.asarray(r.recorded.values[op.results[0]])
@@ -841,26 +838,44 @@ def _repeated_otherwise(r: Region) -> Iterator[Change]:
 
 
 def _split_otherwise(r: Region, op: Op) -> Iterator[Change]:
-    """An axis that is split into two, split in the other order: for every such reshape of the region at once."""
+    """An axis that is split into several, split in another order: for every such reshape of the region at once."""
     old, new = np.shape(r.recorded.values[op.operands[0]]), np.shape(r.recorded.values[op.results[0]])
-    if not old or len(new) != len(old) + 1:
+    count = len(new) - len(old) + 1
+    if not old or not 2 <= count <= _MOST_PARTS:
         return
     axis = next((k for k in range(len(old)) if old[k] != new[k]), len(old) - 1)
-    a, b = new[axis], new[axis + 1]
-    if old[axis] != a * b or 1 in (a, b):
+    parts, rest = new[axis : axis + count], new[axis + count :]
+    if 1 in parts or (*new[:axis], math.prod(parts), *rest) != old:
         return
-    changed = {}
-    for k, other in enumerate(r.recorded.program.ops):
-        shapes = [np.shape(r.recorded.values[n]) for n in (*other.operands, *other.results)]
-        if other.name == "reshape" and shapes == [old, new] and other.place.line == op.place.line:
+    alike = {
+        k: other
+        for k, other in enumerate(r.recorded.program.ops)
+        if other.name == "reshape"
+        and other.place.line == op.place.line
+        and [np.shape(r.recorded.values[n]) for n in (*other.operands, *other.results)] == [old, new]
+    }
+    for order in list(itertools.permutations(range(count)))[1:]:
+        lying = [parts[n] for n in order]
 
-            def run(x: Sequence[Any], axis: int = axis) -> list[Any]:
-                turned = [*new[:axis], new[axis + 1], new[axis], *new[axis + 2 :]]
-                return [np.swapaxes(np.reshape(x[0], turned), axis, axis + 1)]
+        def run(x: Sequence[Any], order: tuple[int, ...] = order, lying: Sequence[int] = lying) -> list[Any]:
+            back = [axis + n for n in np.argsort(order)]
+            turned = np.reshape(x[0], (*new[:axis], *lying, *rest))
+            return [np.transpose(turned, (*range(axis), *back, *range(axis + count, len(new))))]
 
-            changed[k] = other._replace(run=run)
-    words = f"it should be ({b}, {a})" if a != b else "the first of the two should be the inner one"
-    yield Change(op.place, f"the axis of {old[axis]} is split into ({a}, {b}); {words}", {}, changed)
+        if len(set(parts)) == 1:
+            words = "the first of the two should be the inner one"
+            words = words if count == 2 else f"they should lie in the order {_ordinals(order)}"
+        else:
+            words = f"it should be ({', '.join(map(str, lying))})"
+        told = f"the axis of {old[axis]} is split into ({', '.join(map(str, parts))}); {words}"
+        yield Change(op.place, told, {}, {k: other._replace(run=run) for k, other in alike.items()})
+    if count == 2:
+        yield from _parts_inside(r, op, old, new, axis)
+
+
+def _parts_inside(r: Region, op: Op, old: tuple[int, ...], new: tuple[int, ...], axis: int) -> Iterator[Change]:
+    """Parts that are taken out of each head, and lie one after the other in the other program."""
+    a, b = new[axis], new[axis + 1]
     for count in (2, 3):
         if b % count == 0 and b > count:
             index = next(k for k, other in enumerate(r.recorded.program.ops) if other is op)
@@ -870,10 +885,12 @@ def _split_otherwise(r: Region, op: Op) -> Iterator[Change]:
                 return [np.reshape(np.swapaxes(apart, axis, axis + 1), new)]
 
             words = f"the {count} parts lie one after the other, not inside of each of {a} heads"
-            yield _with(index, op, op.place, words, one_after_the_other)
+            yield running(index, op, op.place, words, one_after_the_other)
 
 
 # In the order in which they are tried: those that say most precisely what is wrong come first.
 KINDS: list[Kind] = [
-    literals, without, activations, operations, factors, biases, addends, pools, orders, arrangements, solved, operands,
+    literals, without, activations, variants.pools, variants.functions, variants.paddings, operations, factors, biases,
+    addends, orders, variants.reductions, variants.resizes, repeats, arrangements, variants.turns, variants.norms,
+    solved, operands,
 ]  # fmt: skip

@@ -49,13 +49,13 @@ def sample(
         ```python
         import jax
 
-        from jaxgrad.models.mlp.forward import Statistics
-        from jaxgrad.models.mlp.record import MODEL
+        from jaxgrad import models
         from jaxgrad.training.sample import sample
 
-        sizes = MODEL.sizes(hidden=4)
-        params = MODEL.init(jax.random.key(0), sizes, 3)
-        words = sample(MODEL, sizes, params, MODEL.extra(params, sizes), (".", "a", "b"), jax.random.key(1), 2)
+        model = models.record("mlp")
+        sizes = model.sizes(hidden=4)
+        params = model.init(jax.random.key(0), sizes, 3)
+        words = sample(model, sizes, params, model.extra(params, sizes), (".", "a", "b"), jax.random.key(1), 2)
         assert len(words) == 2
         ```
     """

@@ -35,7 +35,7 @@ def test_ours_and_the_plain_form_take_and_give_the_same_shapes(op):
         assert jax.eval_shape(case.forms[name](), *args, *others).shape == dy.shape
 
 
-@pytest.mark.parametrize("op", ["linear_cross_entropy", "attention", "group_norm", "lstm"])
+@pytest.mark.parametrize("op", ["linear_cross_entropy", "attention", "group_norm", "gru", "lstm"])
 def test_all_forms_that_are_there_have_the_same_values(op):
     found = op_costs.measure(small(op), rounds=3, seconds=1e-4).forms
     timed = {cost.form for cost in found if cost.seconds is not None}

@@ -20,7 +20,7 @@ from jaxgrad.models.gpt import forward as model
 from jaxgrad.models.gpt.params import Block, Params, nowhere_zero
 from jaxgrad.models.gpt.sizes import Sizes
 from jaxgrad.models.model import named
-from jaxgrad.models.sequence_nodes import Nodes, recorder
+from jaxgrad.models.sequence_nodes import Nodes, recorder, zero_taps
 from jaxgrad.models.sequences import Batch
 from jaxgrad.mutation.program import Place, Program, trace
 from jaxgrad.mutation.score import Score, describe, score_on
@@ -72,7 +72,7 @@ def block_by_jax(block: Block, x: jax.Array, dy: jax.Array) -> dict[str, Any]:
 
 
 def model_by_jax(params: Params, batch: Batch) -> dict[str, Any]:
-    taps = model.zero_taps(params, batch, SIZES)
+    taps = zero_taps(model.forward, params, batch, SIZES)
     dparams, dnodes = jax.grad(lambda p, t: model.loss(p, batch, SIZES, taps=t), argnums=(0, 1))(params, taps)
     return {**named(dparams), **dnodes}
 

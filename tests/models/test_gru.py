@@ -10,13 +10,13 @@ import pytest
 from jaxgrad.checking.compare import compare, exact
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.gru import by_node, fused
-from jaxgrad.models.gru.forward import loss, step_forward, zero_taps
+from jaxgrad.models.gru.forward import forward, loss, step_forward
 from jaxgrad.models.gru.params import Params, init, nowhere_zero
 from jaxgrad.models.gru.record import MODEL
 from jaxgrad.models.gru.sample import extend, predict, sample, start_state
 from jaxgrad.models.gru.sizes import Sizes
 from jaxgrad.models.model import named
-from jaxgrad.models.sequence_nodes import recorder
+from jaxgrad.models.sequence_nodes import recorder, zero_taps
 from jaxgrad.models.sequences import Batch
 from jaxgrad.mutation.program import Program, trace, values
 from jaxgrad.mutation.score import mutants_of, survivors
@@ -40,7 +40,7 @@ def case(seed: int = 0, dtype: Any = jnp.float64) -> tuple[Params, Batch]:
 
 
 def by_jax(params: Params, batch: Batch) -> dict[str, Any]:
-    taps = zero_taps(params, batch, SIZES)
+    taps = zero_taps(forward, params, batch, SIZES)
     gradient = jax.value_and_grad(lambda params, taps: loss(params, batch, SIZES, taps=taps), argnums=(0, 1))
     value, (dparams, dnodes) = gradient(params, taps)
     return {"forward loss": value, **named(dparams), **dnodes}

@@ -1,7 +1,6 @@
 """The GPT's forward pass cut into named nodes, in plain `jax.numpy`: what both backward passes are judged against."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -40,9 +39,9 @@ def loss(
     batch: Batch,
     sizes: Sizes,
     key: PRNGKeyArray | None = None,
-    taps: Mapping[str, Array] | None = None,
+    taps: Nodes | None = None,
 ) -> Float[Array, ""]:
-    """The mean cross-entropy in nats of the targets that count; 0 where none does. Options as for `forward`."""
+    """The mean cross-entropy in nats of the targets that count; 0 where none does. It takes what `forward` does."""
     return forward(params, batch, sizes, key, taps)["loss"]
 
 
@@ -51,19 +50,11 @@ def forward(
     batch: Batch,
     sizes: Sizes,
     key: PRNGKeyArray | None = None,
-    taps: Mapping[str, Array] | None = None,
+    taps: Nodes | None = None,
 ) -> Nodes:
     """Every node of the forward pass by name, those of the blocks stacked over layers.
 
-    Symbols must lie in `range(vocab)`: others give NaN. The loss and its nodes are in float32 at least, all others in
-    the type of `params`. Raises `JaxgradError` for sequences that are longer than a block.
-
-    Args:
-        params: the arrays.
-        batch: sequences and what follows each of their places, or `IGNORED`.
-        sizes: the model's.
-        key: draws dropout; without one nothing is dropped, as in evaluation.
-        taps: of `zero_taps`; the gradient with respect to one is that node's cotangent.
+    It is a `jaxgrad.models.sequence_nodes.Forward`, which says what it takes and raises.
     """
     check_length(batch.X, sizes.block)
     taps = {} if taps is None else taps
@@ -86,12 +77,6 @@ def forward(
     logits = mark("logits", normed @ head_of(params))
     cross_entropy(logits, batch.Y, mark)
     return nodes
-
-
-def zero_taps(params: Params, batch: Batch, sizes: Sizes) -> Nodes:
-    """Zero arrays of the nodes' shapes and types, to differentiate `loss` with respect to."""
-    found = jax.eval_shape(lambda params, batch: forward(params, batch, sizes), params, batch)
-    return {name: jnp.zeros(node.shape, node.dtype) for name, node in found.items()}
 
 
 def embedded(params: Params, X: Int[Array, "b t"], mark: Mark) -> Float[Array, "b t d"]:

@@ -1,7 +1,5 @@
 """The recurrent model's forward pass cut into named nodes, in plain `jax.numpy`."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -21,9 +19,9 @@ def loss(
     batch: Batch,
     sizes: Sizes,
     key: PRNGKeyArray | None = None,
-    taps: Mapping[str, Array] | None = None,
+    taps: Nodes | None = None,
 ) -> Float[Array, ""]:
-    """The mean cross-entropy in nats of the targets that count; 0 where none does. Options as for `forward`."""
+    """The mean cross-entropy in nats of the targets that count; 0 where none does. It takes what `forward` does."""
     return forward(params, batch, sizes, key, taps)["loss"]
 
 
@@ -32,22 +30,14 @@ def forward(
     batch: Batch,
     sizes: Sizes,
     key: PRNGKeyArray | None = None,
-    taps: Mapping[str, Array] | None = None,
+    taps: Nodes | None = None,
 ) -> Nodes:
     r"""Every node of the forward pass by name, those of the time steps stacked.
 
     With an embedding $x_t$, $u_t = x_t W + b$ and $v_t = h_{t-1} W' + b'$, each in three parts,
     $$r = \sigma(u_r + v_r), \quad z = \sigma(u_z + v_z), \quad c = \tanh(u_c + r v_c), \quad
       h_t = (1-z)\,c + z\,h_{t-1} .$$
-    Symbols must lie in `range(vocab)`: others give NaN. The loss and its nodes are in float32 at least, all others in
-    the type of `params`. Raises `JaxgradError` for sequences that are longer than a block.
-
-    Args:
-        params: the arrays.
-        batch: sequences and what follows each of their places, or `IGNORED`.
-        sizes: the model's.
-        key: draws dropout; without one nothing is dropped, as in evaluation.
-        taps: of `zero_taps`; the gradient with respect to one is that node's cotangent.
+    It is a `jaxgrad.models.sequence_nodes.Forward`, which says what it takes and raises.
     """
     check_length(batch.X, sizes.block)
     taps = {} if taps is None else taps
@@ -67,12 +57,6 @@ def forward(
     logits = mark("logits", affine(dropped(states, key, sizes.dropout), params.head, params.head_bias))
     cross_entropy(logits, batch.Y, mark)
     return nodes
-
-
-def zero_taps(params: Params, batch: Batch, sizes: Sizes) -> Nodes:
-    """Zero arrays of the nodes' shapes and types, to differentiate `loss` with respect to."""
-    found = jax.eval_shape(lambda params, batch: forward(params, batch, sizes), params, batch)
-    return {name: jnp.zeros(node.shape, node.dtype) for name, node in found.items()}
 
 
 def embedded(params: Params, X: Int[Array, "b t"]) -> Float[Array, "t b d"]:

@@ -15,6 +15,7 @@ from jaxgrad.models.mlp import forward as forwards
 from jaxgrad.models.mlp import fused as closed_forms
 from jaxgrad.models.mlp.forward import Batch, Gradients, Params, Statistics, forward
 from jaxgrad.models.mlp.lesson import LESSON
+from jaxgrad.models.mlp.per_device import per_device
 from jaxgrad.models.mlp.sizes import Sizes
 from jaxgrad.models.model import Benchmark, Kernel, Model, Operation
 
@@ -169,6 +170,7 @@ MODEL = Model(
     # What has hidden neurons is split, the rest is on every device.
     axes={"W1": (None, "model"), "bn_gain": (None, "model"), "bn_bias": (None, "model"), "W2": ("model",)},
     split=lambda sizes: {"hidden layer": sizes.hidden},
+    per_device=per_device,
     kernels={"kernel": _kernel(None), "kernel-interpreted": _kernel("interpret")},
     by_platform={"kernel": nodes_in_kernel},
     twins={"torch": "notebook", "torch.nn": "module"},

@@ -156,6 +156,7 @@ def scaling(data: Mapping[str, Any]) -> Section:
         (row["mesh"], way, *(number(row[way][key], 4) for key in keys))
         for row in data["meshes"]
         for way in ("counted", "compiled")
+        if way in row
     ]
     columns = tuple(map(Column, ("mesh", "", *(key.replace("_", " ") for key in keys))))
     return Section("a step over devices", CLOSE, f"{len(data['meshes'])} meshes", data["date"], table(columns, rows))

@@ -1,0 +1,122 @@
+"""Where two programs part, as those see it who make changes there, and what a change is."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgrad import jax_seam
+from jaxgrad.port import fingerprint, locate
+from jaxgrad.port.fingerprint import EXACT, TRANSPOSED, Layout
+from jaxgrad.port.jax_values import Op, Recorded
+from jaxgrad.port.locate import Parted
+from jaxgrad.port.values import Place
+
+# How far into the region changes are tried.
+DEEP = 24
+
+
+class Change(NamedTuple):
+    """A changed program: values given by number, and operations in the place of others by their index."""
+
+    place: Place
+    words: str
+    values: Mapping[int, Any]
+    ops: Mapping[int, Op]
+
+
+class Region(NamedTuple):
+    """Where two programs part, for those who make changes: the values and operations there, of both programs.
+
+    `bad` and `theirs` are numbers of values without a counterpart, `ops` the operations of the former by index.
+    `turns` are the operations that are one in the source, by index, and `constants` the numbers written into them.
+    """
+
+    parted: Parted
+    recorded: Recorded
+    bad: tuple[int, ...]
+    theirs: tuple[int, ...]
+    ops: dict[int, Op]
+    unused: dict[str, np.ndarray]
+    lookup: fingerprint.Index
+    turns: dict[int, list[int]]
+    constants: dict[int, list[int]]
+
+
+Kind: TypeAlias = Callable[[Region], Iterator[Change]]
+
+
+def region(parted: Parted, recorded: Recorded, unused: Mapping[str, np.ndarray]) -> Region:
+    """Where two programs part."""
+    own, theirs, wrong = locate.slices(parted)
+    made = {n: k for k, op in enumerate(recorded.program.ops) for n in op.results}
+    # Where the function ends too early, its outputs are where something is missing.
+    bad = tuple(own) or tuple(n for n, _ in wrong)
+    near = list(dict.fromkeys(made[n] for n in bad[: 2 * DEEP] if n in made))[:DEEP]
+    arrays = [parted.other.trace.values[m].held for m in theirs]
+    return Region(
+        parted,
+        recorded,
+        bad,
+        tuple(theirs),
+        {k: recorded.program.ops[k] for k in near},
+        dict(unused),
+        fingerprint.index(arrays),
+        *_turns(recorded),
+    )
+
+
+def _turns(recorded: Recorded) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """The operations that are one equation at one line, by the index of each, and likewise the numbers in them."""
+    groups: dict[Any, list[int]] = {}
+    for k, op in enumerate(recorded.program.ops):
+        if op.eqn is not None:
+            groups.setdefault((id(op.eqn), op.place.line), []).append(k)
+    several = [group for group in groups.values() if len(group) > 1]
+    constants: dict[int, list[int]] = {}
+    for group in several:
+        for same in zip(*(recorded.program.ops[k].operands for k in group), strict=True):
+            if all(n in recorded.program.constants for n in same):
+                constants.update((n, list(same)) for n in same)
+    return {k: group for group in several for k in group}, constants
+
+
+def counterpart(r: Region, array: np.ndarray, number: int) -> float | None:
+    """How far a value is off, by its number, from the other program's that it is; None where it is none."""
+    position = {m: k for k, m in enumerate(r.theirs)}
+
+    def layout(_: int, m: int, tolerance: float) -> Layout | None:
+        how = fingerprint.layout(array, r.lookup.arrays[position[m]], tolerance)
+        return how if how is not None and how.kind in (EXACT, TRANSPOSED) else None
+
+    numbers = [(number, m) for m in r.theirs]
+    for k, how in locate.matching(array, r.lookup, numbers, r.parted.noise, layout):
+        other = r.lookup.arrays[k]
+        return locate.relative(fingerprint.moved(array, how, other.shape), other)
+    return None
+
+
+def running(k: int, op: Op, place: Place, words: str, run: Callable[[Sequence[Any]], list[Any]]) -> Change:
+    """The change of one operation, by its index, to what `run` does."""
+    return Change(place, words, {}, {k: op._replace(run=run)})
+
+
+def changing(op: Op, side: int, change: Callable[[Any], Any]) -> Callable[[Sequence[Any]], list[Any]]:
+    """The operation with one operand changed."""
+    return lambda x: op.run([change(y) if n == side else y for n, y in enumerate(x)])
+
+
+def giving(value: Any) -> Callable[[Any], Any]:
+    """A value whatever is given."""
+    return lambda _: np.asarray(value)
+
+
+def taking(op: Op, number: int, value: Any) -> Op:
+    """The operation with another value wherever it takes that of a number."""
+    return op._replace(run=lambda x: op.run([value if n == number else y for n, y in zip(op.operands, x, strict=True)]))
+
+
+def with_params(op: Op, changed: Mapping[str, Any]) -> Callable[[Sequence[Any]], list[Any]]:
+    """The operation with other parameters."""
+    return lambda x: jax_seam.bind(op.eqn, list(map(jnp.asarray, x)), **changed)
