@@ -199,7 +199,7 @@ def _twisted(trace: Trace, pairs: Mapping[int, Pair]) -> frozenset[int]:
     for n, pair in pairs.items():
         if pair.layout.kind != SWAPPED:
             continue
-        sources = _nearest(trace, n, pairs)
+        sources = nearest(trace, n, pairs)
         kinds = {pairs[m].layout.kind for m in sources}
         # What is computed from images with their channels last has them last, wherever the other program has them.
         kinds |= {pairs[m].layout.kind for m in trace.values[n].operands if m in pairs and trace.values[m].varies}
@@ -224,7 +224,7 @@ def agreed(parted: Parted, number: int) -> bool:
     return number not in parted.twisted
 
 
-def _nearest(trace: Trace, n: int, pairs: Mapping[int, Pair]) -> list[int]:
+def nearest(trace: Trace, n: int, pairs: Mapping[int, Pair]) -> list[int]:
     """The nearest values with a counterpart that a value was computed from, those aside that were only moved."""
     found, seen, todo = [], set(), list(trace.values[n].operands)
     while todo:
@@ -388,10 +388,10 @@ def judged(parted: Parted, other_name: str) -> Verdict:
             other_region=lines_of(parted.other.trace.values[k].place for k in other),
         )  # fmt: skip
     # A mask says nothing by itself, nor do zeros.
-    first = _first_told(trace, own)
+    first = first_told(trace, own)
     others = parted.other.trace
-    theirs_first = _first_told(others, other) if other else None
-    blamed = _mistaken(parted, first, theirs_first) or _blamed(parted, first)
+    theirs_first = first_told(others, other) if other else None
+    blamed = _mistaken(parted, first, theirs_first) or blame(parted, first)
     places = [trace.values[k].place for k in own]
     begins = None if theirs_first is None else others.values[theirs_first].place
     said = f"the first value without a counterpart in {other_name} is made by {blamed.op}"
@@ -409,7 +409,7 @@ def judged(parted: Parted, other_name: str) -> Verdict:
     )
 
 
-def _first_told(trace: Trace, numbers: Sequence[int]) -> int:
+def first_told(trace: Trace, numbers: Sequence[int]) -> int:
     """The first of some values that says something, else the first."""
     return next((n for n in numbers if fingerprint.told(trace.values[n].held)), numbers[0])
 
@@ -428,7 +428,7 @@ def steps(parted: Parted, agreeing: set[int]) -> tuple[tuple[Step, ...], tuple[S
     numbers = {n: k for k, n in enumerate(shown(others))}
 
     def like(n: int) -> int | None:
-        return numbers.get(_root(others, parted.pairs[n].other)) if agreed(parted, n) else None
+        return numbers.get(root(others, parted.pairs[n].other)) if agreed(parted, n) else None
 
     own = tuple(step(mine, n, agreed(parted, n), like(n)) for n in shown(mine))
     return own, tuple(step(others, n, n in agreeing, None) for n in numbers)
@@ -459,12 +459,12 @@ def _last(parted: Parted, first: int) -> tuple[Agreement, ...]:
                 todo.append(m)
     values = parted.other.trace.values
     return tuple(
-        Agreement(trace.values[_root(trace, n)].place, values[_root(parted.other.trace, parted.pairs[n].other)].place)
+        Agreement(trace.values[root(trace, n)].place, values[root(parted.other.trace, parted.pairs[n].other)].place)
         for n in found
     )
 
 
-def _root(trace: Trace, n: int) -> int:
+def root(trace: Trace, n: int) -> int:
     while trace.values[n].moved and trace.values[n].operands:
         n = trace.values[n].operands[0]
     return n
@@ -489,11 +489,11 @@ def _mistaken(parted: Parted, first: int, theirs: int | None) -> Place | None:
         return None
     if not agreed(parted, own[0]) and fingerprint.told(trace[own[0]].held):
         return None
-    place = trace[_root(parted.own.trace, own[0])].place
+    place = trace[root(parted.own.trace, own[0])].place
     return place if place.op in _TAKES else None
 
 
-def _blamed(parted: Parted, first: int) -> Place:
+def blame(parted: Parted, first: int) -> Place:
     """The place of a value, or of a constant among its operands that the other program has not, such as a mask."""
     trace = parted.own.trace
     place = trace.values[first].place
@@ -505,10 +505,10 @@ def _blamed(parted: Parted, first: int) -> Place:
         value = trace.values[n]
         if value.varies or value.size < 2 or not value.array.any():
             continue
-        chain = [k for k in _ancestors(trace, n) if trace.values[k].place.lines]
+        chain = [k for k in ancestors(trace, n) if trace.values[k].place.lines]
         if _has(parted, n) or not chain:
             continue
-        if any(trace.values[k].place.op == "parameter" for k in _ancestors(trace, n)):
+        if any(trace.values[k].place.op == "parameter" for k in ancestors(trace, n)):
             continue
         # The first number that the other program has not, or the last line of a mask, before this line uses it.
         begins = _first_unlike(parted, n)
@@ -565,7 +565,7 @@ def _disordered(parted: Parted, n: int) -> int | None:
     return chain[last - 1]
 
 
-def _ancestors(trace: Trace, n: int) -> list[int]:
+def ancestors(trace: Trace, n: int) -> list[int]:
     found: set[int] = set()
     todo = [n]
     while todo:

@@ -208,10 +208,10 @@ def without(r: Region) -> Iterator[Change]:
     trace = r.parted.own.trace
     fine = [n for n in range(len(trace.values)) if trace.values[n].varies and locate.agreed(r.parted, n)]
     for bad in r.bad[:DEEP]:
-        before = set(locate._ancestors(trace, bad))
+        before = set(locate.ancestors(trace, bad))
         shape = np.shape(r.recorded.values[bad])
         # From another value to it would be more than to leave out what lies between.
-        near = set(locate._nearest(trace, bad, {n: r.parted.pairs[n] for n in fine}))
+        near = set(locate.nearest(trace, bad, {n: r.parted.pairs[n] for n in fine}))
         some = [n for n in reversed(fine) if n in near and np.shape(r.recorded.values[n]) == shape]
         for n in some[:4]:
             skipped = [trace.values[k].place for k in sorted(before & set(r.bad))]
@@ -271,7 +271,7 @@ def _numbers(r: Region) -> Iterator[tuple[int, Place, float]]:
         for n in op.operands:
             if trace.values[n].varies or _is_right(r, n):
                 continue
-            for k in reversed(locate._ancestors(trace, n)):
+            for k in reversed(locate.ancestors(trace, n)):
                 value = constants.get(k)
                 if k in seen or value is None or np.ndim(value) or np.asarray(value).dtype.kind not in "fiu":
                     continue
@@ -291,7 +291,7 @@ def _is_right(r: Region, n: int) -> bool:
     if pair is None:
         return False
     own = r.parted.own.trace
-    computed = bool(own.values[locate._root(own, n)].operands)
+    computed = bool(own.values[locate.root(own, n)].operands)
     return not computed or r.parted.other.trace.values[pair.other].place.op != "parameter"
 
 
@@ -301,7 +301,7 @@ def solved(r: Region) -> Iterator[Change]:
     for number, place, old in list(_numbers(r))[:12]:
         if np.asarray(r.recorded.values[number]).dtype.kind != "f" or not math.isfinite(old):
             continue
-        after = [n for n in r.bad[:12] if number in locate._ancestors(trace, n) and not trace.values[n].moved]
+        after = [n for n in r.bad[:12] if number in locate.ancestors(trace, n) and not trace.values[n].moved]
         for n in after[:3]:
             size = trace.values[n].array.size
             some = [m for m in r.theirs[:30] if r.parted.other.trace.values[m].array.size == size]
@@ -405,7 +405,7 @@ def _other_orders(k: int, op: Op) -> Iterator[Change]:
 
 def _parts(r: Region) -> Iterator[Change]:
     """The parts of a value that is split, as gates or queries and keys, in another order."""
-    wanted = {a for n in r.bad[:DEEP] for a in locate._ancestors(r.parted.own.trace, n)}
+    wanted = {a for n in r.bad[:DEEP] for a in locate.ancestors(r.parted.own.trace, n)}
     for k, op in enumerate(r.recorded.program.ops):
         shapes = {np.shape(r.recorded.values[n]) for n in op.results}
         if op.name != "split" or len(shapes) != 1 or not 2 <= len(op.results) <= _MOST_PARTS:
@@ -423,7 +423,7 @@ def _parts(r: Region) -> Iterator[Change]:
 
 def _cut_parts(r: Region) -> Iterator[Change]:
     """Parts that are cut out of a value one by one, in another order."""
-    wanted = {a for n in r.bad[:DEEP] for a in locate._ancestors(r.parted.own.trace, n)}
+    wanted = {a for n in r.bad[:DEEP] for a in locate.ancestors(r.parted.own.trace, n)}
     cut: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     for k, op in enumerate(r.recorded.program.ops):
         if op.name == "slice" and op.eqn is not None and not wanted.isdisjoint(op.results):
@@ -512,7 +512,7 @@ def _other_axes(r: Region, k: int, op: Op) -> Iterator[Change]:
 def _comparisons(r: Region) -> Iterator[Change]:
     """Comparisons and differences in what makes the constants of the region, such as masks and distances."""
     trace = r.parted.own.trace
-    wanted = {a for op in r.ops.values() for n in op.operands for a in locate._ancestors(trace, n)}
+    wanted = {a for op in r.ops.values() for n in op.operands for a in locate.ancestors(trace, n)}
     wanted |= {n for op in r.ops.values() for n in op.results}
     for k, op in enumerate(r.recorded.program.ops):
         if op.results[0] in wanted and op.name in _COMPARED:
@@ -761,15 +761,15 @@ def _other_sources(r: Region, fine: Sequence[int]) -> Iterator[Change]:
 def _taken(r: Region, n: int) -> bool:
     """Whether an operation of the other program's region takes the counterpart of a value."""
     trace = r.parted.other.trace
-    roots = {locate._root(trace, k) for m in r.theirs for k in trace.values[m].operands}
-    return locate._root(trace, r.parted.pairs[n].other) in roots
+    roots = {locate.root(trace, k) for m in r.theirs for k in trace.values[m].operands}
+    return locate.root(trace, r.parted.pairs[n].other) in roots
 
 
 def arrangements(r: Region) -> Iterator[Change]:
     """The numbers of a value in another order: axes split the other way round, rolled, reversed, transposed."""
     trace = r.parted.own.trace
     before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
-    chains = {c for n in before[:6] for c in locate._ancestors(trace, n) if trace.values[c].moved}
+    chains = {c for n in before[:6] for c in locate.ancestors(trace, n) if trace.values[c].moved}
     for op in r.recorded.program.ops:
         if op.name == "reshape" and op.results[0] in chains | set(r.bad[:DEEP]) and op.eqn is not None:
             yield from _split_otherwise(r, op)
@@ -812,7 +812,7 @@ def repeats(r: Region) -> Iterator[Change]:
     trace = r.parted.own.trace
     made = {n: k for k, op in enumerate(r.recorded.program.ops) for n in op.results}
     given = (n for k in r.ops for n in r.recorded.program.ops[k].operands)
-    near = dict.fromkeys(a for n in (*r.bad[:DEEP], *given) for a in locate._ancestors(trace, n) if a in made)
+    near = dict.fromkeys(a for n in (*r.bad[:DEEP], *given) for a in locate.ancestors(trace, n) if a in made)
     some = [r.recorded.program.ops[made[n]] for n in near]
     joined = [op for op in some if op.name in ("reshape", "gather", "tile", "concatenate")]
     changed: dict[tuple[Any, str], dict[int, Any]] = {}

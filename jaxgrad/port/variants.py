@@ -224,7 +224,7 @@ def turns(r: Region) -> Iterator[Change]:
     """
     trace = r.parted.own.trace
     found: dict[str, list[list[tuple[int, Any]]]] = {}
-    near = dict.fromkeys(a for n in _before(r) for a in (n, *locate._ancestors(trace, n)[-6:]))
+    near = dict.fromkeys(a for n in _before(r) for a in (n, *locate.ancestors(trace, n)[-6:]))
     for n in [n for n in near if locate.agreed(r.parted, n) and trace.values[n].varies and _is_float(r, n)]:
         x = np.asarray(r.recorded.values[n])
         width = x.shape[-1]
@@ -253,7 +253,7 @@ def turns(r: Region) -> Iterator[Change]:
     for words, each in found.items():
         for step in range(max(map(len, each))):
             values = dict(theirs[min(step, len(theirs) - 1)] for theirs in each)
-            blamed = locate._blamed(r.parted, locate._first_told(trace, r.bad))
+            blamed = locate.blame(r.parted, locate.first_told(trace, r.bad))
             yield Change(blamed, words, values, {})
 
 
