@@ -621,7 +621,7 @@ def odd_ones(mapping: WeightMapping) -> dict[str, Rule]:
     for entry in mapping.entries:
         shapes = {mapping.tensors[name] for name in entry.rule.sources}
         if entry.rule.join == ONE and len(entry.shape) == 2 and entry.rule.steps in ((), (_FLAT,)) and len(shapes) == 1:
-            ways.setdefault(tokens_of(entry.path)[-1], {})[entry.path] = bool(entry.rule.steps)
+            ways.setdefault("".join(tokens_of(entry.path)[-1:]), {})[entry.path] = bool(entry.rule.steps)
     found = {}
     for votes in ways.values():
         for path, way in votes.items():

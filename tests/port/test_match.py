@@ -30,6 +30,14 @@ def test_layers_of_both_libraries_agree_out_of_the_box(name: str):
     assert all(entry.proved for entry in verdict.mapping.entries)
 
 
+def test_a_bare_array_may_be_all_parameters():
+    module, x = torch.nn.Linear(3, 4, bias=False), np.ones((2, 3), np.float32)
+    right, wrong = (jnp.asarray(module.weight.detach().numpy().T) * factor for factor in (1, 2))
+    assert port.compare(lambda w, x: x @ w, right, x, torch=module).agrees
+    assert port.match(wrong, module, x, fn=lambda w, x: x @ w).entries[0].rule.sources == ("weight",)
+    assert not port.compare(lambda w, x: 2 * (x @ w), right, x, torch=module).agrees
+
+
 def scrambled() -> tuple[dict, dict]:
     """The leaves of two attention blocks under names that say nothing."""
     names = iter(np.random.default_rng(0).permutation(100))

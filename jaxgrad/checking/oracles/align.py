@@ -326,8 +326,8 @@ def _tokens_of(path: str) -> tuple[str, ...]:
 @_remembered
 def module_and_kind(path: str) -> tuple[tuple[str, ...], str]:
     """The words of a path's modules without holders, and its last in PyTorch's words."""
-    tokens = [token for token in tokens_of(path) if token not in _HOLDERS] or tokens_of(path)
-    *modules, last = tokens
+    # A bare array, given for all parameters, has no path.
+    *modules, last = [token for token in tokens_of(path) if token not in _HOLDERS] or tokens_of(path) or [""]
     bare = last.rstrip("0123456789_")
     words = tuple(w for m in modules for w in re.findall(r"[a-z]+|\d+", m))
     return words, _KINDS.get(last, _KINDS.get(bare, last))
