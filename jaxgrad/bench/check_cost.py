@@ -26,7 +26,7 @@ from jaxgrad.errors import JaxgradError
 from jaxgrad.progress import kept
 
 ONE_SETTING: Mapping[str, Any] = {"dtypes": ("float64",), "transforms": ("jit",), "seeds": (0,)}
-SCRIPT, ONE, DEFAULTS = "script", "one setting", "defaults"
+SCRIPT, ONE, DEFAULTS, ALONE = "script", "one setting", "defaults", "defaults, no reference"
 PLAIN, PORT = "value_and_grad", "port.compare"
 
 
@@ -231,6 +231,53 @@ def _attention_bwd(kept: tuple[Array, ...], dy: Array) -> tuple[Array, ...]:
 
 attention.defvjp(_attention_fwd, _attention_bwd)
 
+# Ridge regression, differentiated implicitly: the gradient of its objective is zero, and stays so.
+
+
+def _objective(w: Float[Array, " d"], l2: Float[Array, ""], x: Float[Array, "n d"], y: Float[Array, " n"]) -> Array:
+    return (jnp.mean(jnp.square(x @ w - y)) + l2 * jnp.sum(jnp.square(w))) / 2
+
+
+def solved(l2: Float[Array, ""], x: Float[Array, "n d"], y: Float[Array, " n"]) -> Float[Array, " d"]:
+    """The weights that minimise the objective."""
+    rows, width = x.shape
+    return jnp.linalg.solve(x.T @ x / rows + l2 * jnp.eye(width, dtype=x.dtype), x.T @ y / rows)
+
+
+@jax.custom_vjp
+def ridge(l2: Float[Array, ""], x: Float[Array, "n d"], y: Float[Array, " n"]) -> Float[Array, " d"]:
+    """The same, with the backward pass of the implicit function theorem, by conjugate gradients."""
+    return solved(l2, x, y)
+
+
+def _ridge_fwd(l2: Array, x: Array, y: Array) -> tuple[Array, tuple[Array, ...]]:
+    w = solved(l2, x, y)
+    return w, (w, l2, x, y)
+
+
+def _ridge_bwd(kept: tuple[Array, ...], dw: Array) -> tuple[Array, ...]:
+    w, *rest = kept
+    zero = jax.grad(_objective)
+
+    def by_hessian(v: Array) -> Array:
+        tangent: Array = jax.jvp(lambda w: zero(w, *rest), (w,), (v,))[1]
+        return tangent
+
+    cg: Any = jax.scipy.sparse.linalg.cg
+    u, _ = cg(by_hessian, dw, tol=1e-12 if dw.dtype == jnp.float64 else 1e-6)
+    pullback: Any = jax.vjp(lambda *rest: zero(w, *rest), *rest)[1]
+    return tuple(pullback(-u))
+
+
+ridge.defvjp(_ridge_fwd, _ridge_bwd)
+
+
+def _data() -> tuple[Any, ...]:
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal(shape).astype(np.float32) for shape in ((50, 10), (50,)))
+    return np.float32(0.1), x, y
+
+
 CASES = {
     "op": Case(
         "layer norm 8 x 16", layer_norm, lambda: _shapes((8, 16), (16,), (16,)), _plain_norm, None,
@@ -244,6 +291,7 @@ CASES = {
         "attention 2 x 4 x 512 x 64", attention, lambda: _shapes(*3 * ((2, 4, 512, 64),)), _attend, None,
         (SCRIPT, ONE, DEFAULTS), 1800,
     ),
+    "solver": Case("ridge 50 x 10, implicit", ridge, _data, solved, None, (SCRIPT, ONE, DEFAULTS, ALONE), 600),
     "large": Case(
         "GPT 12 x 768, torch", gpt, lambda: _gpt_args(LARGE), None, lambda: torch_gpt(LARGE), (SCRIPT, ONE), 3600
     ),
@@ -335,6 +383,8 @@ def _child(case: str, who: str) -> None:
         plain(CASES[case])
     elif who == PORT:
         ported(CASES[case])
+    elif who == ALONE:
+        _checked(CASES[case]._replace(reference=None), {})
     else:
         _checked(CASES[case], ONE_SETTING if who == ONE else {})
     seconds = time.perf_counter() - began

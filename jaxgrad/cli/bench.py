@@ -285,7 +285,9 @@ def bench_verdicts(
 
 @app.command("check")
 def bench_check(
-    case: Annotated[list[str] | None, typer.Option(help="op, gpt, attention, large, port or large-port.")] = None,
+    case: Annotated[
+        list[str] | None, typer.Option(help="op, gpt, attention, solver, large, port or large-port.")
+    ] = None,
     large: Annotated[bool, typer.Option("--large", help="A GPT of 12 layers and width 768 too.")] = False,
     json: JsonOption = None,
 ) -> None:
