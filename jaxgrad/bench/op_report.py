@@ -122,6 +122,19 @@ def markdown(run: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def beside_libraries(run: dict[str, Any]) -> str:
+    """A table for a page: the times of other libraries' forms, of plain JAX's, next to ours."""
+    lines = ["| operation, size | jaxgrad | other libraries |", "| --- | ---: | --- |"]
+    for row in run["table"]:
+        plain = row["forms"][PLAIN]
+        theirs = {name: _ratio(form, plain) for name, form in row["forms"].items() if name not in (OURS, PLAIN, TORCH)}
+        timed = ", ".join(f"{name} {ratio}" for name, ratio in theirs.items() if ratio != "-")
+        if timed:
+            size = " × ".join(f"{n:,}" for n in row["size"])
+            lines.append(f"| `{row['op']}` {size} | {_ratio(row['forms'][OURS], plain)} | {timed} |")
+    return "\n".join(lines) + "\n"
+
+
 def _sentence(op: Callable[..., Any], start: str) -> str:
     """What the docstring says after this word."""
     words = " ".join((op.__doc__ or "").split())

@@ -100,7 +100,9 @@ def test_the_bytes_of_the_kept_run_are_those_of_the_residuals():
 
 
 def test_the_page_has_the_figures_of_the_kept_run():
-    assert op_report.markdown(op_report.load(RUN)) in (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    run, page = op_report.load(RUN), (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    assert op_report.markdown(run) in page
+    assert op_report.beside_libraries(run) in page
 
 
 def test_growth_can_be_drawn(tmp_path: Path):
