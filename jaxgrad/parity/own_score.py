@@ -186,16 +186,20 @@ def names(model: Model) -> tuple[str, ...]:
 
 
 def own_cases(model: Model) -> dict[str, Case]:
-    """What a model is scored on, by title."""
+    """What a model is scored on, by title.
+
+    A model with `tiny` sizes is scored at these: words fill their few places, so that a mistake in any turn of a loop
+    over time can show, and there are turns enough for each kind of one.
+    """
+    sizes = {} if model.tiny is None else dataclasses.asdict(model.tiny)
     first = (
         {"The notebook's batch": cases.seed_case()}
         if model.name == models.DEFAULT
-        else {"Random words": cases.random_case(0, TINY_BATCH, model=model.name)}
+        else {"Random words": cases.random_case(0, TINY_BATCH, model=model.name, **sizes)}
     )
     if model.tiny is None:
         return first
-    tiny = cases.random_case(0, TINY_BATCH, TINY_VOCABULARY, model.name, **dataclasses.asdict(model.tiny))
-    return {**first, f"All sizes {TINY_BATCH}": tiny}
+    return {**first, f"All sizes {TINY_BATCH}": cases.random_case(0, TINY_BATCH, TINY_VOCABULARY, model.name, **sizes)}
 
 
 def table(scored: Sequence[Row]) -> str:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxgrad import models
 from jaxgrad.errors import JaxgradError
 from jaxgrad.models.mlp import backward
 from jaxgrad.models.mlp.forward import Params
@@ -84,3 +85,11 @@ def test_a_backward_pass_that_is_wrong_by_itself_is_refused(monkeypatch):
     monkeypatch.setattr(backward, "by_node", wrong)
     with pytest.raises(JaxgradError, match="wrong in case 0 without a mistake"):
         next(own_score.rows([cases.random_case(0, batch_size=3, hidden=4)]))
+
+
+@pytest.mark.parametrize("name", ["gpt", "gru"])
+def test_models_over_sequences_are_scored_where_every_place_has_a_target(name):
+    # Where none has, every cotangent is 0, and no mistake in that turn of a loop could show.
+    model = models.record(name)
+    for case in own_score.own_cases(model).values():
+        assert (np.asarray(case.batch.Y) != model.ignored).any(0).all()
