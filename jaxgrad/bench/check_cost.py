@@ -375,18 +375,19 @@ def ported(case: Case) -> None:
         raise JaxgradError(f"the port that is measured should agree: {verdict}")
 
 
+_WORK: dict[str, Callable[[Case], None]] = {
+    SCRIPT: script,
+    ONE: lambda case: _checked(case, ONE_SETTING),
+    DEFAULTS: lambda case: _checked(case, {}),
+    ALONE: lambda case: _checked(case._replace(reference=None), {}),
+    PLAIN: plain,
+    PORT: ported,
+}
+
+
 def _child(case: str, who: str) -> None:
     began = time.perf_counter()
-    if who == SCRIPT:
-        script(CASES[case])
-    elif who == PLAIN:
-        plain(CASES[case])
-    elif who == PORT:
-        ported(CASES[case])
-    elif who == ALONE:
-        _checked(CASES[case]._replace(reference=None), {})
-    else:
-        _checked(CASES[case], ONE_SETTING if who == ONE else {})
+    _WORK[who](CASES[case])
     seconds = time.perf_counter() - began
     print(json.dumps({"seconds": seconds, "peak_mb": _peak_bytes() / 1e6}))
 

@@ -110,7 +110,7 @@ def markdown(run: dict[str, Any]) -> str:
         own, plain = row["forms"][OURS], row["forms"][PLAIN]
         op = getattr(ops, row["op"])
         cells = (
-            f"`{row['op']}` {' × '.join(f'{n:,}' for n in row['size'])}",
+            _named(row),
             _sentence(op, "Residuals"),
             *(f"{form['kept_bytes'] / 2**20:,.2f}" for form in (own, plain)),
             _share(own["temp_bytes"], plain["temp_bytes"]),
@@ -130,9 +130,30 @@ def beside_libraries(run: dict[str, Any]) -> str:
         theirs = {name: _ratio(form, plain) for name, form in row["forms"].items() if name not in (OURS, PLAIN, TORCH)}
         timed = ", ".join(f"{name} {ratio}" for name, ratio in theirs.items() if ratio != "-")
         if timed:
-            size = " × ".join(f"{n:,}" for n in row["size"])
-            lines.append(f"| `{row['op']}` {size} | {_ratio(row['forms'][OURS], plain)} | {timed} |")
+            lines.append(f"| {_named(row)} | {_ratio(row['forms'][OURS], plain)} | {timed} |")
     return "\n".join(lines) + "\n"
+
+
+def above_limits(run: dict[str, Any]) -> str:
+    """A table for a page: what is above its limit, and why; once where it is in the table and in the growth."""
+    found: dict[tuple[str, str], str] = {}
+    for row in (*run["table"], *run["growth"]):
+        for kind, limit, measured in _misses(row):
+            cells = f"| {_named(row)} | {kind} | {measured} | {limit} | {row['reason']} |"
+            found.setdefault((_named(row), kind), cells)
+    head = ["| operation, size | what | measured | limit | why |", "| --- | --- | ---: | ---: | --- |"]
+    return "\n".join([*head, *found.values()]) + "\n"
+
+
+def _misses(row: dict[str, Any]) -> Iterator[tuple[str, float, str]]:
+    """The limits that a row is above: the kind of each, the limit and what was measured."""
+    for kind, limit in row["limits"].items():
+        if limit is not None and not limit["within"]:
+            yield kind, limit["limit"], "an array" if limit["ratio"] is None else f"{limit['ratio']:.2f}"
+
+
+def _named(row: dict[str, Any]) -> str:
+    return f"`{row['op']}` {' × '.join(f'{n:,}' for n in row['size'])}"
 
 
 def _sentence(op: Callable[..., Any], start: str) -> str:
@@ -223,10 +244,8 @@ def _notes(run: dict[str, Any]) -> Iterator[str]:
         for form, of in row["forms"].items():
             if of["reason"]:
                 yield f"not timed: {name}, {form}: {of['reason']}"
-        for kind, limit in row["limits"].items():
-            if limit is not None and not limit["within"]:
-                ratio = "an array" if limit["ratio"] is None else f"{limit['ratio']:.2f}"
-                yield f"above its limit: {name}, {kind}: {ratio}, limit {limit['limit']}: {row['reason']}"
+        for kind, limit, measured in _misses(row):
+            yield f"above its limit: {name}, {kind}: {measured}, limit {limit}: {row['reason']}"
     of = run["environment"]
     yield (
         f"{of['cpu']}, {of['cores']} cores; JAX {of['jax']}, PyTorch {of['torch'] or 'absent'},"

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgrad.checking.compare import Noise, is_number
 from jaxgrad.checking.draws import evaluated
-from jaxgrad.checking.expected import expect
+from jaxgrad.checking.expected import measured
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.jaxprs.noise import EXACT, Draw
 
@@ -41,10 +41,14 @@ def measure(run: Shaken, dtype: str, *args: Any) -> Measured:
     """
     with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(jax.devices("cpu")[0]):
         wide = jax.tree.map(_wide, args)
-        structure = jax.tree.structure(next(run([Draw(EXACT, 0)], *wide)))
-        sampled = lambda draws: (Pulled(jax.tree.leaves(tree), [], []) for tree in run(draws, *wide))  # noqa: E731
-        answer, noise = expect(sampled, dtype)
-    return Measured(jax.tree.unflatten(structure, answer.outputs), jax.tree.unflatten(structure, noise.outputs))
+        values = next(run([Draw(EXACT, 0)], *wide))
+        sampled = lambda draws: map(_as_outputs, run(draws, *wide))  # noqa: E731
+        noise = measured(sampled, _as_outputs(values), dtype)
+    return Measured(values, jax.tree.unflatten(jax.tree.structure(values), noise.outputs))
+
+
+def _as_outputs(results: Any) -> Pulled:
+    return Pulled(jax.tree.leaves(results), [], [])
 
 
 def excess(own: np.ndarray, truth: np.ndarray, noise: Noise) -> float:

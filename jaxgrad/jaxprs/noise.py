@@ -220,16 +220,19 @@ def _sum_of_products(
 def _whole(x: Any, rounding: _Drawn, operands: Sequence[Any]) -> Any:
     """Where a result is a whole number that its type holds, such as a float that counts: nothing is rounded there.
 
-    In a 16-bit type many results are rounded to whole numbers, and are exact only where all operands are whole too.
+    `operands` are those that decide it too.
     """
     whole = (x == jnp.round(x)) & (jnp.abs(x) * rounding.unit <= 1)
-    for operand in _deciding(x, operands):
+    for operand in operands:
         whole &= jnp.all(operand == jnp.round(operand))
     return whole
 
 
 def _deciding(x: Any, operands: Sequence[Any]) -> list[Any]:
-    """The operands that decide, beside the result itself, whether it is whole: the floats, of a 16-bit result."""
+    """The operands that decide, beside the result itself, whether it is whole: the floats, of a 16-bit result.
+
+    In a 16-bit type many results are rounded to whole numbers, and are exact only where all operands are whole too.
+    """
     if not _rounds(jax.typeof(x)) or float(jnp.finfo(x.dtype).eps) <= float(jnp.finfo(np.float32).eps):
         return []
     return [operand for operand in operands if _rounds(jax.typeof(operand))]

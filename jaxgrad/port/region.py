@@ -84,10 +84,9 @@ def _turns(recorded: Recorded) -> tuple[dict[int, list[int]], dict[int, list[int
 
 def counterpart(r: Region, array: np.ndarray, number: int) -> float | None:
     """How far a value is off, by its number, from the other program's that it is; None where it is none."""
-    position = {m: k for k, m in enumerate(r.theirs)}
 
     def layout(_: int, m: int, tolerance: float) -> Layout | None:
-        how = fingerprint.layout(array, r.lookup.arrays[position[m]], tolerance)
+        how = fingerprint.layout(array, r.parted.other.trace.values[m].held, tolerance)
         return how if how is not None and how.kind in (EXACT, TRANSPOSED) else None
 
     numbers = [(number, m) for m in r.theirs]

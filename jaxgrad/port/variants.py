@@ -109,7 +109,7 @@ REDUCTIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 
 def reductions(r: Region) -> Iterator[Change]:
     """What is made of an axis is something else of it, or of another axis: the first of it for the mean, say."""
-    for n in [n for n in _before(r) if _is_float(r, n)][:_FEW]:
+    for n in _sources(r):
         x = as_float64(r.recorded.values[n])
         yield from _replaced(
             r, {f"{name} along axis {axis}": fn(x, axis) for axis in range(x.ndim) for name, fn in REDUCTIONS.items()}
@@ -118,7 +118,7 @@ def reductions(r: Region) -> Iterator[Change]:
 
 def resizes(r: Region) -> Iterator[Change]:
     """An image is resized in another way."""
-    for n in [n for n in _before(r) if _is_float(r, n)][:_FEW]:
+    for n in _sources(r):
         x = as_float64(r.recorded.values[n])
         shapes = {np.shape(r.recorded.values[b]) for b in r.bad[:DEEP]}
         for shape in shapes:
@@ -170,7 +170,7 @@ def paddings(r: Region) -> Iterator[Change]:
     for k, op in r.ops.items():
         if op.name == "conv_general_dilated" and any(map(any, op.eqn.params["padding"])):
             yield from _around(k, op)
-    for n in [n for n in _before(r) if _is_float(r, n)][:_FEW]:
+    for n in _sources(r):
         x = as_float64(r.recorded.values[n])
         for b in r.bad[:DEEP]:
             y, place = as_float64(r.recorded.values[b]), r.parted.own.trace.values[b].place
@@ -318,6 +318,11 @@ def _before(r: Region) -> list[int]:
     """The values that both programs have and the operations of the region take, the nearest first."""
     taken = dict.fromkeys(n for op in r.ops.values() for n in op.operands)
     return [n for n in taken if r.parted.own.trace.values[n].varies and locate.agreed(r.parted, n)]
+
+
+def _sources(r: Region) -> list[int]:
+    """A few of them that a variant may be of."""
+    return [n for n in _before(r) if _is_float(r, n)][:_FEW]
 
 
 def _is_float(r: Region, n: int) -> bool:

@@ -103,6 +103,7 @@ def test_the_page_has_the_figures_of_the_kept_run():
     run, page = op_report.load(RUN), (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     assert op_report.markdown(run) in page
     assert op_report.beside_libraries(run) in page
+    assert op_report.above_limits(run) in page
 
 
 def test_growth_can_be_drawn(tmp_path: Path):
