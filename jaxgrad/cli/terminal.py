@@ -32,8 +32,13 @@ def say(console: "Console", text: str) -> None:
 
 
 def complain(text: object) -> None:
-    """One sentence on stderr; what it quotes may hold ends of lines, and a sentence has none."""
-    print("jaxgrad:", visible(" ".join(str(text).splitlines())), file=sys.stderr, flush=True)
+    """One sentence on stderr; what it quotes may hold ends of lines, and a sentence has none.
+
+    It is one write: a library's thread, such as the one that waits for other processes, writes to the same stream, and
+    where Python does not buffer, each part would be a write of its own, with the other's line between.
+    """
+    sys.stderr.write(f"jaxgrad: {visible(' '.join(str(text).splitlines()))}\n")
+    sys.stderr.flush()
 
 
 def guarded(command: Callable[[], object]) -> int:

@@ -1,5 +1,6 @@
 """What is printed reaches any terminal whole, commands nothing, and loses no training when it cannot be printed."""
 
+import io
 import os
 import subprocess
 import sys
@@ -160,3 +161,15 @@ def test_a_library_that_an_extra_brings_is_one_sentence_and_any_other_is_not(cap
     assert "orbax is not installed: pip install 'jaxgrad[train]'" in capsys.readouterr().err
     with pytest.raises(ModuleNotFoundError):
         terminal.guarded(lambda: lacking("somebody_elses"))
+
+
+def test_a_sentence_is_one_write_so_that_no_other_thread_writes_into_it(monkeypatch):
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    writes: list[str] = []
+    monkeypatch.setattr(sys, "stderr", Stream())
+    terminal.complain("another process\nis gone")
+    assert writes == ["jaxgrad: another process is gone\n"]
