@@ -94,7 +94,7 @@ class Spread:
         self.number = is_number(self.expected)
         # Squares of slices are of numbers around 1, so that none of them underflows. Of single elements, where tiny
         # ones stand beside large ones, the root of the sum is kept, and no square is.
-        self.unit = _largest(self.expected) if self.number else 1.0
+        self.unit = largest(self.expected) if self.number else 1.0
         self.even = self.number and _is_even(self.expected, self.unit)
         self.summed = np.zeros(self.expected.shape)
         self.differs = np.zeros(self.expected.shape, bool)
@@ -111,7 +111,7 @@ class Spread:
             with np.errstate(over="ignore"):
                 sums[0] += squares.sum()
                 for axis, of_slices in enumerate(sums[1:]):
-                    of_slices[part if axis == 0 else ...] += _along(squares, axis)
+                    of_slices[part if axis == 0 else ...] += along(squares, axis)
         self.slices.append(sums)
 
     def _squares(self, part: Any, sample: np.ndarray) -> np.ndarray:
@@ -262,13 +262,13 @@ def _faint(expected: np.ndarray, noise: Noise, dtype: Any) -> np.ndarray:
     if not sizes.size:
         return np.zeros(sizes.shape, bool)
     in_float64 = float(jnp.finfo(np.float64).eps) / float(jnp.finfo(dtype).eps)
-    unit = max(_largest(sizes), _largest(noise.deviation))
+    unit = max(largest(sizes), largest(noise.deviation))
     squares, variances = (sizes / unit) ** 2, (noise.deviation / unit) ** 2
     zero = (100 * in_float64) ** 2
     most = limit(min(noise.freedom[0], sizes.size), noise.samples) ** 2
     faint = np.full(sizes.shape, zero * variances.sum() < squares.sum() <= most * variances.sum())
     for axis in range(sizes.ndim) if sizes.ndim > 1 else ():
-        of_slices, of_noise = _along(squares, axis), _along(variances, axis)
+        of_slices, of_noise = along(squares, axis), along(variances, axis)
         lost = (zero * of_noise < of_slices) & (of_slices <= of_noise)
         faint |= lost.reshape([-1 if other == axis else 1 for other in range(sizes.ndim)])
     return faint
@@ -286,12 +286,12 @@ def _shares(gap: np.ndarray, noise: Noise) -> tuple[float, str, float]:
     at = _largest_at(elements)
     found = [(float(elements[at]), f"in element {list(at)}")]
     # Squares are of numbers around 1, so that none underflows; what is far smaller is judged element by element.
-    unit = max(_largest(gap), _largest(noise.deviation))
+    unit = max(largest(gap), largest(noise.deviation))
     squares, variances = (gap / unit) ** 2, (noise.deviation / unit) ** 2
     for axis in range(gap.ndim) if gap.ndim > 1 else ():
         freedom = noise.freedom[axis + 1] if axis + 1 < len(noise.freedom) else 1.0
         most = limit(min(freedom, gap.size / gap.shape[axis]), noise.samples, gap.shape[axis])
-        slices = _ratios(np.sqrt(_along(squares, axis)), most * np.sqrt(_along(variances, axis)))
+        slices = _ratios(np.sqrt(along(squares, axis)), most * np.sqrt(along(variances, axis)))
         slice_ = int(np.argmax(slices))
         found.append((float(slices[slice_]), f"in slice {slice_} of axis {axis}"))
     most_of_whole = limit(min(noise.freedom[0], gap.size), noise.samples) * math.sqrt(float(variances.sum()))
@@ -308,7 +308,8 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b else (0.0 if a == 0 else math.inf)
 
 
-def _along(x: np.ndarray, axis: int) -> np.ndarray:
+def along(x: np.ndarray, axis: int) -> np.ndarray:
+    """The sum of each slice along an axis."""
     return x.sum(tuple(other for other in range(x.ndim) if other != axis))
 
 
@@ -326,7 +327,7 @@ def _first(places: np.ndarray) -> tuple[int, ...]:
     return _largest_at(places)
 
 
-def _largest(x: np.ndarray) -> float:
+def largest(x: np.ndarray) -> float:
     """The largest finite size of an element; 1 where all are 0."""
     sizes = np.abs(np.asarray(x, np.complex128 if x.dtype.kind == "c" else np.float64))
     return float(np.max(sizes, where=np.isfinite(sizes), initial=0.0)) or 1.0

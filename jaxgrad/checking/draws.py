@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgrad.checking.programs import run_quickly
+from jaxgrad.checking.programs import Program, run
 from jaxgrad.jaxprs.noise import Draw, Rounding, repeated
 
 # One call for several draws spares calls, fresh memory for each of them and copies; but it holds what all of them give.
@@ -25,7 +25,7 @@ def evaluated(fn: Callable[..., Any], static: tuple[Hashable, ...], draws: Seque
     length = _TOGETHER if given <= _MOST_TOGETHER else 1
     for start in range(0, len(draws), length):
         part = draws[start : start + length]
-        results = run_quickly(_repeated, (fn, static), *_stacked(part, length), *args, times=length)
+        results = run(Program(_repeated, (fn, static), (*_stacked(part, length), *args), times=length))
         arrays = jax.tree.map(np.asarray, results)
         yield from (jax.tree.map(lambda leaf, at=at: leaf[at], arrays) for at in range(len(part)))
 

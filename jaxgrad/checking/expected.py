@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxgrad.checking import glance
 from jaxgrad.checking.compare import Noise, Spread, exact, floored, is_number, scaled
 from jaxgrad.checking.oracles import Samples
 from jaxgrad.checking.pullback import Pulled
@@ -19,29 +20,66 @@ _ENLARGED = {"float64": (2.0**7, 2.0**13), "float32": (1.0, 16.0), "bfloat16": (
 _SMOOTH = 4.0
 
 
+# Of answers of at most as many elements noise is measured whole at once: compiling takes most of their time.
+_SMALL = 2**16
+
+
 class Expected(NamedTuple):
-    """An oracle's answer to an example, and the noise of each array of it, in the same places."""
+    """An oracle's answer to an example, and the noise of each array of it, in the same places.
+
+    Noise that is not `whole` is that of a first look (`glance`): what differs by it has not been judged.
+    """
 
     answer: Pulled
     noise: Pulled
+    whole: bool = True
 
 
 def samples_for(answer: Pulled) -> int:
     """How many samples noise is measured with: fewer of large answers, where many elements say what noise is."""
-    elements = sum(leaf.size for part in answer for leaf in part)
-    return 32 if elements <= 2**16 else 16 if elements <= 2**18 else 8
+    elements = _elements(answer)
+    return 32 if elements <= _SMALL else 16 if elements <= 2**18 else 8
 
 
-def expect(sampled: Samples, dtype: str) -> Expected:
-    """Measure an answer and its noise in a type."""
+def _elements(answer: Pulled) -> int:
+    return sum(leaf.size for leaf in _leaves(answer))
+
+
+def expect(sampled: Samples, dtype: str, whole: bool = True) -> Expected:
+    """Measure an answer and its noise in a type; that of a large answer at a first look unless it is to be `whole`."""
     answer = exactly(sampled)
-    return Expected(answer, measured(sampled, answer, dtype))
+    if whole or _elements(answer) <= _SMALL:
+        return Expected(answer, measured(sampled, answer, dtype))
+    return Expected(answer, glanced(sampled, answer, dtype), whole=False)
 
 
 def exactly(sampled: Samples) -> Pulled:
     """The answer in float64, nothing rounded at random."""
     (answer,) = sampled([Draw(EXACT, 0)])
     return answer
+
+
+def glanced(sampled: Samples, answer: Pulled, dtype: str) -> Pulled:
+    """The noise of an answer's arrays at a first look, as `glance` has it."""
+    leaves = _leaves(answer)
+    small, large = _ENLARGED[dtype]
+    drawn = iter(sampled([Draw(rounding(dtype, by), seed) for by, seed in ((small, 1), (large, 1), (small, 2))]))
+    usual, enlarged = (_leaves(next(drawn)) for _ in range(2))
+    seen = [
+        glance.seen(leaf, a, b, large / small) if is_number(leaf) else a != b
+        for leaf, a, b in zip(leaves, usual, enlarged, strict=True)
+    ]
+    del usual, enlarged
+    again = _leaves(next(drawn))
+    return _like(answer, [_at_a_glance(*each, small, dtype) for each in zip(leaves, seen, again, strict=True)])
+
+
+def _at_a_glance(
+    leaf: np.ndarray, seen: glance.Seen | np.ndarray, again: np.ndarray, scale: float, dtype: str
+) -> Noise:
+    if isinstance(seen, glance.Seen):
+        return glance.noise_of(leaf, seen, again, scale, dtype)
+    return exact(leaf)._replace(unsure=seen | (again != leaf))
 
 
 def measured(sampled: Samples, answer: Pulled, dtype: str, narrow: bool = False) -> Pulled:

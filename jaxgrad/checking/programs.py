@@ -3,7 +3,8 @@
 import functools
 import math
 from collections.abc import Callable, Hashable
-from typing import Any
+from concurrent.futures import Executor, Future
+from typing import Any, NamedTuple
 
 import jax
 
@@ -20,19 +21,63 @@ _SMALL = 2**24
 _TURNS = 2**10
 
 
-def run(fn: Callable[..., Any], static: tuple[Hashable, ...], *args: Any) -> Any:
-    """`fn(*static, *args)`, compiled as its users would have it."""
-    return compiled(fn, *static)(*args)
+class Program(NamedTuple):
+    """The call `fn(*static, *args)`, to be compiled.
 
-
-def run_quickly(fn: Callable[..., Any], static: tuple[Hashable, ...], *args: Any, times: int = 1) -> Any:
-    """`fn(*static, *args)`, compiled without optimisation where it is small: its rounding may be another.
-
-    `times` is how often it does in one call what is small or not.
+    With `quickly` it is compiled without optimisation where it is small, and its rounding may be another; without, as
+    its users would have it. `times` is how often it does in one call what is small or not.
     """
-    usual = compiled(fn, *static)
-    small = _numbers(usual.trace(*args).jaxpr) <= _SMALL * times
-    return (compiled(fn, *static, options=jax_seam.quick_options()) if small else usual)(*args)
+
+    fn: Callable[..., Any]
+    static: tuple[Hashable, ...]
+    args: tuple[Any, ...]
+    quickly: bool = True
+    times: int = 1
+
+
+def run(program: Program) -> Any:
+    """What a program gives. It is compiled once for the shapes of its arguments.
+
+    Raises what the compiler or the program raises.
+    """
+    chosen = _chosen(program)
+    for executable in _begun(*chosen.place):
+        return executable.result()(*program.args)
+    return chosen.jitted(*program.args)
+
+
+def begin(program: Program, pool: Executor) -> None:
+    """Trace a program, and have another thread compile it before it is `run`: XLA needs no lock of Python's.
+
+    Whoever opens the pool waits for its threads, so that nothing which was begun is left undone.
+    """
+    chosen = _chosen(program)
+    begun = _begun(*chosen.place)
+    if not begun:
+        begun.append(pool.submit(chosen.jitted.lower(*program.args).compile))
+
+
+class _Chosen(NamedTuple):
+    """A function compiled with the options that were chosen for it, and what tells its executable from others."""
+
+    jitted: Any
+    place: tuple[Hashable, ...]
+
+
+def _chosen(program: Program) -> _Chosen:
+    usual = compiled(program.fn, *program.static)
+    traced = usual.trace(*program.args).jaxpr
+    quick = program.quickly and _numbers(traced) <= _SMALL * program.times
+    options = jax_seam.quick_options() if quick else ()
+    shardings = tuple(getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(program.args))
+    jitted = compiled(program.fn, *program.static, options=options) if options else usual
+    return _Chosen(jitted, (traced, options, shardings))
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _begun(traced: Any, options: Hashable, shardings: Hashable) -> list[Future[Any]]:
+    """The executable of a program that was begun; of one that was not, an empty list to put it in."""
+    return []
 
 
 @functools.lru_cache(maxsize=_KEPT)

@@ -42,17 +42,21 @@ class Source(NamedTuple):
     nodes: list[str]
 
 
-def source_of(subject: Subject, q: Question, dtype: str, second: bool, key: tuple[int, str]) -> Source:
+def source_of(
+    subject: Subject, q: Question, dtype: str, second: bool, key: tuple[int, str], whole: bool = True
+) -> Source:
     """The first oracle that answers in float64; the function's own float64 where there is none, once it is accepted.
 
-    `key` is the question's seed and its name among `Group.examples`. What is found is kept until `forget_examples`.
+    `key` is the question's seed and its name among `Group.examples`. What is found is kept until `forget_examples`;
+    where it has to be `whole`, noise that was found at a first look is measured again.
     Raises `Unanswered` where the function cannot answer for itself, and `JaxgradError` where no oracle can.
     """
     place = (key, dtype, second)
-    if place not in subject.kept.sources:
+    kept = subject.kept.sources.get(place)
+    if kept is None or (whole and not kept.expected.whole):
         with in_type("float64"):
-            subject.kept.sources[place] = _asked_of(subject, widened(q), dtype, second)
-    return subject.kept.sources[place]
+            kept = subject.kept.sources[place] = _asked_of(subject, widened(q), dtype, second, whole)
+    return kept
 
 
 def forget_examples(subject: Subject) -> None:
@@ -61,12 +65,12 @@ def forget_examples(subject: Subject) -> None:
     subject.kept.sources = {place: source for place, source in kept if place[0][1] in (FIRST, SECOND)}
 
 
-def _asked_of(subject: Subject, q: Question, dtype: str, second: bool) -> Source:
+def _asked_of(subject: Subject, q: Question, dtype: str, second: bool, whole: bool) -> Source:
     reasons = []
     asked_first = [(oracle, oracle.samples) for oracle in subject.oracles if oracle.samples is not None]
     for oracle, samples in asked_first:
         try:
-            expected = expect(samples(q, second), dtype)
+            expected = expect(samples(q, second), dtype, whole)
             return Source(oracle.name, expected, [] if second else oracle.nodes(q))
         except Exception as error:
             # Of the second order it is no fault of an oracle to have none.
@@ -80,7 +84,7 @@ def _asked_of(subject: Subject, q: Question, dtype: str, second: bool) -> Source
     _accept(subject)
     own = functools.partial(in_jax.rounded, subject.hand, q, second)
     try:
-        return Source(TRUTH, expect(own, dtype), [] if second else in_jax.node_names(subject.hand, q))
+        return Source(TRUTH, expect(own, dtype, whole), [] if second else in_jax.node_names(subject.hand, q))
     except Exception as error:
         raise Unanswered(f"there is no oracle, and in float64 the function says {first_line(error)}") from error
 
@@ -270,7 +274,7 @@ def drawn_in_type(subject: Subject, q: Question, setting: Setting, source: Sourc
             for parts in zip(source.expected.noise, source.expected.answer, truth, strict=True)
         )
     )
-    return Source(oracle.name, Expected(truth, noise), nodes)
+    return Source(oracle.name, Expected(truth, noise, source.expected.whole), nodes)
 
 
 def _of_size(noise: Noise, other: np.ndarray, expected: np.ndarray, dtype: str) -> Noise:
@@ -294,18 +298,18 @@ def noise_of(row: Transform, expected: Expected, q: Question, dtype: str) -> Pul
     return Pulled([], [], [floored(Noise(total, samples, (1.0,), np.zeros((), bool)), total, dtype)])
 
 
-def calibration(subject: Subject, dtype: str, seed: int) -> dict[tuple[str, int], float]:
+def calibration(subject: Subject, dtype: str, seed: int, whole: bool) -> dict[tuple[str, int], float]:
     """By how much the oracle's own error in a type exceeds the noise measured for it, from 1 to 8, by place.
 
     Where an engine rounds more than the program shows (sums in a narrow accumulator, a fast approximation), what it
     makes of the oracle is the size of what it makes of the function.
     """
-    factors = subject.kept.calibrations.get((dtype, seed))
+    factors = subject.kept.calibrations.get((dtype, seed, whole))
     if factors is None:
-        factors = subject.kept.calibrations[dtype, seed] = {}
+        factors = subject.kept.calibrations[dtype, seed, whole] = {}
         with contextlib.suppress(Exception), in_type(dtype):
             q = question(Asked(subject.hand, subject.call, dtype, seed, None))
-            source = source_of(subject, q, dtype, False, (seed, FIRST))
+            source = source_of(subject, q, dtype, False, (seed, FIRST), whole)
             native = next(o.pull(q, False)[0] for o in subject.oracles if o.name == source.name)
             for part in Pulled._fields:
                 each = zip(

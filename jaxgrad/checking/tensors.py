@@ -51,11 +51,15 @@ def gathered(
     run: list[Pulled],
     names: Pulled,
     called: list[np.ndarray] | None = None,
+    whole: bool = True,
 ) -> Gathered:
-    """Everything known of a group; arrays of several examples are stacked along a new first axis."""
+    """Everything known of a group, its noise `whole` or as a first look has it.
+
+    Arrays of several examples are stacked along a new first axis.
+    """
     row = TRANSFORMS[setting.transform]
     named = zip(group.questions, group.examples, strict=True)
-    sources = [source_of(subject, q, setting.dtype, row.second, (setting.seed, name)) for q, name in named]
+    sources = [source_of(subject, q, setting.dtype, row.second, (setting.seed, name), whole) for q, name in named]
     if setting.dtype != "float64" and draws_numbers(subject):
         sources = [drawn_in_type(subject, q, setting, s) for q, s in zip(group.questions, sources, strict=True)]
     questions = [widened(q) for q in group.questions]
@@ -70,7 +74,7 @@ def gathered(
         sources[0],
         joined(truths, _stacked),
         joined(noises, stacked_noise),
-        _natives(subject, setting, group),
+        _natives(subject, setting, group, sources[0]),
         called,
     )
 
@@ -87,12 +91,16 @@ def stacked_noise(noises: list[Noise]) -> Noise:
     return stacked(noises) if len(noises) > 1 else noises[0]
 
 
-def _natives(subject: Subject, setting: Setting, group: Group) -> dict[str, tuple[Pulled, list[str]]]:
+def _natives(subject: Subject, setting: Setting, group: Group, source: Source) -> dict[str, tuple[Pulled, list[str]]]:
     """What the oracles answer in the setting's own type; those that refuse it are left out."""
     if setting.transform not in ("jit", "reach"):
         return {}
     found = {}
     for oracle in subject.oracles:
+        if setting.dtype == "float64" and oracle.name == source.name:
+            # What is expected is what it answered in this type.
+            found[oracle.name] = source.expected.answer, source.nodes
+            continue
         with contextlib.suppress(Exception), in_type(setting.dtype):
             found[oracle.name] = oracle.pull(group.questions[0], False)
     return found
@@ -100,7 +108,8 @@ def _natives(subject: Subject, setting: Setting, group: Group) -> dict[str, tupl
 
 def tensors_of(subject: Subject, asked: Gathered) -> Iterator[Tensor]:
     """A tensor for each array of the answers."""
-    factors = {} if asked.setting.dtype == "float64" else calibration(subject, asked.setting.dtype, asked.setting.seed)
+    dtype, seed = asked.setting.dtype, asked.setting.seed
+    factors = {} if dtype == "float64" else calibration(subject, dtype, seed, asked.source.expected.whole)
     for part, kind in KINDS.items():
         for number, name in enumerate(getattr(asked.names, part)):
             at: int | None = number

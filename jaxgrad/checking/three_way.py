@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -135,15 +136,18 @@ def check(
         settings = list(_settings(subject, dtypes, transforms, seeds, not findings))
         rest = list(_settings(subject, dtypes, transforms, seeds, False)) * (len(all_sizes) - number)
         total = len(findings) + len(settings) + len(rest)
-        for setting, asked_for in settings:
-            usable = any(f.setting.dtype == setting.dtype and f.outcome == AGREES for f in findings)
-            # What is refused in a type that agrees elsewhere is the transformation, or an input of unusual size.
-            with kept(so_far, lambda: so_far().message):
-                progress(len(findings), total, str(setting))
-                found = judge(subject, setting, asked_for if usable else dtypes is not None)
-                if not findings:
-                    found = _twice(subject, found)
-            findings.append(found._replace(passed=_as_expected(found, expected, findings)).without_arrays())
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            for at, (setting, asked_for) in enumerate(settings):
+                usable = any(f.setting.dtype == setting.dtype and f.outcome == AGREES for f in findings)
+                # What is refused in a type that agrees elsewhere is the transformation, or an input of unusual size.
+                with kept(so_far, lambda: so_far().message):
+                    progress(len(findings), total, str(setting))
+                    for following, _ in settings[at + 1 : at + 2]:
+                        verdict.begin(subject, following, pool)
+                    found = judge(subject, setting, asked_for if usable else dtypes is not None)
+                    if not findings:
+                        found = _twice(subject, found)
+                findings.append(found._replace(passed=_as_expected(found, expected, findings)).without_arrays())
     report = Report(title, _passes(findings), tuple(findings), "")
     if report.passed:
         return report

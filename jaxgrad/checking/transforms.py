@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.checking.oracles.jax import Function, on_host, pulled, pulled_as_used
-from jaxgrad.checking.programs import run_quickly
+from jaxgrad.checking.oracles.jax import Function, on_host, pullback
+from jaxgrad.checking.programs import Program
+from jaxgrad.checking.programs import run as run_program
 from jaxgrad.checking.pullback import Pulled, inner_product, pull
 from jaxgrad.checking.question import CARRIED, INPUT, Call, Question, asked, drawn, numbers_of, variants
 
@@ -48,16 +49,17 @@ class Asked(NamedTuple):
 
 
 class Transform(NamedTuple):
-    """A row. `run(fn, group, asked)` gives a `Pulled` of host arrays for each example of a group.
+    """A row. `programs(group, asked)` give a `Pulled` for each example of a group; with `together`, one gives all.
 
     `second` is true where the answers are of second order. `expect` makes of an oracle's answer to an example what
-    `run` should give, and `inputs` names that, where it is not a cotangent of each input. `doc` says in words what
-    the row is.
+    the programs should give, and `inputs` names that, where it is not a cotangent of each input. `doc` says in words
+    what the row is.
     """
 
     doc: str
     groups: Callable[[Asked], list[Group]]
-    run: Callable[[Function, Group, Asked], list[Pulled]]
+    programs: Callable[[Group, Asked], list[Program]]
+    together: bool = False
     second: bool = False
     expect: Callable[[Pulled, Question], Pulled] = lambda answer, question: answer
     inputs: tuple[str, ...] | None = None
@@ -123,40 +125,45 @@ def _together(group: Group, call: Call) -> tuple[Question, Question]:
     return Question(inputs, carried, dys, first.directions), axes
 
 
-def _apart(stacked: Pulled, count: int) -> list[Pulled]:
-    return [jax.tree.map(lambda leaf, at=at: leaf[at], stacked) for at in range(count)]
+def run(row: Transform, group: Group, of: Asked) -> list[Pulled]:
+    """What a function gives for each example of a group, as host arrays."""
+    answers = [on_host(run_program(program)) for program in row.programs(group, of)]
+    if not row.together:
+        return answers
+    (stacked,) = answers
+    return [jax.tree.map(lambda leaf, at=at: leaf[at], stacked) for at in range(len(group.questions))]
 
 
-def _by_jit(fn: Function, group: Group, of: Asked) -> list[Pulled]:
-    return [pulled_as_used(fn, q) for q in group.questions]
+def _by_jit(group: Group, of: Asked) -> list[Program]:
+    return [pullback(of.fn, q, False, as_used=True) for q in group.questions]
 
 
-def _by_second(fn: Function, group: Group, of: Asked) -> list[Pulled]:
-    return [pulled(fn, q, True) for q in group.questions]
+def _by_second(group: Group, of: Asked) -> list[Program]:
+    return [pullback(of.fn, q, True) for q in group.questions]
 
 
-def _by_remat(fn: Function, group: Group, of: Asked) -> list[Pulled]:
-    return [on_host(run_quickly(_remat, (fn,), q)) for q in group.questions]
+def _by_remat(group: Group, of: Asked) -> list[Program]:
+    return [Program(_remat, (of.fn,), (q,)) for q in group.questions]
 
 
-def _by_vmap(fn: Function, group: Group, of: Asked) -> list[Pulled]:
+def _by_vmap(group: Group, of: Asked) -> list[Program]:
     together, axes = _together(group, of.call)
     flat = tuple(tuple(part) for part in axes)
-    return _apart(on_host(run_quickly(_vmap, (fn, flat), together)), len(group.questions))
+    return [Program(_vmap, (of.fn, flat), (together,))]
 
 
-def _by_scan(fn: Function, group: Group, of: Asked) -> list[Pulled]:
-    return _apart(on_host(run_quickly(_scan, (fn,), _together(group, of.call)[0])), len(group.questions))
+def _by_scan(group: Group, of: Asked) -> list[Program]:
+    return [Program(_scan, (of.fn,), (_together(group, of.call)[0],))]
 
 
-def _by_jvp(fn: Function, group: Group, of: Asked) -> list[Pulled]:
-    return [on_host(run_quickly(_jvp, (fn,), q)) for q in group.questions]
+def _by_jvp(group: Group, of: Asked) -> list[Program]:
+    return [Program(_jvp, (of.fn,), (q,)) for q in group.questions]
 
 
-def _by_mesh(fn: Function, group: Group, of: Asked) -> list[Pulled]:
+def _by_mesh(group: Group, of: Asked) -> list[Program]:
     (only,) = group.questions
     inputs = [jax.device_put(x, sharding) for x, sharding in zip(only.inputs, of.shardings, strict=True)]
-    return [pulled_as_used(fn, only._replace(inputs=inputs))]
+    return [pullback(of.fn, only._replace(inputs=inputs), False, as_used=True)]
 
 
 def _remat(fn: Function, q: Question) -> Pulled:
@@ -192,9 +199,12 @@ def _along(answer: Pulled, q: Question) -> Pulled:
 TRANSFORMS: dict[str, Transform] = {
     "jit": Transform("one call, compiled", _one, _by_jit),
     "vmap": Transform(
-        "batched: all arguments; in one type also each of them alone, and all but each", _patterns, _by_vmap
+        "batched: all arguments; in one type also each of them alone, and all but each",
+        _patterns,
+        _by_vmap,
+        together=True,
     ),
-    "scan": Transform("as the body of a scan", _pair, _by_scan),
+    "scan": Transform("as the body of a scan", _pair, _by_scan, together=True),
     "remat": Transform("recomputed in the backward pass, by jax.checkpoint", _one, _by_remat),
     "grad_of_grad": Transform("the gradient of the gradient along a direction", _one, _by_second, second=True),
     "jvp": Transform(

@@ -9,12 +9,14 @@ asked ends as not judged, with the reason.
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgrad.checking import programs
 from jaxgrad.checking.appeal import appealed, cast_of, without_conventions
 from jaxgrad.checking.compare import compare, exact, floored, is_number, scaled, stands_alone
 from jaxgrad.checking.expected import expect
@@ -35,23 +37,42 @@ from jaxgrad.checking.sources import Unanswered, by_definition, forget_examples
 from jaxgrad.checking.subject import Subject, first_line, forward, given_tolerance, has_rules, in_type
 from jaxgrad.checking.taylor import Judgement
 from jaxgrad.checking.tensors import KINDS, Gathered, called_apart, gathered, of_a_call, tensors_of
-from jaxgrad.checking.transforms import TRANSFORMS, Asked, Group, Transform, question
+from jaxgrad.checking.transforms import TRANSFORMS, Asked, Group, Transform, question, run
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs import casts, taps
+
+
+def begin(subject: Subject, setting: Setting, pool: Executor) -> None:
+    """Have the function's programs of a setting compiled while another is judged.
+
+    What goes wrong is left to `judge`, which comes to it again.
+    """
+    row, of = TRANSFORMS[setting.transform], _asked(subject, setting)
+    with contextlib.suppress(Exception), in_type(setting.dtype):
+        for group in row.groups(of):
+            for program in row.programs(group, of):
+                programs.begin(program, pool)
+
+
+def _asked(subject: Subject, setting: Setting) -> Asked:
+    every = setting.transform not in subject.kept.batched
+    return Asked(subject.hand, subject.call, setting.dtype, setting.seed, subject.shardings, every)
+
+
+# The largest share of a tensor's elements that may hang on a choice at a first look.
+_MOST_LEFT = 1e-2
 
 
 def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
     """What one setting shows. Where the function refuses, it is not judged, or wrong if it was `asked_for` by name."""
     forget_examples(subject)
-    row = TRANSFORMS[setting.transform]
-    every = setting.transform not in subject.kept.batched
-    of = Asked(subject.hand, subject.call, setting.dtype, setting.seed, subject.shardings, every)
+    row, of = TRANSFORMS[setting.transform], _asked(subject, setting)
     if setting.transform == "jit" and (why := _not_linear(subject)):
         return _outcome(setting, (), DIFFERS, why, alone=HAND)
     try:
         with in_type(setting.dtype):
             groups = row.groups(of)
-            runs = [row.run(subject.hand, group, of) for group in groups]
+            runs = [run(row, group, of) for group in groups]
             names = _names(subject, row, groups[0].questions[0]) if groups else None
             called = _called(subject, setting, groups)
             subject.kept.batched.add(setting.transform)
@@ -64,14 +85,31 @@ def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
     if not subject.oracles and (setting.dtype, setting.transform) in (("float64", "jit"), ("float64", "grad_of_grad")):
         return _by_itself(subject, setting, groups[0], runs[0][0], names, called)
     try:
-        asked = [gathered(subject, setting, group, run, names, called) for group, run in zip(groups, runs, strict=True)]
+        looks = [_looked_at(subject, setting, *each, names, called) for each in zip(groups, runs, strict=True)]
     except Unanswered as unanswered:
         wrong = subject.kept.wrong
         if wrong is not None:
             name = next(name for name, j in wrong[HAND].items() if j.verdict == "wrong")
             return _outcome(setting, (), DIFFERS, str(unanswered), first=name, alone=HAND, taylor=wrong)
         return _outcome(setting, (), NOT_JUDGED, str(unanswered))
-    return _judged(subject, asked, tuple(tensor for one in asked for tensor in tensors_of(subject, one)))
+    return _judged(subject, [asked for asked, _ in looks], tuple(tensor for _, seen in looks for tensor in seen))
+
+
+def _looked_at(
+    subject: Subject, setting: Setting, group: Group, run: list[Pulled], names: Pulled, called: list[np.ndarray] | None
+) -> tuple[Gathered, tuple[Tensor, ...]]:
+    """A group beside what is expected of it, and its tensors: by a first look, or where that is not enough whole."""
+    asked = gathered(subject, setting, group, run, names, called, whole=False)
+    tensors = tuple(tensors_of(subject, asked))
+    if not asked.source.expected.whole and not _are_settled(tensors):
+        asked = gathered(subject, setting, group, run, names, called)
+        tensors = tuple(tensors_of(subject, asked))
+    return asked, tensors
+
+
+def _are_settled(tensors: Sequence[Tensor]) -> bool:
+    """Whether nearly all was judged at a first look, and agrees."""
+    return all(d.agrees and d.unjudged <= _MOST_LEFT * d.size for tensor in tensors for d in tensor.pairs.values())
 
 
 _TWO_FORWARDS = (
@@ -162,7 +200,7 @@ def not_deterministic(subject: Subject, setting: Setting) -> str:
     of = Asked(subject.hand, subject.call, setting.dtype, setting.seed, subject.shardings)
     with in_type(setting.dtype):
         group = row.groups(of)[0]
-        once, again = (row.run(subject.hand, group, of)[0] for _ in range(2))
+        once, again = (run(row, group, of)[0] for _ in range(2))
         names = _names(subject, row, group.questions[0])
     for part, kind in KINDS.items():
         for name, a, b in zip(getattr(names, part), getattr(once, part), getattr(again, part), strict=True):

@@ -64,9 +64,9 @@ def check(name: str, derivative: Any, known: Answers | None = None) -> Verdict:
 
     `name` is ours or one that the model's lesson has for it, with or without a leading d; the verdict uses the same
     words. A node inside of a scan has the turns on its first axis, which may be left out where there is one.
-    `derivative` is any array, tensor or number, also one that requires gradients; float32 and shorter types are given
-    the tolerance of their type. It is held against the notebook's batch, or that of `known`, from `answers(case)`. An
-    Ellipsis or None is not answered yet.
+    `derivative` is any array, list, tensor or number, also one that requires gradients; float32 and shorter types are
+    given the tolerance of their type, and so are numbers of float32 that are held in a wider one. It is held
+    against the notebook's batch, or that of `known`, from `answers(case)`. An Ellipsis or None is not answered yet.
     Raises `JaxgradError` for a name that the model does not have, and, for the notebook's batch, without PyTorch.
     """
     lesson, names = _model(known)
@@ -128,7 +128,7 @@ def _judged(name: str, derivative: Any, known: Answers | None) -> Verdict:
         return _wrong(name, "no answer", f"is of the type {type(derivative).__name__}; give an array of numbers")
     if wide.shape == known.right[name].shape[1:] and known.right[name].shape[:1] == (1,) and "." in name:
         wide = wide[None]
-    dtype = given.dtype if given.dtype.name in ("float32", "float16", "bfloat16") else np.dtype(np.float64)
+    dtype = given.dtype if given.dtype.name in ("float32", "float16", "bfloat16") else _computed_in(wide)
     if wide.shape != known.right[name].shape:
         kind, words = _of_shape(known, name, wide, dtype)
         return _wrong(name, kind, words)
@@ -153,6 +153,13 @@ def _judged(name: str, derivative: Any, known: Answers | None) -> Verdict:
         f"differs by {_distance(wide, known.right[name]):.1e} of its norm, most at [{at}]:"
         f" {difference.values[1]:.6g} for {difference.values[0]:.6g}. It is no mistake that the checker knows",
     )
+
+
+def _computed_in(wide: np.ndarray) -> np.dtype:
+    """float32 where all numbers are of that type, as in a list or a float64 array that was made of a float32 one."""
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32)
+    return np.dtype(np.float32 if np.array_equal(narrow, wide, equal_nan=True) else np.float64)
 
 
 def _array(derivative: Any) -> np.ndarray:

@@ -521,7 +521,7 @@ def test_a_rule_that_does_not_fit_its_function_is_told_in_a_sentence():
 
 
 def test_the_table_of_transformations_takes_one_more_row(monkeypatch):
-    twice = Transform("as it is", TRANSFORMS["jit"].groups, TRANSFORMS["jit"].run)
+    twice = Transform("as it is", TRANSFORMS["jit"].groups, TRANSFORMS["jit"].programs)
     monkeypatch.setitem(TRANSFORMS, "again", twice)
     report = check(tanh(), of(3), reference=jnp.tanh, dtypes=("float64",), transforms=("again",), seeds=(0,))
     assert [f.setting.transform for f in report.findings] == ["again"] and report.passed

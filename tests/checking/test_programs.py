@@ -1,5 +1,7 @@
 """Small programs are compiled without optimisation, all others and the plain call as their users compile them."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from jaxgrad import jax_seam
 from jaxgrad.checking import programs
+from jaxgrad.checking.programs import Program
 
 
 def taken(fn, *args):
@@ -21,7 +24,7 @@ def taken(fn, *args):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(programs, "compiled", noted)
-        out = programs.run_quickly(fn, (), *args)
+        out = programs.run(Program(fn, (), args))
     return found[-1], out
 
 
@@ -63,8 +66,8 @@ def test_both_ways_of_compiling_trace_a_function_once():
         traced.append(x)
         return x + 1
 
-    programs.run(fn, (), np.float32(1.0))
-    programs.run_quickly(fn, (), np.float32(1.0))
+    for quickly in (False, True):
+        programs.run(Program(fn, (), (np.float32(1.0),), quickly))
     assert len(traced) == 1
 
 
@@ -76,3 +79,66 @@ def test_a_compiler_that_knows_no_such_options_is_given_none(monkeypatch):
     monkeypatch.setattr(jax, "jit", refuse)
     assert jax_seam.quick_options() == ()
     jax_seam.quick_options.cache_clear()
+
+
+class Noting(ThreadPoolExecutor):
+    """A thread that counts what it is given to do."""
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1)
+        self.given = []
+
+    def submit(self, job):
+        self.given.append(super().submit(job))
+        return self.given[-1]
+
+
+def test_a_program_that_was_begun_is_compiled_by_the_other_thread_and_not_again():
+    traced = []
+
+    def fn(x):
+        traced.append(x)
+        return x * 3
+
+    program = Program(fn, (), (np.float32(2.0),))
+    with Noting() as pool:
+        for _ in range(2):
+            programs.begin(program, pool)
+        assert programs.run(program) == 6.0
+        assert programs.run(program._replace(args=(np.float32(3.0),))) == 9.0
+    assert len(traced) == len(pool.given) == 1
+
+
+def test_what_cannot_be_begun_raises_what_it_raises_when_it_is_run():
+    def fn(x):
+        raise ValueError("not today")
+
+    program = Program(fn, (), (np.float32(2.0),))
+    with Noting() as pool:
+        for attempt in (lambda: programs.begin(program, pool), lambda: programs.run(program)):
+            with pytest.raises(ValueError, match="not today"):
+                attempt()
+    assert not pool.given
+
+
+def test_what_the_other_thread_could_not_compile_is_said_where_it_is_run():
+    class Refusing(Noting):
+        def submit(self, job):
+            failed = Future()
+            failed.set_exception(RuntimeError("the compiler is out of order"))
+            return failed
+
+    program = Program(lambda x: x - 1, (), (np.float32(2.0),))
+    with Refusing() as pool:
+        programs.begin(program, pool)
+    with pytest.raises(RuntimeError, match="out of order"):
+        programs.run(program)
+
+
+def test_arguments_on_other_devices_are_another_program():
+    program = Program(lambda x: x + 1, (), (np.ones(8, np.float32),))
+    with ThreadPoolExecutor(1) as pool:
+        programs.begin(program, pool)
+    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    split = jax.device_put(program.args[0], jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    assert programs.run(program._replace(args=(split,))).sharding == split.sharding

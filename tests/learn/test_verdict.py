@@ -29,6 +29,7 @@ def test_the_right_derivative_is_right_in_every_type(known, name: str):
     assert repr(check(name, known.right[name], known)) == f"d{name}: right, to the last bit."
     assert check(name, known.ours[name], known)
     assert check(name, known.ours[name].astype(np.float32), known)
+    assert check(name, known.ours[name].astype(np.float32).tolist(), known)
     assert check(name, jnp.asarray(known.ours[name], jnp.bfloat16), known)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxgrad.checking.draws import evaluated
 from jaxgrad.checking.oracles import Oracle, Samples
-from jaxgrad.checking.programs import run, run_quickly
+from jaxgrad.checking.programs import Program, run
 from jaxgrad.checking.pullback import Pulled, pull, pull_again
 from jaxgrad.checking.question import Question, output_names
 from jaxgrad.jaxprs.noise import Draw
@@ -32,17 +32,17 @@ def jax_oracle(name: str, fn: Function) -> Oracle:
 
 def pulled(fn: Function, question: Question, second: bool) -> Pulled:
     """The pullback in the question's own type; `second` asks for second order."""
-    return on_host(run_quickly(_traced, (fn, second), question))
+    return on_host(run(pullback(fn, question, second)))
 
 
-def pulled_as_used(fn: Function, question: Question) -> Pulled:
-    """The pullback in the question's own type, compiled as those who use the function compile it."""
-    return on_host(run(_traced, (fn, False), question))
+def pullback(fn: Function, question: Question, second: bool, as_used: bool = False) -> Program:
+    """The program that `pulled` runs; compiled as those who use the function compile it where it is to be `as_used`."""
+    return Program(_traced, (fn, second), (question,), quickly=not as_used)
 
 
 def called(fn: Function, question: Question) -> list[np.ndarray]:
     """The outputs of a call that is not differentiated, in the question's own type."""
-    return on_host(run_quickly(_called, (fn,), question.inputs, question.carried))
+    return on_host(run(Program(_called, (fn,), (question.inputs, question.carried))))
 
 
 def rounded(fn: Function, question: Question, second: bool, draws: Sequence[Draw]) -> Iterator[Pulled]:

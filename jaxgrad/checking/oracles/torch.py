@@ -608,6 +608,14 @@ def _gradients(ys: list[Any], dys: list[Any], at: list[Any], again: bool, where:
     return [torch.zeros_like(x) if g is None else g for x, g in zip(at, found, strict=True)]
 
 
+def _tapped(program: TorchProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """The names of a reference's taps, in backward order."""
+    call = _bound(program, args, dict(kwargs), None)
+    with _calling(call), collecting_torch_taps() as taps, _our_errors("forward pass"):
+        call.fn(*call.args, **call.kwargs)
+    return list(reversed(taps))
+
+
 def _has_own_backward(program: TorchProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether somebody's `autograd.Function`, in Python or C++, is on the way back from the outputs."""
     import torch
@@ -732,5 +740,5 @@ def torch_oracle(name: str, reference: Any, asked: Call, names: Mapping[str, Any
                     )
         return ""
 
-    oracle = Oracle(name, answered, sampled, lambda q: answered(q, False)[1], flaw=flaw)
+    oracle = Oracle(name, answered, sampled, lambda q: _tapped(program, *given(q)), flaw=flaw)
     return oracle, set(program.frozen)

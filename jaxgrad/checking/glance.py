@@ -1,0 +1,110 @@
+r"""The noise of a large answer at a first look: three samples where all of them would be a dozen or more.
+
+Most functions that are checked are right, and agree by far; it takes few samples to see that. What is found here is
+therefore strict: what agrees within it agrees, and what does not is measured whole before it is judged
+(`expected.measured`).
+
+With two samples an element's own mean square $s_i$ says little of its variance. Its slices do, for they hold many
+elements: with $m$ the mean square of the tensor and $m_a(i)$ that of the element's slice along axis $a$,
+$$\sigma_i^2 = m \prod_a \frac{m_a(i)}m,$$
+which is exact where the noise is a product of factors by row and by column, as it nearly is in the gradient of a
+weight. Of an elementwise result it is the relative errors that are alike: $\sigma_i$ is $|x_i|$ times what the same
+formula gives for $s_i / x_i^2$, if that makes the samples likelier. Slices of few elements say no more than the
+element itself, and are left out. Where $\sqrt{s_i}$ is more than the model has, it stands for $\sigma_i$.
+
+So that no tiny element hides beside large ones, $\sigma_i$ is never more than a multiple $T / q$ of $\sqrt{s_i}$, where
+$q$ is the limit that `compare` has for one of N elements. An error like the noise exceeds $T\sqrt{s_i}$ with a chance
+of $1/T^2$ (Student's t with 2 degrees of freedom), so with $T = 10 \sqrt N$ one right tensor in a hundred is measured
+whole for it.
+
+A third sample has larger roundings, drawn as the first's. Where the errors of the two are not in proportion, a choice
+has flipped: such an element is `unsure`.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxgrad.checking.compare import Noise, along, floored, largest, limit
+
+# Of as many errors, pooled, the root mean square is known to some 2 %, and the distribution of their ratio is normal.
+_POOLED = 2**10
+# Slices of fewer elements are not looked at by themselves: their mean square would be off by more than a tenth.
+_FEWEST = 64
+# Errors that are not in proportion by more than this share of themselves are those of a choice that flips, or so small
+# that the arithmetic which measures them shows: only those count that stand out of the noise by `_STANDS_OUT`.
+_BENT = 0.5
+_STANDS_OUT = 3.0
+# T over the root of the number of elements.
+_OWN = 10.0
+# So many elements tell which of two models is the likelier.
+_ENOUGH = 2**14
+
+
+class Seen(NamedTuple):
+    """What is kept of an array's samples: its errors' squares, summed, and where two of them were not in proportion."""
+
+    squares: np.ndarray
+    bent: np.ndarray
+    reached: np.ndarray
+
+
+def seen(expected: np.ndarray, usual: np.ndarray, enlarged: np.ndarray, ratio: float) -> Seen:
+    """The first two samples of an array, of roundings that are drawn alike and `ratio` times as large in the second.
+
+    `bent` says where their errors are not in proportion, and there `reached` how large the larger is.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        first, second = usual - expected, (enlarged - expected) / ratio
+        size = np.maximum(np.abs(first), np.abs(second))
+        bent = ~(np.abs(first - second) <= _BENT * size)
+    return Seen(np.abs(first) ** 2, bent, np.where(bent, size, 0.0))
+
+
+def noise_of(expected: np.ndarray, of: Seen, usual: np.ndarray, scale: float, dtype: str) -> Noise:
+    """The noise of an array from what was seen of it and one more sample; errors are `scale` times too large."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        squares = np.where(of.bent, 0.0, of.squares + np.abs(usual - expected) ** 2) / 2
+    modelled = _likelier(squares, np.abs(expected))
+    most = limit(1.0, _POOLED, max(expected.size, 1))
+    own = np.sqrt(squares)
+    deviation = np.clip(own, modelled, _OWN * math.sqrt(expected.size) / most * own)
+    unsure = of.bent & ~(of.reached <= _STANDS_OUT * modelled)
+    deviation = np.where(of.bent, modelled, deviation)
+    slices = (expected.size / max(size, 1) for size in expected.shape)
+    freedom = (float(max(expected.size, 1)), *(max(each, 1.0) for each in slices))
+    return floored(Noise(deviation / scale, _POOLED, freedom, unsure), expected, dtype)
+
+
+def _likelier(squares: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Each element's noise by the model of its errors, or of its relative errors where that fits better."""
+    unit = largest(squares)
+    absolute = np.sqrt(unit) * np.sqrt(_modelled(squares / unit))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratios = np.where(squares > 0, squares / sizes**2, 0.0)
+    if not np.isfinite(ratios).all():
+        return absolute
+    unit = largest(ratios)
+    relative = sizes * (np.sqrt(unit) * np.sqrt(_modelled(ratios / unit)))
+    return relative if _unlikeliness(squares, relative) < _unlikeliness(squares, absolute) else absolute
+
+
+def _unlikeliness(squares: np.ndarray, deviation: np.ndarray) -> float:
+    """Minus the mean log-likelihood of normal errors, but for a constant, over some of the elements that have any."""
+    step = max(1, squares.size // _ENOUGH)
+    some, of = squares.ravel()[::step], deviation.ravel()[::step]
+    noisy = some > 0
+    with np.errstate(divide="ignore", over="ignore"):
+        return float(np.mean(np.log(of[noisy] ** 2) + some[noisy] / of[noisy] ** 2)) if noisy.any() else 0.0
+
+
+def _modelled(squares: np.ndarray) -> np.ndarray:
+    """The variance of each element by the mean squares of the whole and of its slices."""
+    mean = float(squares.mean()) if squares.size else 0.0
+    found = np.full(squares.shape, mean)
+    for axis, size in enumerate(squares.shape):
+        if mean and squares.size >= _FEWEST * size:
+            shape = [-1 if other == axis else 1 for other in range(squares.ndim)]
+            found *= (along(squares, axis) * (size / squares.size / mean)).reshape(shape)
+    return found
