@@ -95,15 +95,18 @@ def _fixed(fn: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
 @functools.lru_cache(maxsize=_KEPT)
 def _numbers(program: Any) -> float:
     """About how many numbers a program computes, those of a loop in every turn."""
-    return _of_jaxpr(program.jaxpr)
+    return _of_jaxpr(program.jaxpr, looped=False)
 
 
-def _of_jaxpr(jaxpr: Any) -> float:
-    return sum(_of_equation(eqn) for eqn in jaxpr.eqns)
+def _of_jaxpr(jaxpr: Any, *, looped: bool) -> float:
+    return sum(_of_equation(eqn, looped) for eqn in jaxpr.eqns)
 
 
-def _of_equation(eqn: Any) -> float:
+def _of_equation(eqn: Any, looped: bool) -> float:
     scan = jax_seam.scan(eqn)
-    turns = scan.length if scan else _TURNS if jax_seam.while_loop(eqn) else 1
-    within = turns * sum(map(_of_jaxpr, jax_seam.inner(eqn)))
-    return within + sum(math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars)
+    is_loop = bool(scan or jax_seam.while_loop(eqn))
+    turns = scan.length if scan else _TURNS if is_loop else 1
+    within = turns * sum(_of_jaxpr(inner, looped=looped or is_loop) for inner in jax_seam.inner(eqn))
+    # Of a convolution inside of a loop, XLA writes out every term; elsewhere a library sums them.
+    terms = jax_seam.convolved(eqn) if looped and jax_seam.name(eqn) == "conv_general_dilated" else 1
+    return within + terms * sum(math.prod(getattr(var.aval, "shape", ())) for var in eqn.outvars)

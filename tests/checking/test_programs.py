@@ -46,14 +46,28 @@ def test_a_loop_of_few_numbers_that_a_condition_ends_is_not_optimised():
     assert taken(until_small, np.float32(9.0))[0] == jax_seam.quick_options()
 
 
+def convolved_in_a_loop(x):
+    once = lambda x, _: (jax.lax.conv(x, jnp.ones((8, 8, 3, 3), x.dtype), (1, 1), "SAME"), None)  # noqa: E731
+    return jax.lax.scan(once, x, length=8)[0]
+
+
+def convolved_once(x):
+    return jax.lax.conv(x, jnp.ones((8, 8, 3, 3), x.dtype), (1, 1), "SAME")
+
+
+def test_a_convolution_is_not_optimised_where_no_loop_holds_it():
+    assert taken(convolved_once, np.zeros((1, 8, 200, 200), np.float32))[0] == jax_seam.quick_options()
+
+
 @pytest.mark.parametrize(
     ("fn", "x"),
     [
+        (convolved_in_a_loop, np.zeros((1, 8, 64, 64), np.float32)),
         (until_small, np.full(2**15, 9, np.float32)),
         (many_turns, np.zeros(8, np.float32)),
         (lambda x: x + x, np.zeros(2**25)),
     ],
-    ids=["a loop of large arrays", "many turns", "a large array"],
+    ids=["convolutions in a loop", "a loop of large arrays", "many turns", "a large array"],
 )
 def test_what_runs_long_is_compiled_as_usual(fn, x):
     assert taken(fn, x)[0] == ()
