@@ -65,13 +65,13 @@ def glanced(sampled: Samples, answer: Pulled, dtype: str) -> Pulled:
     small, large = _ENLARGED[dtype]
     drawn = iter(sampled([Draw(rounding(dtype, by), seed) for by, seed in ((small, 1), (large, 1), (small, 2))]))
     usual, enlarged = (_leaves(next(drawn)) for _ in range(2))
-    seen = [
-        glance.seen(leaf, a, b, large / small) if is_number(leaf) else a != b
-        for leaf, a, b in zip(leaves, usual, enlarged, strict=True)
-    ]
-    del usual, enlarged
+    seen: list[glance.Seen | np.ndarray] = []
+    for leaf in leaves:
+        # What is no longer needed makes room: of a large model each sample is as much as its parameters.
+        a, b = usual.pop(0), enlarged.pop(0)
+        seen.append(glance.seen(leaf, a, b, large / small) if is_number(leaf) else a != b)
     again = _leaves(next(drawn))
-    return _like(answer, [_at_a_glance(*each, small, dtype) for each in zip(leaves, seen, again, strict=True)])
+    return _like(answer, [_at_a_glance(leaf, seen.pop(0), again.pop(0), small, dtype) for leaf in leaves])
 
 
 def _at_a_glance(

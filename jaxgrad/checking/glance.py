@@ -43,7 +43,10 @@ _ENOUGH = 2**14
 
 
 class Seen(NamedTuple):
-    """What is kept of an array's samples: its errors' squares, summed, and where two of them were not in proportion."""
+    """What is kept of an array's samples: its errors' squares, summed, and where two of them were not in proportion.
+
+    `reached` is how large the larger of the two is, for each element where `bent` is true.
+    """
 
     squares: np.ndarray
     bent: np.ndarray
@@ -51,15 +54,12 @@ class Seen(NamedTuple):
 
 
 def seen(expected: np.ndarray, usual: np.ndarray, enlarged: np.ndarray, ratio: float) -> Seen:
-    """The first two samples of an array, of roundings that are drawn alike and `ratio` times as large in the second.
-
-    `bent` says where their errors are not in proportion, and there `reached` how large the larger is.
-    """
+    """The first two samples of an array, of roundings that are drawn alike and `ratio` times as large in the second."""
     with np.errstate(invalid="ignore", over="ignore"):
         first, second = usual - expected, (enlarged - expected) / ratio
         size = np.maximum(np.abs(first), np.abs(second))
         bent = ~(np.abs(first - second) <= _BENT * size)
-    return Seen(np.abs(first) ** 2, bent, np.where(bent, size, 0.0))
+    return Seen(np.abs(first) ** 2, bent, size[bent])
 
 
 def noise_of(expected: np.ndarray, of: Seen, usual: np.ndarray, scale: float, dtype: str) -> Noise:
@@ -69,9 +69,10 @@ def noise_of(expected: np.ndarray, of: Seen, usual: np.ndarray, scale: float, dt
     modelled = _likelier(squares, np.abs(expected))
     most = limit(1.0, _POOLED, max(expected.size, 1))
     own = np.sqrt(squares)
-    deviation = np.clip(own, modelled, _OWN * math.sqrt(expected.size) / most * own)
-    unsure = of.bent & ~(of.reached <= _STANDS_OUT * modelled)
-    deviation = np.where(of.bent, modelled, deviation)
+    kept = np.clip(own, modelled, _OWN * math.sqrt(expected.size) / most * own)
+    deviation = np.where(of.bent, modelled, kept)
+    unsure = np.zeros(expected.shape, bool)
+    unsure[of.bent] = ~(of.reached <= _STANDS_OUT * modelled[of.bent])
     slices = (expected.size / max(size, 1) for size in expected.shape)
     freedom = (float(max(expected.size, 1)), *(max(each, 1.0) for each in slices))
     return floored(Noise(deviation / scale, _POOLED, freedom, unsure), expected, dtype)
@@ -95,7 +96,7 @@ def _unlikeliness(squares: np.ndarray, deviation: np.ndarray) -> float:
     step = max(1, squares.size // _ENOUGH)
     some, of = squares.ravel()[::step], deviation.ravel()[::step]
     noisy = some > 0
-    with np.errstate(divide="ignore", over="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return float(np.mean(np.log(of[noisy] ** 2) + some[noisy] / of[noisy] ** 2)) if noisy.any() else 0.0
 
 
