@@ -224,7 +224,8 @@ class _Search:
         self.paths = frozenset(path for path, _ in setting.leaves)
         self.tensors = setting.tensors
         arrays = [redrawn(np.zeros(leaf.shape), (7, k), True) for k, (_, leaf) in enumerate(setting.leaves)]
-        self.recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays))
+        args = [*arrays, *setting.others]
+        self.recorded = jax_values.record(setting.fn, args, len(arrays), looked_up=False)
         program, trace = self.recorded.program, self.recorded.trace
         self.made = {number: op for op in program.ops for number in op.results}
         self.varies = [value.varies for value in trace.values]
@@ -282,8 +283,10 @@ class _Search:
 
     def is_zero(self, number: int, needs: Sequence[frozenset[int]]) -> bool:
         """Whether a value is 0 all over, whatever the leaves and the inputs are."""
+        if needs[number] or self.varies[number]:
+            return False
         x = np.asarray(as_float64(self.recorded.values[number]))
-        return bool(not needs[number] and not self.varies[number] and x.size and not x.any())
+        return bool(x.size and not x.any())
 
     def ranked(self, leaf: int) -> list[Rule]:
         """The candidates of a leaf, the likeliest first."""
@@ -325,6 +328,28 @@ class _Search:
         same = {k: rule for k, rule in by_analogy(self.leaves, self.shapes, taken).items() if k not in self.given}
         rest = by_names(self.leaves, self.shapes, {**taken, **same}, self.given, self.turned, self.away)
         return {**same, **rest}
+
+    def proposed(self, given: Mapping[int, list[Rule]]) -> dict[int, Rule]:
+        """Rules for all leaves by their names, of those `given` for some; nothing is known of the values."""
+        found = by_names(self.leaves, self.shapes, {}, given, self.turned, self.away)
+        for k, (path, leaf) in enumerate(self.leaves):
+            if k not in found and self.first.get(k) is not None:
+                # A norm without weights of its own beside one with them, which are then ones and zeros.
+                number = 0.0 if module_and_kind(path)[1] in ("bias", "running_mean") else 1.0
+                found[k] = rules.constant(tuple(leaf.shape), number)
+        return found
+
+    def namesakes(self) -> dict[int, list[Rule]]:
+        """The candidates of those leaves that have the name of a tensor: those made from it alone."""
+        tensors: dict[Any, list[str]] = {}
+        for name in self.tensors:
+            tensors.setdefault(module_and_kind(name), []).append(name)
+        found = {}
+        for k, (path, leaf) in enumerate(self.leaves):
+            shapes = {name: self.shapes[name] for name in tensors.get(module_and_kind(path), ())}
+            if len(shapes) == 1 and (fits := list(rules.candidates(tuple(leaf.shape), shapes, self.turned))):
+                found[k] = fits
+        return found
 
     def holds(self, proposed: Mapping[int, Rule]) -> bool:
         """Whether all outputs are the torch program's with these rules."""
@@ -598,14 +623,13 @@ def search(setting: Setting, module: Any, names: Mapping[str, str], strict: bool
     """The mapping of two programs: that of the names if all outputs agree with it, else what the walk finds."""
     with jax_values.float64():
         found = _Search(setting, names)
-        proposed = found.by_names({})
-        for k, (path, leaf) in enumerate(setting.leaves):
-            if k not in proposed and found.first.get(k) is not None:
-                # A norm without weights of its own beside one with them, which are then ones and zeros.
-                number = 0.0 if module_and_kind(path)[1] in ("bias", "running_mean") else 1.0
-                proposed[k] = rules.constant(tuple(leaf.shape), number)
-        if len(proposed) == len(setting.leaves) and found.holds(proposed):
-            return _finished(setting.leaves, proposed, {}, setting.tensors, found.used, module, strict)
+        # Where many names are the same, looking at every leaf beside every tensor takes longer than all else.
+        refused: dict[int, Rule] = {}
+        for given in ({**found.namesakes(), **found.given}, found.given):
+            proposed = found.proposed(given)
+            if proposed != refused and len(proposed) == len(setting.leaves) and found.holds(proposed):
+                return _finished(setting.leaves, proposed, {}, setting.tensors, found.used, module, strict)
+            refused = proposed
         found.walk(0, dict(found.known), {}, frozenset())
     proved = {k: rule for k, rule in found.best.items() if k not in found.guessed}
     placed = found.by_names(proved)
