@@ -105,7 +105,7 @@ def match(
         found = by_names(leaves, shapes, {}, given, transposed_convolutions(module), in_order(leaves, shapes))
         return _finished(paths(params), {}, found, tensors, set(tensors), module, strict)
     setting = prepare(call, params, inputs, module, kwargs or {}, torch_inputs, seed)
-    return search(setting, module, names or {}, strict)
+    return search(setting, module, names or {}, strict)[0]
 
 
 def prepare(
@@ -219,13 +219,23 @@ class _Dead(Exception):
 class _Search:
     """What does not change while rules are tried: the program, what it needs, and torch's values."""
 
-    def __init__(self, setting: Setting, names: Mapping[str, str]) -> None:
-        self.setting, self.leaves = setting, setting.leaves
+    def __init__(self, setting: Setting, names: Mapping[str, str], use: str) -> None:
+        self.setting, self.leaves, self.use = setting, setting.leaves, use
         self.paths = frozenset(path for path, _ in setting.leaves)
         self.tensors = setting.tensors
-        arrays = [redrawn(np.zeros(leaf.shape), (7, k), True) for k, (_, leaf) in enumerate(setting.leaves)]
-        args = [*arrays, *setting.others]
-        self.recorded = jax_values.record(setting.fn, args, len(arrays), looked_up=False)
+        self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
+        self.turned = transposed_convolutions(setting.torch.module)
+        self.given = all_given(self.leaves, names, self.shapes)
+        self.close = {**self.namesakes(), **self.given}
+        # Where names alone place every leaf, the program is recorded with what is probably right, and not again.
+        all_close = len(self.close) == len(self.leaves)
+        self.guess = by_names(self.leaves, self.shapes, {}, self.close, self.turned) if all_close else {}
+        arrays = [
+            rules.apply(self.guess[k], self.tensors) if k in self.guess else redrawn(np.zeros(leaf.shape), (7, k), True)
+            for k, (_, leaf) in enumerate(self.leaves)
+        ]
+        args, looked_up = [*arrays, *setting.others], len(self.guess) == len(arrays)
+        self.recorded = jax_values.record(setting.fn, args, len(arrays), use, looked_up=looked_up)
         program, trace = self.recorded.program, self.recorded.trace
         self.made = {number: op for op in program.ops for number in op.results}
         self.varies = [value.varies for value in trace.values]
@@ -269,16 +279,13 @@ class _Search:
         self.position = {
             leaf: k / len(self.first) for k, leaf in enumerate(sorted(self.first, key=self.first.__getitem__))
         }
-        self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
         self.mirrored = mirrored_leaves(self.recorded, len(arrays))
         self.contracted = contracted_leaves(self.recorded, len(arrays))
         self.unlike = unlike_modules(self.leaves, self.shapes)
-        self.turned = transposed_convolutions(setting.torch.module)
         self.contracted_by_torch = torch_values.contracted(setting.torch.trace, self.turned)
         self.left = MOST_TRIED
         self.best: dict[int, Rule] = {}
         self.guessed: frozenset[int] = frozenset()
-        self.given = all_given(self.leaves, names, self.shapes)
         self.options: dict[int, list[Rule]] = {}
 
     def is_zero(self, number: int, needs: Sequence[frozenset[int]]) -> bool:
@@ -353,16 +360,19 @@ class _Search:
 
     def holds(self, proposed: Mapping[int, Rule]) -> bool:
         """Whether all outputs are the torch program's with these rules."""
+        found: Mapping[int, Any] = self.recorded.values
         arrays = {k: rules.apply(rule, self.tensors) for k, rule in proposed.items()}
-        given = {self.slots[k]: array for k, array in arrays.items()}
-        found = jax_values.outputs(self.recorded.program, {**self.known, **given})
+        if proposed != self.guess:
+            given = {self.slots[k]: array for k, array in arrays.items()}
+            found = jax_values.outputs(self.recorded.program, {**self.known, **given})
         if self.agrees(found):
             return True
         # They may be off by little, and that by rounding.
         if not self.agrees(found, rounding.COARSEST):
             return False
         args = [*(arrays[k] for k in sorted(arrays)), *self.setting.others]
-        run = jax_values.record(self.setting.fn, args, len(arrays))
+        as_it_is = proposed == self.guess
+        run = self.recorded if as_it_is else jax_values.record(self.setting.fn, args, len(arrays), self.use)
         own, theirs = rounding.noise_of(run), torch_values.noise_of(self.setting.torch)
         noise = [own.get(n, 0.0) for n in run.program.outputs]
         noise += [theirs.get(n, 0.0) for n in self.setting.torch.trace.outputs]
@@ -382,7 +392,7 @@ class _Search:
     def found(
         self,
         number: int,
-        memo: dict[int, Any],
+        memo: Mapping[int, Any],
         without: tuple[str, ...] = (),
         tolerance: float = fingerprint.TOLERANCE,
     ) -> bool:
@@ -493,7 +503,7 @@ class _Search:
         memo.update((n, self.recorded.values[n] * 0) for n in op.results)
         return True
 
-    def agrees(self, memo: dict[int, Any], tolerance: float = fingerprint.TOLERANCE) -> bool:
+    def agrees(self, memo: Mapping[int, Any], tolerance: float = fingerprint.TOLERANCE) -> bool:
         """Whether the float outputs are found, after all leaves have been placed."""
         outputs = [n for n in self.recorded.program.outputs if self.varies[n]]
         wanted = [n for n in outputs if fingerprint.told(as_float64(memo[n]))]
@@ -619,21 +629,27 @@ def _made_from(rule: Rule, shapes: tuple[tuple[int, ...], ...], axis: int) -> fr
     return _varying(rules.apply(rule, labels))
 
 
-def search(setting: Setting, module: Any, names: Mapping[str, str], strict: bool) -> WeightMapping:
-    """The mapping of two programs: that of the names if all outputs agree with it, else what the walk finds."""
+def search(
+    setting: Setting, module: Any, names: Mapping[str, str], strict: bool, use: str = "float32"
+) -> tuple[WeightMapping, jax_values.Recorded | None]:
+    """The mapping of two programs: that of the names if all outputs agree with it, else what the walk finds.
+
+    With it comes the JAX program as it ran with these weights, where it did.
+    """
     with jax_values.float64():
-        found = _Search(setting, names)
+        found = _Search(setting, names, use)
         # Where many names are the same, looking at every leaf beside every tensor takes longer than all else.
-        refused: dict[int, Rule] = {}
-        for given in ({**found.namesakes(), **found.given}, found.given):
+        refused: dict[int, Rule] | None = None
+        for given in (found.close, found.given):
             proposed = found.proposed(given)
             if proposed != refused and len(proposed) == len(setting.leaves) and found.holds(proposed):
-                return _finished(setting.leaves, proposed, {}, setting.tensors, found.used, module, strict)
+                mapping = _finished(setting.leaves, proposed, {}, setting.tensors, found.used, module, strict)
+                return mapping, found.recorded if proposed == found.guess else None
             refused = proposed
         found.walk(0, dict(found.known), {}, frozenset())
     proved = {k: rule for k, rule in found.best.items() if k not in found.guessed}
     placed = found.by_names(proved)
-    return _finished(setting.leaves, proved, placed, setting.tensors, found.used, module, strict)
+    return _finished(setting.leaves, proved, placed, setting.tensors, found.used, module, strict), None
 
 
 def odd_ones(mapping: WeightMapping) -> dict[str, Rule]:
