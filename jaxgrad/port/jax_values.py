@@ -92,6 +92,10 @@ class Arrays(Mapping[int, Any]):
         """A value in float64."""
         return _host(self[number])
 
+    def keep(self, numbers: Iterable[int]) -> None:
+        """Keep some values from now on: those that are asked for again and again."""
+        self.kept.update([(number, self[number]) for number in numbers])
+
     def _compute(self, number: int) -> None:
         for k in range(max(self.makers.values(), default=-1) + 1, len(self.ops)):
             self.makers.update(dict.fromkeys(self.ops[k].results, k))

@@ -228,8 +228,8 @@ class _Search:
         self.given = all_given(self.leaves, names, self.shapes)
         self.close = {**self.namesakes(), **self.given}
         # Where names alone place every leaf, the program is recorded with what is probably right, and not again.
-        all_close = len(self.close) == len(self.leaves)
-        self.guess = by_names(self.leaves, self.shapes, {}, self.close, self.turned) if all_close else {}
+        self.all_close = len(self.close) == len(self.leaves)
+        self.guess = by_names(self.leaves, self.shapes, {}, self.close, self.turned) if self.all_close else {}
         arrays = [
             rules.apply(self.guess[k], self.tensors) if k in self.guess else redrawn(np.zeros(leaf.shape), (7, k), True)
             for k, (_, leaf) in enumerate(self.leaves)
@@ -553,15 +553,15 @@ class _Search:
 
     def combinations(self, wanted: Sequence[int], assigned: Mapping[int, Rule]) -> Iterator[dict[int, Rule]]:
         taken = [rule for leaf, rule in assigned.items()]
+        if len(wanted) == 1:
+            # The first that is tried is mostly right, and there are many.
+            yield from ({wanted[0]: rule} for rule in self.ranked(wanted[0]) if is_free(rule, taken))
+            return
         lists = [[rule for rule in self.ranked(leaf) if is_free(rule, taken)] for leaf in wanted]
-        if len(wanted) > 1:
-            lists = [each[:60] for each in lists]
+        lists = [each[:60] for each in lists]
         # Those that are likely on the whole come first.
-        ranks: Iterator[tuple[int, ...]] = itertools.product(*(range(len(each)) for each in lists))
-        if len(wanted) > 1:
-            most = itertools.islice(ranks, 200_000)
-            ranks = iter(sorted(most, key=sum)[:MOST_TOGETHER])
-        for rank in ranks:
+        ranks = itertools.product(*(range(len(each)) for each in lists))
+        for rank in sorted(itertools.islice(ranks, 200_000), key=sum)[:MOST_TOGETHER]:
             chosen = [each[r] for each, r in zip(lists, rank, strict=True)]
             if all(is_free(rule, chosen[:n]) for n, rule in enumerate(chosen)):
                 yield dict(zip(wanted, chosen, strict=True))
@@ -638,9 +638,9 @@ def search(
     """
     with jax_values.float64():
         found = _Search(setting, names, use)
-        # Where many names are the same, looking at every leaf beside every tensor takes longer than all else.
+        # Looking at every leaf beside every tensor takes longer than all else.
         refused: dict[int, Rule] | None = None
-        for given in (found.close, found.given):
+        for given in (found.close,) if found.all_close else (found.close, found.given):
             proposed = found.proposed(given)
             if proposed != refused and len(proposed) == len(setting.leaves) and found.holds(proposed):
                 mapping = _finished(setting.leaves, proposed, {}, setting.tensors, found.used, module, strict)
