@@ -320,8 +320,10 @@ def solved(r: Region) -> Iterator[Change]:
             some = [m for m in r.theirs[:30] if r.parted.other.trace.values[m].array.size == size]
             for m in some[:6]:
                 new = _solve(r, number, old, n, r.parted.other.trace.values[m].array)
-                if new is not None:
-                    yield Change(place, f"{old:g} should be {new:.10g}", {number: np.asarray(new)}, {})
+                # What is solved for is off by rounding: 0 comes out as some 1e-14.
+                tried = [] if new is None else [new] if abs(new) > 1e-8 * abs(old) else [0.0, new]
+                for each in tried:
+                    yield Change(place, f"{old:g} should be {each:.10g}", {number: np.asarray(each)}, {})
 
 
 def _solve(r: Region, number: int, old: float, n: int, target: np.ndarray) -> float | None:
@@ -343,8 +345,6 @@ def _solve(r: Region, number: int, old: float, n: int, target: np.ndarray) -> fl
         at_b = gap(b)
         if abs(at_b) <= 1e-13 * abs(wanted):
             # As it was probably written.
-            if abs(b) <= 1e-11 * abs(old):
-                return 0.0
             short = next((float(f"{b:.{k}g}") for k in range(1, 8) if abs(float(f"{b:.{k}g}") - b) <= 1e-6 * abs(b)), b)
             return short
     return None
