@@ -559,7 +559,7 @@ def factors(r: Region) -> Iterator[Change]:
                 continue
             value = np.asarray(r.recorded.values[n]) * ratio
             place = trace.values[n].place if n in r.bad else trace.values[r.bad[0]].place
-            yield Change(place, f"a factor {_number(ratio)} is missing{_mean_or_sum(ratio, a)}", {n: value}, {})
+            yield Change(place, f"a factor {_number(ratio)} is missing{_mean_or_sum(r, ratio, a)}", {n: value}, {})
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -587,12 +587,22 @@ def _number(x: float) -> str:
     return f"{x:.10g}"
 
 
-def _mean_or_sum(ratio: float, a: np.ndarray) -> str:
-    if a.size == 1 and ratio < 1 and abs(1 / ratio - round(1 / ratio)) < 1e-6:
-        return ": a sum in the place of a mean"
-    if a.size == 1 and ratio > 1 and abs(ratio - round(ratio)) < 1e-6:
-        return ": a mean in the place of a sum"
-    return ""
+def _mean_or_sum(r: Region, ratio: float, a: np.ndarray) -> str:
+    """That one number is a sum and no mean, or the other way round, where that many may have been summed."""
+    count = max(ratio, 1 / ratio)
+    if a.size != 1 or count < 1.5 or abs(count - round(count)) > 1e-6 or round(count) not in _counts(r):
+        return ""
+    return ": a sum in the place of a mean" if ratio < 1 else ": a mean in the place of a sum"
+
+
+def _counts(r: Region) -> set[int]:
+    """How many numbers a sum may have: those that are summed here, and what the other program counted."""
+    values = r.parted.own.trace.values
+    summed = [op for op in r.recorded.program.ops if op.name == "reduce_sum" and values[op.results[0]].varies]
+    sizes = {n for op in summed for n in (values[op.operands[0]].size, *values[op.operands[0]].shape)}
+    single = (v.array for v in r.parted.other.trace.values if v.size == 1)
+    counted = {round(x) for x in (float(y.ravel()[0]) for y in single) if math.isfinite(x) and x == round(x)}
+    return sizes | counted
 
 
 def addends(r: Region) -> Iterator[Change]:

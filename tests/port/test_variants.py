@@ -276,6 +276,18 @@ def ignoring(p: Any, x: Any, y: Any, bug: str) -> Any:
     return losses.sum() if bug == "summed" else losses.sum() / keep.sum()
 
 
+class Similar(torch.nn.Module):
+    def forward(self, x: Any, y: Any) -> Any:
+        return -4 * F.cosine_similarity(torch.sin(x), y).mean()
+
+
+def similar(p: Any, x: Any, y: Any, bug: str) -> Any:
+    x = jnp.sin(x)
+    cosines = (x * y).sum(-1) / (jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1))
+    total = cosines.mean() * (4 if bug == "sign" else 1 if bug == "factor" else -4)  # sign, factor
+    return -total if bug == "factor" else total
+
+
 class SiluGated(torch.nn.Module):
     def forward(self, x: Any) -> Any:
         a, b = torch.sin(x).chunk(2, -1)
@@ -332,6 +344,7 @@ VARIANTS = [
     (twice, {}, Twice, (shape(3, 4), shape(3, 4)), {"sign in a helper": "add in the place of sub"}),
     (shared, {}, Shared, (shape(2, 2, 5, 3), shape(2, 5, 2, 3)), {"tiled": "should be repeated one by one"}),
     (ignoring, {}, Ignoring, (shape(6, 5), KEPT), {"summed": "a sum in the place of a mean"}),
+    (similar, {}, Similar, (shape(3, 5), shape(3, 5)), {"sign": "4 should be -4", "factor": "a factor 4 is missing"}),
     (silu_gated, {}, SiluGated, (shape(3, 8),), {"halves swapped": "sigmoid of what split"}),
     (lengths, {"weight": shape(4, 3)}, Lengths, (shape(2, 3),), {"epsilon": "0.001 should be 0"}),
     (beside, {}, Beside, (shape(3, 4),), {"behind": "the value of input"}),
@@ -352,6 +365,7 @@ def test_a_variant_is_named_at_its_line(case):
     wrong = port.compare(lambda *args: fn(*args, bug), params, *inputs, torch=module())
     assert bug in wrong.jax.line.text, str(wrong)
     assert wrong.mends and words in wrong.mends[0].words, str(wrong)
+    assert bug != "factor" or "mean" not in wrong.mends[0].words, "4 is not how many numbers there are"
 
 
 class Rotated(torch.nn.Module):
