@@ -86,7 +86,7 @@ def _beside_torch(
     setting = prepare(fn, params, inputs, module, kwargs, torch_inputs, seed)
     progress(1, len(_STEPS), _STEPS[1])
     is_module = hasattr(module, "named_parameters")
-    found = given if given is not None else search(setting, module, names, strict=False)
+    found, run = (given, None) if given is not None else search(setting, module, names, strict=False, use=use)
     odd = odd_ones(found) if given is None and not names else {}
     found = found._replace(
         entries=tuple(e._replace(rule=odd[e.path], proved=False) if e.path in odd else e for e in found.entries)
@@ -114,7 +114,9 @@ def _beside_torch(
             notes.append("the torch module is in training mode and drops values at random; call module.eval()")
     with kept(lambda: found, lambda: "compare was stopped when the weights were placed"):
         progress(2, len(_STEPS), _STEPS[2])
-        recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays), use)
+        if run is None or odd:
+            run = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays), use)
+        recorded = run
         noise = Noise(lambda: noise_of(recorded), lambda: torch_values.noise_of(setting.torch))
         parted = locate.part(recorded.trace, setting.torch.trace, noise)
         verdict = locate.judged(parted, "torch")

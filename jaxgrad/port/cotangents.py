@@ -22,14 +22,12 @@ from jaxgrad.port.locate import BACKWARD, Agreement, Pair, Parted, Verdict, line
 from jaxgrad.port.mapping import Mapping as WeightMapping
 from jaxgrad.port.match import Setting
 from jaxgrad.port.rounding import COARSEST, Noise, noise_of
-from jaxgrad.port.values import Place, Trace
+from jaxgrad.port.values import Place, Trace, Value
 
 # A backward pass has twice the operations of a forward pass and more cancellation.
 BACKWARD_TOLERANCE = 1e-8
 # Where values need a tolerance of their own, cotangents need so many times that: slopes multiply on the way back.
 _BACKWARD = 100.0
-# Of how many operations a backward pass is compiled as a whole.
-_MOST_COMPILED = 300
 
 
 class Allowance(NamedTuple):
@@ -73,9 +71,7 @@ def jax_cotangents(
             wanted = inside & recorded.floats if only is None else inside & recorded.floats & only
             derived = recorded.floats & (made | inputs)
             shapes = {n: recorded.trace.values[n].shape for n in sorted(wanted)}
-            # A program of many operations has most of them many times, and is compiled faster one by one.
-            compiled = len(program.ops) <= _MOST_COMPILED and not recorded.cuts
-            of_inside, of_before = _pulled(ops, values, shapes, derived, dys_inside, compiled)
+            of_inside, of_before = _pulled(ops, values, shapes, derived, dys_inside)
             for n, dx in of_before.items():
                 _add(pending, n, dx)
             found.update((n, _kept(recorded, n, dx, pairs.get(n))) for n, dx in of_inside.items())
@@ -90,13 +86,15 @@ def _pulled(
     wanted: Mapping[int, tuple[int, ...]],
     derived: frozenset[int],
     dys: Mapping[int, Any],
-    compiled: bool,
 ) -> tuple[dict[int, Any], dict[int, Any]]:
-    """The cotangents of the `wanted` results, by number with their shapes, and of what is `derived` and goes in."""
+    """The cotangents of the `wanted` results, by number with their shapes, and of what is `derived` and goes in.
+
+    JAX derives the backward pass, which is then run in NumPy: to compile it would take longer than all else.
+    """
     inside = {n for op in ops for n in op.results}
     before = {n: values[n] for op in ops for n in op.operands if n not in inside}
     floats = {n: x for n, x in before.items() if n in derived}
-    zeros = {n: jnp.zeros(shape) for n, shape in wanted.items()}
+    zeros = {n: np.broadcast_to(0.0, shape) for n, shape in wanted.items()}
 
     def run(added: dict[int, Any], given: dict[int, Any]) -> dict[int, Any]:
         known = {**before, **given}
@@ -108,8 +106,18 @@ def _pulled(
     def pull(added: Any, given: Any, dys: Any) -> Any:
         return jax.vjp(run, added, given)[1](dys)
 
-    of_inside, of_before = (jax.jit(pull) if compiled else pull)(zeros, floats, dys)
+    given, _ = jax.tree.flatten((zeros, floats, dict(dys)))
+    closed, results = jax.make_jaxpr(pull, return_shape=True)(zeros, floats, dict(dys))
+    of_inside, of_before = jax.tree.unflatten(jax.tree.structure(results), jax_values.evaluate(closed, given))
     return of_inside, of_before
+
+
+def _wanted(recorded: jax_values.Recorded, parted: Parted, side: int) -> frozenset[int] | None:
+    """The values on one side of the pairs whose cotangents are compared, for a run that was let go; else None, all."""
+    if not recorded.cuts:
+        return None
+    values = parted.own.trace.values
+    return frozenset((p.own, p.other)[side] for p in parted.pairs.values() if _is_told(values[p.own], p))
 
 
 def _add(to: dict[int, Any], number: int, x: Any) -> None:
@@ -168,7 +176,7 @@ def beside_torch(
     if not of_other:
         return None
     outputs = [n for n, _ in pairs]
-    of_own = jax_cotangents(recorded, outputs, dys, parted.pairs)
+    of_own = jax_cotangents(recorded, outputs, dys, parted.pairs, _wanted(recorded, parted, 0))
     by_name = {v.place.module: k for k, v in enumerate(setting.torch.trace.values) if v.place.op == "parameter"}
     allowed = allowance(parted, of_other)
     wrong = _wrong(_weight_gradients(setting, found, recorded, of_own, of_other, by_name), allowed)
@@ -208,8 +216,8 @@ def beside_jax(
     b = jax_values.record(other, args, count, use, open_custom=False)
     parted = locate.part(a.trace, b.trace, Noise(lambda: noise_of(a), lambda: noise_of(b)))
     dys = _dys(parted, seed)
-    of_own = jax_cotangents(a, parted.own.outputs, dys, parted.pairs)
-    of_other = jax_cotangents(b, parted.other.outputs, dys, {})
+    of_own = jax_cotangents(a, parted.own.outputs, dys, parted.pairs, _wanted(a, parted, 0))
+    of_other = jax_cotangents(b, parted.other.outputs, dys, {}, _wanted(b, parted, 1))
     ends = {
         n: Pair(n, m, Layout(EXACT, (), True), a.trace.values[n].shape)
         for n, m in zip(a.program.inputs, b.program.inputs, strict=True)
@@ -399,8 +407,12 @@ def _differs(
 
 
 def _comparable(parted: Parted, pair: Pair, of_other: Mapping[int, Held]) -> bool:
-    value = parted.own.trace.values[pair.own]
-    return value.varies and not value.moved and pair.other in of_other and pair.layout.kind != SCATTERED
+    return _is_told(parted.own.trace.values[pair.own], pair) and pair.other in of_other
+
+
+def _is_told(value: Value, pair: Pair) -> bool:
+    """Whether a value's cotangent is compared: of what is only moved that is the cotangent of what it is moved from."""
+    return value.varies and not value.moved and pair.layout.kind != SCATTERED
 
 
 def _superfluous(

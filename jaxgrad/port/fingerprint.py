@@ -26,8 +26,9 @@ _HUGE, _JUMP = 9e3, 300.0
 _MOST_AXES = 5
 # The largest arrays that are sorted to see whether they hold the same numbers.
 _MOST_SORTED = 2**16
-# How many numbers are summed at once, so that they lie in a processor's cache meanwhile.
-_BLOCK = 2**15
+# How many numbers are summed at once, so that they lie in a processor's cache meanwhile. Products of so few run in one
+# thread: those of larger arrays wait for each other.
+_BLOCK = 2**13
 # How many sums a sketch has at most, and the period of the numbers that they are weighted with: a prime, so that no
 # row of a power of two meets the same ones again. A sum of n weighted differences of one size is seldom larger than
 # this many times the root of n.
@@ -96,19 +97,41 @@ class Index(NamedTuple):
 
 def sketch(x: np.ndarray) -> Sketch:
     """What is kept of a float64 array."""
-    sums, stretch = _weighted(x)
-    return Sketch(x.shape, fingerprint(x), sums, stretch, told(x))
+    flat = np.asarray(x, np.float64).ravel()
+    found, ordinary = _ordinary_sums(flat)
+    # What is not ordinary counts as 0 in the weighted sums.
+    plain = flat if ordinary.size == flat.size else np.where(ordinary_of(flat), flat, 0.0)
+    sums, stretch = _weighted(plain)
+    tells = _says_enough(float(flat[0])) if x.size == 1 else _varies(ordinary, found.most, found.least)
+    return Sketch(x.shape, _printed(found, flat.size - ordinary.size), sums, stretch, tells)
 
 
-def _weighted(x: np.ndarray) -> tuple[np.ndarray, int]:
-    """The sums of stretches of an array's ordinary numbers, each times a weight, and how long a stretch is."""
+def resketched(known: Sketch, x: np.ndarray, in_order: bool) -> Sketch:
+    """What is kept of an array that has the numbers of another, which is `known`, `in_order` or in some other."""
+    if in_order:
+        return known._replace(shape=x.shape)
     flat = x.ravel()
-    if _may_be_huge(flat):
-        flat = np.where(ordinary_of(flat), flat, 0.0)
+    plain = np.where(ordinary_of(flat), flat, 0.0) if known.known.huge else flat
+    return known._replace(shape=x.shape, sums=_weighted(plain)[0])
+
+
+def blank(x: np.ndarray) -> Sketch:
+    """What is kept of an array of which only the shape is wanted."""
+    return Sketch(x.shape, Fingerprint(0.0, 0.0, 0.0, 0.0, 0.0, 0), np.zeros(0), 1, False)
+
+
+def _weighted(flat: np.ndarray) -> tuple[np.ndarray, int]:
+    """The sums of stretches of an array of one axis, each number times a weight, and how long a stretch is."""
     stretch = max(-(-flat.size // _SUMS), 1)
-    weights = np.resize(_weights(), stretch)
+    weights = _weights()[:stretch] if stretch <= _PERIOD else np.resize(_weights(), stretch)
     whole = flat.size // stretch * stretch
-    found = np.einsum("ij,j->i", flat[:whole].reshape(-1, stretch), weights)
+    rows = flat[:whole].reshape(-1, stretch)
+    if stretch > _BLOCK:
+        found = np.einsum("ij,j->i", rows, weights)
+    else:
+        some, found = _BLOCK // stretch, np.empty(len(rows))
+        for start in range(0, len(rows), some):
+            np.dot(rows[start : start + some], weights, out=found[start : start + some])
     if whole == flat.size:
         return found, stretch
     return np.append(found, np.einsum("j,j->", flat[whole:], weights[: flat.size - whole])), stretch
@@ -124,20 +147,53 @@ def fingerprint(x: Held) -> Fingerprint:
     if isinstance(x, Sketch):
         return x.known
     flat = np.asarray(x, np.float64).ravel()
-    ordinary = flat[ordinary_of(flat)] if _may_be_huge(flat) else flat
-    if not ordinary.size:
-        return Fingerprint(0.0, 0.0, 0.0, 0.0, 0.0, flat.size)
-    scale = max(float(ordinary.max()), -float(ordinary.min()))
-    totals = np.zeros(4)
-    for start in range(0, ordinary.size, _BLOCK):
-        # Products, as NumPy's power is much slower; and no `@`, whose threads wait for each other at every small array.
-        unit = ordinary[start : start + _BLOCK] / (scale or 1.0)
-        squares = unit * unit
-        totals += unit.sum(), squares.sum(), np.abs(unit).sum(), (squares * unit).sum()
-    total, square, size, cube = map(float, totals)
-    return Fingerprint(
-        scale * total, scale**2 * square, scale * size, scale**3 * cube, scale, flat.size - ordinary.size
-    )
+    found, ordinary = _ordinary_sums(flat)
+    return _printed(found, flat.size - ordinary.size)
+
+
+class _Sums(NamedTuple):
+    """Sums over numbers, and the largest and the least of them."""
+
+    total: float
+    squares: float
+    sizes: float
+    cubes: float
+    most: float
+    least: float
+
+
+_NOTHING = _Sums(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def _printed(found: _Sums, huge: int) -> Fingerprint:
+    return Fingerprint(*found[:4], max(found.most, -found.least), huge)
+
+
+def _ordinary_sums(flat: np.ndarray) -> tuple[_Sums, np.ndarray]:
+    """The sums over the ordinary numbers of an array of one axis, and these."""
+    found = _summed(flat, _HUGE)
+    if found is not None:
+        return found, flat
+    ordinary = flat[ordinary_of(flat)]
+    return _summed(ordinary, math.inf) or _NOTHING, ordinary
+
+
+def _summed(flat: np.ndarray, below: float) -> _Sums | None:
+    """The sums over an array of one axis; None where not all numbers are `below` a size."""
+    totals, most, least = np.zeros(4), -math.inf, math.inf
+    work = np.empty(min(flat.size, _BLOCK))
+    for start in range(0, flat.size, _BLOCK):
+        part = flat[start : start + _BLOCK]
+        high, low = float(np.maximum.reduce(part)), float(np.minimum.reduce(part))
+        if not (high < below and -low < below):
+            return None
+        most, least = max(most, high), min(least, low)
+        some = work[: part.size]
+        size = np.add.reduce(np.abs(part, out=some))
+        square = np.multiply(part, part, out=some)
+        totals += np.add.reduce(part), np.dot(part, part), size, np.dot(square, part)
+    total, squares, sizes, cubes = map(float, totals)
+    return _Sums(total, squares, sizes, cubes, most, least) if flat.size else _NOTHING
 
 
 def _may_be_huge(x: np.ndarray) -> bool:
@@ -163,15 +219,20 @@ def told(x: Held) -> bool:
     if isinstance(x, Sketch):
         return x.tells
     if x.size == 1:
-        # One number is a coincidence only if it is a round one.
-        number = float(x.ravel()[0])
-        return math.isfinite(number) and number != 0 and float(f"{number:.4g}") != number
+        return _says_enough(float(x.ravel()[0]))
     ordinary = x[ordinary_of(x)] if _may_be_huge(x) else x.ravel()
-    return bool(
-        ordinary.size
-        and np.ptp(ordinary) > 1e-12 * np.abs(ordinary).max()
-        and not set(np.unique(ordinary[:64])) <= {0.0, 1.0}
-    )
+    return bool(ordinary.size) and _varies(ordinary, float(ordinary.max()), float(ordinary.min()))
+
+
+def _says_enough(number: float) -> bool:
+    """Whether one number is no coincidence: only a round one is."""
+    return math.isfinite(number) and number != 0 and float(f"{number:.4g}") != number
+
+
+def _varies(ordinary: np.ndarray, most: float, least: float) -> bool:
+    """Whether numbers, the largest and the least of them given, are not all the same, nor a mask."""
+    differ = most - least > 1e-12 * max(most, -least)
+    return bool(ordinary.size and differ and not set(ordinary[:64].tolist()) <= {0.0, 1.0})
 
 
 def index(arrays: Sequence[Held]) -> Index:
@@ -318,7 +379,7 @@ def largest_error(x: np.ndarray, exact: Held) -> float:
 
 def sums(x: Held) -> np.ndarray:
     """The weighted sums of an array, or of what a sketch is of."""
-    return x.sums if isinstance(x, Sketch) else _weighted(x)[0]
+    return x.sums if isinstance(x, Sketch) else sketch(x).sums
 
 
 def _nested(shape: Sequence[int], other: Sequence[int]) -> bool:

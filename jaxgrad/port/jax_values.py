@@ -24,7 +24,7 @@ from scipy import special
 from jaxgrad import jax_seam
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jax_seam import ClosedJaxpr, jaxpr_as_fun
-from jaxgrad.port.fingerprint import sketch
+from jaxgrad.port.fingerprint import Sketch, blank, resketched, sketch
 from jaxgrad.port.values import Line, Place, Trace, Value, Values, as_float64, decimal, raised, within
 
 # A scan of more operations than this is run as it is: its turns are not looked at one by one.
@@ -92,6 +92,10 @@ class Arrays(Mapping[int, Any]):
         """A value in float64."""
         return _host(self[number])
 
+    def keep(self, numbers: Iterable[int]) -> None:
+        """Keep some values from now on: those that are asked for again and again."""
+        self.kept.update([(number, self[number]) for number in numbers])
+
     def _compute(self, number: int) -> None:
         for k in range(max(self.makers.values(), default=-1) + 1, len(self.ops)):
             self.makers.update(dict.fromkeys(self.ops[k].results, k))
@@ -140,6 +144,7 @@ def record(
     *,
     open_custom: bool = True,
     inline: bool = True,
+    looked_up: bool = True,
 ) -> Recorded:
     """Run `fn(*args)`, a function of arrays, in float64 and keep every value; of a run too large to keep a sketch.
 
@@ -151,13 +156,14 @@ def record(
             what it computes in a narrower one is left.
         open_custom: whether custom rules are looked into. They must not be where derivatives are wanted.
         inline: whether loops are looked into turn by turn.
+        looked_up: whether values will be looked up among others. If not, of what is let go only its shape is kept.
 
     Raises `JaxgradError` where `fn` raises.
     """
     with float64():
         wide = [_given(x, use) for x in args]
         closed, shapes = _traced(fn, wide, use)
-        state = _State(use, open_custom, inline)
+        state = _State(use, open_custom, inline, looked_up)
         inputs = [
             state.new(x, number >= parameters, _nowhere("input" if number >= parameters else "parameter"))
             for number, x in enumerate(wide)
@@ -226,8 +232,8 @@ class _Made:
 class _State(Values):
     """What a run has made so far."""
 
-    def __init__(self, use: str, open_custom: bool, inline: bool) -> None:
-        self.use, self.open_custom, self.inline = use, open_custom, inline
+    def __init__(self, use: str, open_custom: bool, inline: bool, looked_up: bool) -> None:
+        self.use, self.open_custom, self.inline, self.looked_up = use, open_custom, inline, looked_up
         self.constants: dict[int, Any] = {}
         self.ops: list[Op] = []
         self.arrays = Arrays(self.ops, {}, 0)
@@ -268,6 +274,15 @@ class _State(Values):
             }
             self.keep_living()
         return made
+
+    def sketch(self, value: Value) -> Sketch:
+        """What is kept of a value that is let go. What is only moved has the numbers of what it is moved from."""
+        if not self.looked_up:
+            return blank(value.array)
+        source = self.values[value.operands[0]].held if value.moved and len(value.operands) == 1 else None
+        if isinstance(source, Sketch) and source.size == value.size:
+            return resketched(source, value.array, value.place.op != "transpose")
+        return super().sketch(value)
 
     def keep_living(self) -> None:
         """Keep all that is still needed, so that what comes behind can be computed again from here."""
@@ -366,6 +381,31 @@ def outputs(program: Program, given: Mapping[int, Any]) -> dict[int, Any]:
     return {n: known[n] for n in program.outputs}
 
 
+def evaluate(closed: ClosedJaxpr, given: Sequence[Any]) -> list[Any]:
+    """The results of a program as it was traced, in NumPy where it has the operation; nothing else is computed."""
+    jaxpr = closed.jaxpr
+    needed = {atom for atom in jaxpr.outvars if not jax_seam.literal(atom)}
+    eqns = []
+    for eqn in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(eqn.outvars):
+            eqns.append(eqn)
+            needed.update(atom for atom in eqn.invars if not jax_seam.literal(atom))
+    known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *given), strict=True))
+    last = _needed_until(jaxpr, eqns[::-1])
+
+    def value(atom: Any) -> Any:
+        return atom.val if jax_seam.literal(atom) else known[atom]
+
+    for k, eqn in enumerate(eqns[::-1]):
+        operands, body = [value(atom) for atom in eqn.invars], jax_seam.called(eqn)
+        made = _bound(eqn, "float64")(operands) if body is None else evaluate(body, operands)
+        known.update(zip(eqn.outvars, made, strict=True))
+        for var in (*eqn.invars, *eqn.outvars):
+            if not jax_seam.literal(var) and last.get(var, -1) <= k:
+                known.pop(var, None)
+    return [value(atom) for atom in jaxpr.outvars]
+
+
 # Opening programs.
 
 
@@ -386,7 +426,7 @@ def _open(
     def made(atom: Any) -> _Made:
         return state.constant(atom.val) if jax_seam.literal(atom) else known[atom]
 
-    needed = _needed_until(jaxpr)
+    needed = _needed_until(jaxpr, jaxpr.eqns)
     for k, eqn in enumerate(jaxpr.eqns):
         if not eqn.outvars:
             continue
@@ -400,10 +440,10 @@ def _open(
     return [made(atom) for atom in jaxpr.outvars]
 
 
-def _needed_until(jaxpr: Any) -> dict[Any, int]:
-    """The index of the last equation that takes each variable; that behind the last for what is returned."""
-    last = {atom: k for k, eqn in enumerate(jaxpr.eqns) for atom in eqn.invars if not jax_seam.literal(atom)}
-    return {**last, **{atom: len(jaxpr.eqns) for atom in jaxpr.outvars if not jax_seam.literal(atom)}}
+def _needed_until(jaxpr: Any, eqns: Sequence[Any]) -> dict[Any, int]:
+    """The index of the last of some equations that takes each variable; that behind them all for what is returned."""
+    last = {atom: k for k, eqn in enumerate(eqns) for atom in eqn.invars if not jax_seam.literal(atom)}
+    return {**last, **{atom: len(eqns) for atom in jaxpr.outvars if not jax_seam.literal(atom)}}
 
 
 def _results(eqn: Any, operands: list[_Made], state: _State, place: Place, stack: str, jaxpr: Any) -> list[_Made]:

@@ -105,7 +105,7 @@ def match(
         found = by_names(leaves, shapes, {}, given, transposed_convolutions(module), in_order(leaves, shapes))
         return _finished(paths(params), {}, found, tensors, set(tensors), module, strict)
     setting = prepare(call, params, inputs, module, kwargs or {}, torch_inputs, seed)
-    return search(setting, module, names or {}, strict)
+    return search(setting, module, names or {}, strict)[0]
 
 
 def prepare(
@@ -219,12 +219,23 @@ class _Dead(Exception):
 class _Search:
     """What does not change while rules are tried: the program, what it needs, and torch's values."""
 
-    def __init__(self, setting: Setting, names: Mapping[str, str]) -> None:
-        self.setting, self.leaves = setting, setting.leaves
+    def __init__(self, setting: Setting, names: Mapping[str, str], use: str) -> None:
+        self.setting, self.leaves, self.use = setting, setting.leaves, use
         self.paths = frozenset(path for path, _ in setting.leaves)
         self.tensors = setting.tensors
-        arrays = [redrawn(np.zeros(leaf.shape), (7, k), True) for k, (_, leaf) in enumerate(setting.leaves)]
-        self.recorded = jax_values.record(setting.fn, [*arrays, *setting.others], len(arrays))
+        self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
+        self.turned = transposed_convolutions(setting.torch.module)
+        self.given = all_given(self.leaves, names, self.shapes)
+        self.close = {**self.namesakes(), **self.given}
+        # Where names alone place every leaf, the program is recorded with what is probably right, and not again.
+        self.all_close = len(self.close) == len(self.leaves)
+        self.guess = by_names(self.leaves, self.shapes, {}, self.close, self.turned) if self.all_close else {}
+        arrays = [
+            rules.apply(self.guess[k], self.tensors) if k in self.guess else redrawn(np.zeros(leaf.shape), (7, k), True)
+            for k, (_, leaf) in enumerate(self.leaves)
+        ]
+        args, looked_up = [*arrays, *setting.others], len(self.guess) == len(arrays)
+        self.recorded = jax_values.record(setting.fn, args, len(arrays), use, looked_up=looked_up)
         program, trace = self.recorded.program, self.recorded.trace
         self.made = {number: op for op in program.ops for number in op.results}
         self.varies = [value.varies for value in trace.values]
@@ -268,22 +279,21 @@ class _Search:
         self.position = {
             leaf: k / len(self.first) for k, leaf in enumerate(sorted(self.first, key=self.first.__getitem__))
         }
-        self.shapes = {name: tuple(x.shape) for name, x in setting.tensors.items()}
         self.mirrored = mirrored_leaves(self.recorded, len(arrays))
         self.contracted = contracted_leaves(self.recorded, len(arrays))
         self.unlike = unlike_modules(self.leaves, self.shapes)
-        self.turned = transposed_convolutions(setting.torch.module)
         self.contracted_by_torch = torch_values.contracted(setting.torch.trace, self.turned)
         self.left = MOST_TRIED
         self.best: dict[int, Rule] = {}
         self.guessed: frozenset[int] = frozenset()
-        self.given = all_given(self.leaves, names, self.shapes)
         self.options: dict[int, list[Rule]] = {}
 
     def is_zero(self, number: int, needs: Sequence[frozenset[int]]) -> bool:
         """Whether a value is 0 all over, whatever the leaves and the inputs are."""
+        if needs[number] or self.varies[number]:
+            return False
         x = np.asarray(as_float64(self.recorded.values[number]))
-        return bool(not needs[number] and not self.varies[number] and x.size and not x.any())
+        return bool(x.size and not x.any())
 
     def ranked(self, leaf: int) -> list[Rule]:
         """The candidates of a leaf, the likeliest first."""
@@ -326,18 +336,43 @@ class _Search:
         rest = by_names(self.leaves, self.shapes, {**taken, **same}, self.given, self.turned, self.away)
         return {**same, **rest}
 
+    def proposed(self, given: Mapping[int, list[Rule]]) -> dict[int, Rule]:
+        """Rules for all leaves by their names, of those `given` for some; nothing is known of the values."""
+        found = by_names(self.leaves, self.shapes, {}, given, self.turned, self.away)
+        for k, (path, leaf) in enumerate(self.leaves):
+            if k not in found and self.first.get(k) is not None:
+                # A norm without weights of its own beside one with them, which are then ones and zeros.
+                number = 0.0 if module_and_kind(path)[1] in ("bias", "running_mean") else 1.0
+                found[k] = rules.constant(tuple(leaf.shape), number)
+        return found
+
+    def namesakes(self) -> dict[int, list[Rule]]:
+        """The candidates of those leaves that have the name of a tensor: those made from it alone."""
+        tensors: dict[Any, list[str]] = {}
+        for name in self.tensors:
+            tensors.setdefault(module_and_kind(name), []).append(name)
+        found = {}
+        for k, (path, leaf) in enumerate(self.leaves):
+            shapes = {name: self.shapes[name] for name in tensors.get(module_and_kind(path), ())}
+            if len(shapes) == 1 and (fits := list(rules.candidates(tuple(leaf.shape), shapes, self.turned))):
+                found[k] = fits
+        return found
+
     def holds(self, proposed: Mapping[int, Rule]) -> bool:
         """Whether all outputs are the torch program's with these rules."""
+        found: Mapping[int, Any] = self.recorded.values
         arrays = {k: rules.apply(rule, self.tensors) for k, rule in proposed.items()}
-        given = {self.slots[k]: array for k, array in arrays.items()}
-        found = jax_values.outputs(self.recorded.program, {**self.known, **given})
+        if proposed != self.guess:
+            given = {self.slots[k]: array for k, array in arrays.items()}
+            found = jax_values.outputs(self.recorded.program, {**self.known, **given})
         if self.agrees(found):
             return True
         # They may be off by little, and that by rounding.
         if not self.agrees(found, rounding.COARSEST):
             return False
         args = [*(arrays[k] for k in sorted(arrays)), *self.setting.others]
-        run = jax_values.record(self.setting.fn, args, len(arrays))
+        as_it_is = proposed == self.guess
+        run = self.recorded if as_it_is else jax_values.record(self.setting.fn, args, len(arrays), self.use)
         own, theirs = rounding.noise_of(run), torch_values.noise_of(self.setting.torch)
         noise = [own.get(n, 0.0) for n in run.program.outputs]
         noise += [theirs.get(n, 0.0) for n in self.setting.torch.trace.outputs]
@@ -357,7 +392,7 @@ class _Search:
     def found(
         self,
         number: int,
-        memo: dict[int, Any],
+        memo: Mapping[int, Any],
         without: tuple[str, ...] = (),
         tolerance: float = fingerprint.TOLERANCE,
     ) -> bool:
@@ -468,7 +503,7 @@ class _Search:
         memo.update((n, self.recorded.values[n] * 0) for n in op.results)
         return True
 
-    def agrees(self, memo: dict[int, Any], tolerance: float = fingerprint.TOLERANCE) -> bool:
+    def agrees(self, memo: Mapping[int, Any], tolerance: float = fingerprint.TOLERANCE) -> bool:
         """Whether the float outputs are found, after all leaves have been placed."""
         outputs = [n for n in self.recorded.program.outputs if self.varies[n]]
         wanted = [n for n in outputs if fingerprint.told(as_float64(memo[n]))]
@@ -518,15 +553,15 @@ class _Search:
 
     def combinations(self, wanted: Sequence[int], assigned: Mapping[int, Rule]) -> Iterator[dict[int, Rule]]:
         taken = [rule for leaf, rule in assigned.items()]
+        if len(wanted) == 1:
+            # The first that is tried is mostly right, and there are many.
+            yield from ({wanted[0]: rule} for rule in self.ranked(wanted[0]) if is_free(rule, taken))
+            return
         lists = [[rule for rule in self.ranked(leaf) if is_free(rule, taken)] for leaf in wanted]
-        if len(wanted) > 1:
-            lists = [each[:60] for each in lists]
+        lists = [each[:60] for each in lists]
         # Those that are likely on the whole come first.
-        ranks: Iterator[tuple[int, ...]] = itertools.product(*(range(len(each)) for each in lists))
-        if len(wanted) > 1:
-            most = itertools.islice(ranks, 200_000)
-            ranks = iter(sorted(most, key=sum)[:MOST_TOGETHER])
-        for rank in ranks:
+        ranks = itertools.product(*(range(len(each)) for each in lists))
+        for rank in sorted(itertools.islice(ranks, 200_000), key=sum)[:MOST_TOGETHER]:
             chosen = [each[r] for each, r in zip(lists, rank, strict=True)]
             if all(is_free(rule, chosen[:n]) for n, rule in enumerate(chosen)):
                 yield dict(zip(wanted, chosen, strict=True))
@@ -594,22 +629,27 @@ def _made_from(rule: Rule, shapes: tuple[tuple[int, ...], ...], axis: int) -> fr
     return _varying(rules.apply(rule, labels))
 
 
-def search(setting: Setting, module: Any, names: Mapping[str, str], strict: bool) -> WeightMapping:
-    """The mapping of two programs: that of the names if all outputs agree with it, else what the walk finds."""
+def search(
+    setting: Setting, module: Any, names: Mapping[str, str], strict: bool, use: str = "float32"
+) -> tuple[WeightMapping, jax_values.Recorded | None]:
+    """The mapping of two programs: that of the names if all outputs agree with it, else what the walk finds.
+
+    With it comes the JAX program as it ran with these weights, where it did.
+    """
     with jax_values.float64():
-        found = _Search(setting, names)
-        proposed = found.by_names({})
-        for k, (path, leaf) in enumerate(setting.leaves):
-            if k not in proposed and found.first.get(k) is not None:
-                # A norm without weights of its own beside one with them, which are then ones and zeros.
-                number = 0.0 if module_and_kind(path)[1] in ("bias", "running_mean") else 1.0
-                proposed[k] = rules.constant(tuple(leaf.shape), number)
-        if len(proposed) == len(setting.leaves) and found.holds(proposed):
-            return _finished(setting.leaves, proposed, {}, setting.tensors, found.used, module, strict)
+        found = _Search(setting, names, use)
+        # Looking at every leaf beside every tensor takes longer than all else.
+        refused: dict[int, Rule] | None = None
+        for given in (found.close,) if found.all_close else (found.close, found.given):
+            proposed = found.proposed(given)
+            if proposed != refused and len(proposed) == len(setting.leaves) and found.holds(proposed):
+                mapping = _finished(setting.leaves, proposed, {}, setting.tensors, found.used, module, strict)
+                return mapping, found.recorded if proposed == found.guess else None
+            refused = proposed
         found.walk(0, dict(found.known), {}, frozenset())
     proved = {k: rule for k, rule in found.best.items() if k not in found.guessed}
     placed = found.by_names(proved)
-    return _finished(setting.leaves, proved, placed, setting.tensors, found.used, module, strict)
+    return _finished(setting.leaves, proved, placed, setting.tensors, found.used, module, strict), None
 
 
 def odd_ones(mapping: WeightMapping) -> dict[str, Rule]:

@@ -35,6 +35,8 @@ from jaxgrad.port.values import Place, as_float64
 # How many values behind a change may be no counterpart, how many must be one.
 _IN_VAIN = 20
 _ENOUGH = 3
+# How many values behind a right change may be computed in another way before one that agrees.
+_LATE = 3
 # How many differences, one behind the other, are mended.
 _MOST_BEHIND = 4
 # What an operation raises that is given other shapes than it was traced for.
@@ -48,13 +50,16 @@ _MOST_PARTS = 4
 class Effect(NamedTuple):
     """What a change does: how many values behind it now agree, how far off they are, whether all outputs agree.
 
-    `runs` is false where the program cannot be run on to its end: it was traced for other shapes.
+    `runs` is false where the program cannot be run on to its end: it was traced for other shapes. `late` counts the
+    values behind the change before the first that agrees, and `lost` those that agreed without it and now do not.
     """
 
     found: int
     residual: float
     complete: bool
     runs: bool
+    late: int = 0
+    lost: int = 0
 
 
 def mended(
@@ -100,7 +105,7 @@ def _mends(r: Region) -> tuple[list[Mend], Change | None]:
     for kind in KINDS:
         for number, change in zip(numbers, kind(r), strict=False):
             change, effect = _best_of(r, change)
-            if effect.complete or effect.found >= _ENOUGH:
+            if _explains(change, effect):
                 good.append(((not effect.complete, -effect.found), number, change, effect))
                 if effect.complete:
                     break
@@ -126,9 +131,15 @@ def _best_of(r: Region, change: Change) -> tuple[Change, Effect]:
             effect = _effect(r, tried)
         except _DOES_NOT_FIT:
             effect = nothing
-        if effect.complete or effect.found >= _ENOUGH:
+        if _explains(tried, effect):
             return tried, effect
     return change, effect
+
+
+def _explains(change: Change, effect: Effect) -> bool:
+    """Whether enough agrees behind a change."""
+    enough = effect.found >= _ENOUGH and effect.found > effect.lost and effect.late <= _LATE
+    return effect.complete or (enough and not change.weak)
 
 
 def _in_all_turns(r: Region, change: Change) -> Change | None:
@@ -161,7 +172,7 @@ def _in_all_calls(r: Region, change: Change) -> Iterator[Change]:
 
 
 def _effect(r: Region, change: Change) -> Effect:
-    found, vain, residual = 0, 0, 0.0
+    found, vain, late, lost, residual = 0, 0, 0, 0, 0.0
     now: dict[int, Any] = dict(change.values)
     values = r.parted.own.trace.values
     runs = True
@@ -177,13 +188,15 @@ def _effect(r: Region, change: Change) -> Effect:
                 residual = max(residual, near)
                 continue
             vain += 1
+            late += not found
+            lost += locate.agreed(r.parted, n)
             if vain > _IN_VAIN and not found:
                 return Effect(0, math.inf, False, runs)
     except _DOES_NOT_FIT:
         runs = False
     distances = _of_outputs(r, now) if runs else None
     if distances is None:
-        return Effect(found, residual, False, runs)
+        return Effect(found, residual, False, runs, late, lost)
     return Effect(found, max(residual, *distances), True, runs)
 
 
@@ -307,8 +320,10 @@ def solved(r: Region) -> Iterator[Change]:
             some = [m for m in r.theirs[:30] if r.parted.other.trace.values[m].array.size == size]
             for m in some[:6]:
                 new = _solve(r, number, old, n, r.parted.other.trace.values[m].array)
-                if new is not None:
-                    yield Change(place, f"{old:g} should be {new:.10g}", {number: np.asarray(new)}, {})
+                # What is solved for is off by rounding: 0 comes out as some 1e-14.
+                tried = [] if new is None else [new] if abs(new) > 1e-8 * abs(old) else [0.0, new]
+                for each in tried:
+                    yield Change(place, f"{old:g} should be {each:.10g}", {number: np.asarray(each)}, {})
 
 
 def _solve(r: Region, number: int, old: float, n: int, target: np.ndarray) -> float | None:
@@ -544,7 +559,7 @@ def factors(r: Region) -> Iterator[Change]:
                 continue
             value = np.asarray(r.recorded.values[n]) * ratio
             place = trace.values[n].place if n in r.bad else trace.values[r.bad[0]].place
-            yield Change(place, f"a factor {_number(ratio)} is missing{_mean_or_sum(ratio, a)}", {n: value}, {})
+            yield Change(place, f"a factor {_number(ratio)} is missing{_mean_or_sum(r, ratio, a)}", {n: value}, {})
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -572,12 +587,22 @@ def _number(x: float) -> str:
     return f"{x:.10g}"
 
 
-def _mean_or_sum(ratio: float, a: np.ndarray) -> str:
-    if a.size == 1 and ratio < 1 and abs(1 / ratio - round(1 / ratio)) < 1e-6:
-        return ": a sum in the place of a mean"
-    if a.size == 1 and ratio > 1 and abs(ratio - round(ratio)) < 1e-6:
-        return ": a mean in the place of a sum"
-    return ""
+def _mean_or_sum(r: Region, ratio: float, a: np.ndarray) -> str:
+    """That one number is a sum and no mean, or the other way round, where that many may have been summed."""
+    count = max(ratio, 1 / ratio)
+    if a.size != 1 or count < 1.5 or abs(count - round(count)) > 1e-6 or round(count) not in _counts(r):
+        return ""
+    return ": a sum in the place of a mean" if ratio < 1 else ": a mean in the place of a sum"
+
+
+def _counts(r: Region) -> set[int]:
+    """How many numbers a sum may have: those that are summed here, and what the other program counted."""
+    values = r.parted.own.trace.values
+    summed = [op for op in r.recorded.program.ops if op.name == "reduce_sum" and values[op.results[0]].varies]
+    sizes = {n for op in summed for n in (values[op.operands[0]].size, *values[op.operands[0]].shape)}
+    single = (v.array for v in r.parted.other.trace.values if v.size == 1)
+    counted = {round(x) for x in (float(y.ravel()[0]) for y in single) if math.isfinite(x) and x == round(x)}
+    return sizes | counted
 
 
 def addends(r: Region) -> Iterator[Change]:
@@ -649,9 +674,8 @@ def activations(r: Region) -> Iterator[Change]:
         x = r.recorded.values[n]
         if not trace.values[n].varies or not hasattr(x, "dtype") or x.dtype != np.float64 or not np.ndim(x):
             continue
-        made = {
-            name: np.asarray(fn(np.asarray(x))) for name, fn in ACTIVATIONS.items() if name.count("axis") <= np.ndim(x)
-        }
+        fit = {name: fn for name, fn in ACTIVATIONS.items() if "before the last" not in name or np.ndim(x) > 1}
+        made = {name: np.asarray(fn(np.asarray(x))) for name, fn in fit.items()}
         theirs = [name for name, y in made.items() if np.isfinite(y).all() and counterpart(r, y, n) is not None]
         if not theirs:
             continue
@@ -663,8 +687,9 @@ def activations(r: Region) -> Iterator[Change]:
                 if own is not None:
                     yield Change(trace.values[b].place, f"{name} in the place of {own}", {b: made[name]}, {})
         for b in bad[:8]:
+            whose = "" if n in locate.ancestors(trace, b) else f" of what {trace.values[n].place.brief} gives"
             for name in theirs:
-                yield Change(trace.values[b].place, f"{name} in its place", {b: made[name]}, {})
+                yield Change(trace.values[b].place, f"{name}{whose} in its place", {b: made[name]}, {})
         for k, op in list(r.ops.items())[:4]:
             for side, operand in enumerate(op.operands):
                 if operand == n:
@@ -688,19 +713,28 @@ def orders(r: Region) -> Iterator[Change]:
                 continue
             of_first = [place for place, m in enumerate(first.operands) if varies[m].varies]
             if len(of_first) == 1:
-                run = _other_way_round(first, of_first[0], op, side)
+                shape = np.shape(r.recorded.values[op.results[0]])
+                run = _other_way_round(first, of_first[0], op, side, shape)
                 both = op._replace(run=run, operands=(*first.operands, *op.operands))
                 yield Change(op.place, f"{op.name} before {first.name}, not after it", {}, {k: both})
 
 
-def _other_way_round(first: Op, of_first: int, second: Op, of_second: int) -> Callable[[Sequence[Any]], list[Any]]:
-    """Of the operands of both: the second operation of the first one's operand, and then the first of its result."""
+def _other_way_round(
+    first: Op, of_first: int, second: Op, of_second: int, shape: tuple[int, ...]
+) -> Callable[[Sequence[Any]], list[Any]]:
+    """Of the operands of both: the second operation of the first one's operand, and then the first of its result.
+
+    One that gives another `shape` does not fit: what follows may take its numbers in an order that nobody meant.
+    """
 
     def run(x: Sequence[Any]) -> list[Any]:
         given, others = list(x[: len(first.operands)]), list(x[len(first.operands) :])
         others[of_second] = given[of_first]
         (given[of_first],) = second.run(others)
-        return first.run(given)
+        made = first.run(given)
+        if np.shape(made[0]) != shape:
+            raise ValueError(f"a result of the shape {np.shape(made[0])} in the place of one of {shape}")
+        return made
 
     return run
 
@@ -727,7 +761,8 @@ def operands(r: Region) -> Iterator[Change]:
                 for m in [m for m in r.theirs[:30] if agrees and others[m].array.size == trace.values[n].array.size]:
                     words = f"{op.name} should take what the other program has from {others[m].place.brief}"
                     run = changing(op, side, giving(others[m].array.reshape(shape)))
-                    yield running(k, op, op.place, words, run)
+                    # Of a value that is the other program's own, parts and products are, too.
+                    yield running(k, op, op.place, words, run)._replace(weak=True)
             else:
                 for other in [m for m in weights if np.shape(r.recorded.values[m]) == shape and m != n][:40]:
                     words = f"{op.name} should take another parameter, input {r.recorded.program.inputs.index(other)}"

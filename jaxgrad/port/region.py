@@ -15,15 +15,21 @@ from jaxgrad.port.values import Place
 
 # How far into the region changes are tried.
 DEEP = 24
+# How many operations from the first of a region on are run on again for most of the changes.
+_WIDE = 5 * DEEP
 
 
 class Change(NamedTuple):
-    """A changed program: values given by number, and operations in the place of others by their index."""
+    """A changed program: values given by number, and operations in the place of others by their index.
+
+    One that is `weak` counts only where all outputs then agree: some values that agree behind it say nothing.
+    """
 
     place: Place
     words: str
     values: Mapping[int, Any]
     ops: Mapping[int, Op]
+    weak: bool = False
 
 
 class Region(NamedTuple):
@@ -54,6 +60,10 @@ def region(parted: Parted, recorded: Recorded, unused: Mapping[str, np.ndarray])
     # Where the function ends too early, its outputs are where something is missing.
     bad = tuple(own) or tuple(n for n, _ in wrong)
     near = list(dict.fromkeys(made[n] for n in bad[: 2 * DEEP] if n in made))[:DEEP]
+    if recorded.cuts and near:
+        # Each change is tried by running on, and of what is let go the same values would be computed for each.
+        ops = recorded.program.ops[min(near) : min(near) + _WIDE]
+        recorded.values.keep({n for op in ops for n in op.operands})
     arrays = [parted.other.trace.values[m].held for m in theirs]
     return Region(
         parted,

@@ -114,6 +114,8 @@ def record(
             state.new(buffer, True, Place("buffer after the call", name, ()), (), False, (), alias=False)
     numbers = [state.number(y) for y in outputs]
     state.settle()
+    for number, y in zip(numbers, outputs, strict=True):
+        state.values[number] = state.values[number]._replace(held=as_float64(_plain(y)))
     trace = Trace(tuple(state.values), tuple(numbers), tuple(f"output[{k}]" for k in range(len(outputs))))
     buffers = {} if fixed is None else {n: _host(b) for n, b in fixed.named_buffers() if b.dtype.is_floating_point}
     return TorchRun(trace, state.edges, own, outputs, buffers, state.all, call)
@@ -463,9 +465,9 @@ def _lines() -> tuple[Line, ...]:
     """The lines outside of torch that led here, the innermost first; those of torch where there is no other."""
     found: list[Line] = []
     frame = sys._getframe(1)
-    while frame is not None and Path(frame.f_code.co_filename) == Path(__file__):
+    while frame is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back  # type: ignore[assignment]
-    while frame is not None and Path(frame.f_code.co_filename) != Path(__file__):
+    while frame is not None and frame.f_code.co_filename != __file__:
         code = frame.f_code
         if not code.co_filename.startswith("<"):
             found.append(Line(code.co_filename, frame.f_lineno, code.co_qualname))

@@ -132,7 +132,11 @@ class Values:
     def _less(self, number: int, value: Value) -> Value:
         if _is_free(value) or isinstance(value.held, Sketch) or value.size <= self.few:
             return value
-        return value._replace(held=sketch(value.held), again=functools.partial(self.again, number))
+        return value._replace(held=self.sketch(value), again=functools.partial(self.again, number))
+
+    def sketch(self, value: Value) -> Sketch:
+        """What is kept of a value that is let go."""
+        return sketch(value.array)
 
 
 def _is_free(value: Value) -> bool:
@@ -160,6 +164,7 @@ class Step(NamedTuple):
     like: int | None = None
 
 
+@functools.cache
 def in_library(file: str) -> bool:
     """Whether a file belongs to one of the libraries that programs are made of."""
     parts = Path(file).parts
@@ -170,7 +175,12 @@ def in_library(file: str) -> bool:
 
 def within(lines: Sequence[Line]) -> tuple[Line, ...]:
     """Those of a chain of lines, the innermost first, that are of the program: up to the call from this package."""
-    return tuple(itertools.takewhile(lambda line: Path(line.file).parent != Path(__file__).parent, lines))
+    return tuple(itertools.takewhile(lambda line: not _is_ours(line.file), lines))
+
+
+@functools.cache
+def _is_ours(file: str) -> bool:
+    return Path(file).parent == Path(__file__).parent
 
 
 def raised(error: BaseException, when: str = "") -> str:

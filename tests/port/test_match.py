@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from jaxgrad import port
 from jaxgrad.checking.oracles import rules
 from jaxgrad.errors import JaxgradError
+from jaxgrad.port import jax_values
 
 from . import mistakes
 from .layers import layers
@@ -311,3 +312,23 @@ def test_behind_a_mistake_a_layer_is_placed_as_those_before():
     assert found["['Layer_1']['Norm_1']['scale']"].sources == ("1.norm.weight",)
     assert found["['Layer_1']['Norm_0']['bias']"].sources == ("1.post.bias",)
     assert "0.001 should be 1e-05" in verdict.mends[0].words and not verdict.behind
+
+
+def test_a_port_with_the_names_of_the_original_is_recorded_once(monkeypatch):
+    """The search and the comparison share a run where names alone say what is right, and not where they lie."""
+    runs = []
+    record = jax_values.record
+    monkeypatch.setattr(jax_values, "record", lambda *args, **options: runs.append(args) or record(*args, **options))
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3))
+    shape = mistakes.shape
+    tree = {n: {"kernel": shape(3, 3), "bias": shape(3)} for n in ("0", "2")}
+    for first, last, count in (("0", "2", 1), ("2", "0", 2)):
+
+        def port_of(p, x, first=first, last=last):
+            return mistakes.linear(p[last], jnp.tanh(mistakes.linear(p[first], x)))
+
+        runs.clear()
+        verdict = port.compare(port_of, tree, shape(4, 3), torch=module)
+        assert verdict.agrees and len(runs) == count, str(verdict)
+        rule = next(e.rule for e in verdict.mapping.entries if e.path == f"['{first}']['bias']")
+        assert rule.sources == ("0.bias",)

@@ -249,6 +249,70 @@ def twice(p: Any, x: Any, y: Any, bug: str) -> Any:
     return jnp.exp(mixed(x) * mixed(y))
 
 
+class Shared(torch.nn.Module):
+    def forward(self, q: Any, v: Any) -> Any:
+        weights = (q @ q.transpose(-1, -2)).softmax(-1)
+        return torch.tanh(weights.repeat_interleave(2, 1) @ v.transpose(1, 2).repeat_interleave(2, 1))
+
+
+def shared(p: Any, q: Any, v: Any, bug: str) -> Any:
+    v = v.swapaxes(1, 2)
+    v = jnp.tile(v, (1, 2, 1, 1)) if bug == "tiled" else jnp.repeat(v, 2, 1)
+    return jnp.tanh(jnp.repeat(jax.nn.softmax(q @ q.swapaxes(-1, -2), -1), 2, 1) @ v)
+
+
+KEPT = np.array([1, -100, 0, 4, -100, 2])
+
+
+class Ignoring(torch.nn.Module):
+    def forward(self, x: Any, y: Any) -> Any:
+        return F.cross_entropy(torch.sin(x), y)
+
+
+def ignoring(p: Any, x: Any, y: Any, bug: str) -> Any:
+    keep = y != -100
+    logp = jax.nn.log_softmax(jnp.sin(x))
+    losses = -jnp.take_along_axis(logp, jnp.where(keep, y, 0)[:, None], 1)[:, 0] * keep
+    return losses.sum() if bug == "summed" else losses.sum() / keep.sum()
+
+
+class Similar(torch.nn.Module):
+    def forward(self, x: Any, y: Any) -> Any:
+        return -4 * F.cosine_similarity(torch.sin(x), y).mean()
+
+
+def similar(p: Any, x: Any, y: Any, bug: str) -> Any:
+    x = jnp.sin(x)
+    cosines = (x * y).sum(-1) / (jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1))
+    total = cosines.mean() * (4 if bug == "sign" else 1 if bug == "factor" else -4)  # sign, factor
+    return -total if bug == "factor" else total
+
+
+class SiluGated(torch.nn.Module):
+    def forward(self, x: Any) -> Any:
+        a, b = torch.sin(x).chunk(2, -1)
+        return torch.tanh(F.silu(a) * b)
+
+
+def silu_gated(p: Any, x: Any, bug: str) -> Any:
+    a, b = jnp.split(jnp.sin(x), 2, -1)
+    return jnp.tanh(a * jax.nn.silu(b) if bug == "halves swapped" else jax.nn.silu(a) * b)
+
+
+class Lengths(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, x: Any) -> Any:
+        return torch.tanh(x @ (self.weight / self.weight.square().sum(1, keepdim=True).sqrt()).T)
+
+
+def lengths(p: Any, x: Any, bug: str) -> Any:
+    length = jnp.sqrt(jnp.square(p["weight"]).sum(1, keepdims=True)) + (1e-3 if bug == "epsilon" else 0.0)
+    return jnp.tanh(x @ (p["weight"] / length).T)
+
+
 PICTURE, PLACES = shape(2, 3, 5, 6), shape(2, 5, 6)
 NORMED = {"norm": {"scale": shape(4), "bias": shape(4)}, "fc": dense(4, 4)}
 VARIANTS = [
@@ -278,6 +342,11 @@ VARIANTS = [
         "axis of the sum": "cumsum along axis 1",
     }),
     (twice, {}, Twice, (shape(3, 4), shape(3, 4)), {"sign in a helper": "add in the place of sub"}),
+    (shared, {}, Shared, (shape(2, 2, 5, 3), shape(2, 5, 2, 3)), {"tiled": "should be repeated one by one"}),
+    (ignoring, {}, Ignoring, (shape(6, 5), KEPT), {"summed": "a sum in the place of a mean"}),
+    (similar, {}, Similar, (shape(3, 5), shape(3, 5)), {"sign": "4 should be -4", "factor": "a factor 4 is missing"}),
+    (silu_gated, {}, SiluGated, (shape(3, 8),), {"halves swapped": "sigmoid of what split"}),
+    (lengths, {"weight": shape(4, 3)}, Lengths, (shape(2, 3),), {"epsilon": "0.001 should be 0"}),
     (beside, {}, Beside, (shape(3, 4),), {"behind": "the value of input"}),
 ]  # fmt: skip
 CASES = [(*each[:4], bug, words) for each in VARIANTS for bug, words in each[4].items()]
@@ -296,3 +365,50 @@ def test_a_variant_is_named_at_its_line(case):
     wrong = port.compare(lambda *args: fn(*args, bug), params, *inputs, torch=module())
     assert bug in wrong.jax.line.text, str(wrong)
     assert wrong.mends and words in wrong.mends[0].words, str(wrong)
+    assert bug != "factor" or "mean" not in wrong.mends[0].words, "4 is not how many numbers there are"
+
+
+class Rotated(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk = torch.nn.Linear(8, 16)
+        self.first, self.second = torch.nn.RMSNorm(4, eps=1e-6), torch.nn.RMSNorm(4, eps=1e-6)
+
+    def forward(self, x: Any) -> Any:
+        cos, sin = (torch.tensor(f(np.tile(angles(5, 4), 2))) for f in (np.cos, np.sin))
+
+        def turn(x: Any) -> Any:
+            a, b = x.chunk(2, -1)
+            return x * cos + torch.cat([-b, a], -1) * sin
+
+        q, k = (y.view(2, 5, 2, 4).transpose(1, 2) for y in self.qk(x).chunk(2, -1))
+        return (turn(self.first(q)) @ turn(self.second(k)).transpose(-1, -2)).softmax(-1)
+
+
+ROTATED = {"qk": dense(8, 16), "first": {"scale": shape(4)}, "second": {"scale": shape(4)}}
+
+
+def rotated(p: Any, x: Any, bug: str) -> Any:
+    cos, sin = jnp.cos(angles(5, 4)), jnp.sin(angles(5, 4))
+
+    def norm(y: Any, scale: Any, axes: Any = -1) -> Any:
+        return y * jax.lax.rsqrt(jnp.mean(y * y, axes, keepdims=True) + 1e-6) * scale
+
+    def turn(x: Any) -> Any:
+        a, b = jnp.split(x, 2, -1)
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+    q, k = (y.reshape(2, 5, 2, 4).swapaxes(1, 2) for y in jnp.split(linear(p["qk"], x), 2, -1))
+    first, second = p["first"]["scale"], p["second"]["scale"]
+    if bug == "normed behind":
+        q, k = norm(turn(q), first), norm(turn(k), second)
+    else:
+        q, k = turn(norm(q, first, (1, 3) if bug == "over the heads" else -1)), turn(norm(k, second))
+    return jax.nn.softmax(q @ k.swapaxes(-1, -2), -1)
+
+
+@pytest.mark.parametrize("bug", ["", "normed behind", "over the heads"])
+def test_that_some_values_are_the_others_by_chance_explains_nothing(bug):
+    """With queries for keys, or with what the other program has already turned, some of the next values agree."""
+    verdict = port.compare(lambda *args: rotated(*args, bug), ROTATED, shape(2, 5, 8), torch=Rotated())
+    assert verdict.agrees == (not bug) and not verdict.mends, str(verdict)
