@@ -180,8 +180,8 @@ class Snapshots:
 
 
 def test_a_kill_at_any_operation_on_a_file_is_resumed_to_the_same_end(tmp_path, data, monkeypatch):
-    # One optimizer for all these runs: steps are compiled once for each. And one picture of the same lines, which the
-    # other tests draw again for each run: to draw seventy took longer than all else.
+    # One optimizer for all these runs: steps are compiled once for each. And one picture of the same lines: the
+    # other tests draw it again for each run, and seventy more would show nothing.
     monkeypatch.setattr(run, "optimizer", functools.cache(optimizer))
     monkeypatch.setattr(plot, "drawn", functools.cache(plot.drawn))
     # Three checkpoints of which two stay, a damaged one that is set aside, and a run that is continued.
