@@ -77,7 +77,8 @@ def test_every_process_ends_with_the_parameters_of_one(tmp_path: Path, n: int, a
                 assert np.linalg.norm(a - b) <= 1e-12 * np.linalg.norm(a), f"process {k}"
 
 
-SMALL = ("--hidden", "8", "--steps", "600", "--chunk", "20", "--save-every", "40", "--log-every", "20")
+# Steps enough for a kill at the hundredth to come long before the end.
+SMALL = ("--hidden", "8", "--steps", "360", "--chunk", "20", "--save-every", "40", "--log-every", "20")
 
 
 def lines(folder: Path) -> int:
@@ -134,7 +135,7 @@ def test_what_stops_the_first_stops_all(tmp_path: Path):
     ("other", "told"),
     [
         (("--lr", "0.5"), "differ in learning_rate: learning_rate is 0.1 in process 0, 0.5 in process 1"),
-        (("--hidden", "16", "--steps", "700"), "differ in steps, hidden: steps is 600 in process 0, 700 in process 1;"),
+        (("--hidden", "16", "--steps", "700"), "differ in steps, hidden: steps is 360 in process 0, 700 in process 1;"),
         (("--optimizer-arg", "nonsense"), "'nonsense' is not an argument"),
     ],
 )

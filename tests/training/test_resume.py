@@ -22,7 +22,7 @@ import pytest
 
 from jaxgrad import corpus
 from jaxgrad.errors import JaxgradError
-from jaxgrad.training import checkpoints, run
+from jaxgrad.training import checkpoints, plot, run
 from jaxgrad.training.config import Config, config_of, optimizer
 from jaxgrad.training.folder import read_metrics
 from jaxgrad.training.run import Stopped
@@ -180,8 +180,10 @@ class Snapshots:
 
 
 def test_a_kill_at_any_operation_on_a_file_is_resumed_to_the_same_end(tmp_path, data, monkeypatch):
-    # One optimizer for all these runs: steps are compiled once for each.
+    # One optimizer for all these runs: steps are compiled once for each. And one picture of the same lines: the
+    # other tests draw it again for each run, and seventy more would show nothing.
     monkeypatch.setattr(run, "optimizer", functools.cache(optimizer))
+    monkeypatch.setattr(plot, "drawn", functools.cache(plot.drawn))
     # Three checkpoints of which two stay, a damaged one that is set aside, and a run that is continued.
     config = config_of(steps=60, hidden=4, log_every=25, chunk=20, save_every=20, keep=2, vocabulary=data.vocabulary)
     snapshots = Snapshots(tmp_path / "snapshots")
