@@ -1,6 +1,7 @@
 """A bar is on stderr, on a terminal, for what takes long; Ctrl-C leaves what was found."""
 
 import contextlib
+import functools
 import json
 import os
 import pty
@@ -98,6 +99,8 @@ def test_ctrl_c_leaves_the_mutants_that_were_tried(tmp_path: Path):
     process = subprocess.Popen(
         [sys.executable, "-m", "jaxgrad", "mutate", "mine.py:subject", "--json", "out.json"],
         cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell's background job ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     until = time.monotonic() + 120
     while not (tmp_path / "third").exists() and process.poll() is None and time.monotonic() < until:
