@@ -270,7 +270,7 @@ def _faint(expected: np.ndarray, noise: Noise, dtype: Any) -> np.ndarray:
     for axis in range(sizes.ndim) if sizes.ndim > 1 else ():
         of_slices, of_noise = along(squares, axis), along(variances, axis)
         lost = (zero * of_noise < of_slices) & (of_slices <= of_noise)
-        faint |= lost.reshape([-1 if other == axis else 1 for other in range(sizes.ndim)])
+        faint |= across(lost, axis, sizes.ndim)
     return faint
 
 
@@ -313,6 +313,11 @@ def along(x: np.ndarray, axis: int) -> np.ndarray:
     return x.sum(tuple(other for other in range(x.ndim) if other != axis))
 
 
+def across(of_slices: np.ndarray, axis: int, axes: int) -> np.ndarray:
+    """A value for each slice along one of so many axes, in a shape that gives it to all of the slice's elements."""
+    return of_slices.reshape([-1 if other == axis else 1 for other in range(axes)])
+
+
 def _worst(gap: np.ndarray, deviation: np.ndarray) -> tuple[int, ...]:
     return _largest_at(_ratios(gap, deviation)) if gap.size else ()
 
@@ -337,10 +342,10 @@ def largest(x: np.ndarray) -> float:
 _SMALLEST_PART = 1e-130
 
 
-def _is_even(x: np.ndarray, largest: float) -> bool:
+def _is_even(x: np.ndarray, unit: float) -> bool:
     """Whether all elements are finite, and none but 0 so small that the square of its error would underflow."""
     sizes = np.abs(x)
-    return bool(np.isfinite(sizes).all() and not ((sizes > 0) & (sizes < _SMALLEST_PART * largest)).any())
+    return bool(np.isfinite(sizes).all() and not ((sizes > 0) & (sizes < _SMALLEST_PART * unit)).any())
 
 
 def stands_alone(pairs: Mapping[tuple[str, str], Difference]) -> str | None:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgrad.checking.compare import Noise, along, floored, largest, limit
+from jaxgrad.checking.compare import Noise, across, along, floored, largest, limit
 
 # Of as many errors, pooled, the root mean square is known to some 2 %, and the distribution of their ratio is normal.
 _POOLED = 2**10
@@ -106,6 +106,5 @@ def _modelled(squares: np.ndarray) -> np.ndarray:
     found = np.full(squares.shape, mean)
     for axis, size in enumerate(squares.shape):
         if mean and squares.size >= _FEWEST * size:
-            shape = [-1 if other == axis else 1 for other in range(squares.ndim)]
-            found *= (along(squares, axis) * (size / squares.size / mean)).reshape(shape)
+            found *= across(along(squares, axis) * (size / squares.size / mean), axis, squares.ndim)
     return found

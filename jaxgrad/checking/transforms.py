@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.oracles.jax import Function, on_host, pullback
-from jaxgrad.checking.programs import Program
-from jaxgrad.checking.programs import run as run_program
+from jaxgrad.checking.programs import Program, run
 from jaxgrad.checking.pullback import Pulled, inner_product, pull
 from jaxgrad.checking.question import CARRIED, INPUT, Call, Question, asked, drawn, numbers_of, variants
 
@@ -125,9 +124,9 @@ def _together(group: Group, call: Call) -> tuple[Question, Question]:
     return Question(inputs, carried, dys, first.directions), axes
 
 
-def run(row: Transform, group: Group, of: Asked) -> list[Pulled]:
+def answered(row: Transform, group: Group, of: Asked) -> list[Pulled]:
     """What a function gives for each example of a group, as host arrays."""
-    answers = [on_host(run_program(program)) for program in row.programs(group, of)]
+    answers = [on_host(run(program)) for program in row.programs(group, of)]
     if not row.together:
         return answers
     (stacked,) = answers

@@ -37,9 +37,12 @@ from jaxgrad.checking.sources import Unanswered, by_definition, forget_examples
 from jaxgrad.checking.subject import Subject, first_line, forward, given_tolerance, has_rules, in_type
 from jaxgrad.checking.taylor import Judgement
 from jaxgrad.checking.tensors import KINDS, Gathered, called_apart, gathered, of_a_call, tensors_of
-from jaxgrad.checking.transforms import TRANSFORMS, Asked, Group, Transform, question, run
+from jaxgrad.checking.transforms import TRANSFORMS, Asked, Group, Transform, answered, question
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs import casts, taps
+
+# The largest share of a tensor's elements that may hang on a choice at a first look.
+_MOST_LEFT = 1e-2
 
 
 def begin(subject: Subject, setting: Setting, pool: Executor) -> None:
@@ -59,10 +62,6 @@ def _asked(subject: Subject, setting: Setting) -> Asked:
     return Asked(subject.hand, subject.call, setting.dtype, setting.seed, subject.shardings, every)
 
 
-# The largest share of a tensor's elements that may hang on a choice at a first look.
-_MOST_LEFT = 1e-2
-
-
 def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
     """What one setting shows. Where the function refuses, it is not judged, or wrong if it was `asked_for` by name."""
     forget_examples(subject)
@@ -72,7 +71,7 @@ def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
     try:
         with in_type(setting.dtype):
             groups = row.groups(of)
-            runs = [run(row, group, of) for group in groups]
+            runs = [answered(row, group, of) for group in groups]
             names = _names(subject, row, groups[0].questions[0]) if groups else None
             called = _called(subject, setting, groups)
             subject.kept.batched.add(setting.transform)
@@ -196,11 +195,10 @@ def _outcome(setting: Setting, tensors: tuple[Tensor, ...], outcome: str, why: s
 
 def not_deterministic(subject: Subject, setting: Setting) -> str:
     """That one call gave two answers, in a sentence; nothing where the two are the same bits."""
-    row = TRANSFORMS[setting.transform]
-    of = Asked(subject.hand, subject.call, setting.dtype, setting.seed, subject.shardings)
+    row, of = TRANSFORMS[setting.transform], _asked(subject, setting)
     with in_type(setting.dtype):
         group = row.groups(of)[0]
-        once, again = (run(row, group, of)[0] for _ in range(2))
+        once, again = (answered(row, group, of)[0] for _ in range(2))
         names = _names(subject, row, group.questions[0])
     for part, kind in KINDS.items():
         for name, a, b in zip(getattr(names, part), getattr(once, part), getattr(again, part), strict=True):
