@@ -1,8 +1,8 @@
 """What an oracle expects of an example, in float64, and the noise that a type's arithmetic has there."""
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,38 +19,63 @@ _ENLARGED = {"float64": (2.0**7, 2.0**13), "float32": (1.0, 16.0), "bfloat16": (
 # factor are those of a choice that flips: rare ones are seen with larger roundings only, ties with any.
 _SMOOTH = 4.0
 
-
 # Of answers of at most as many elements noise is measured whole at once: compiling takes most of their time.
-_SMALL = 2**16
+SMALL = 2**16
+# The name of a type to an oracle's own answer in it, to one question.
+Answers: TypeAlias = Callable[[str], Pulled]
 
 
 class Expected(NamedTuple):
     """An oracle's answer to an example, and the noise of each array of it, in the same places.
 
-    Noise that is not `whole` is that of a first look (`glance`): what differs by it has not been judged.
+    Noise that is not `whole` is that of a first look (`glance`): what differs by it has not been judged. `narrow` is
+    the oracle's own answer in float32, where that is what a first look was taken at.
     """
 
     answer: Pulled
     noise: Pulled
     whole: bool = True
+    narrow: Pulled | None = None
 
 
 def samples_for(answer: Pulled) -> int:
     """How many samples noise is measured with: fewer of large answers, where many elements say what noise is."""
     elements = _elements(answer)
-    return 32 if elements <= _SMALL else 16 if elements <= 2**18 else 8
+    return 32 if elements <= SMALL else 16 if elements <= 2**18 else 8
 
 
 def _elements(answer: Pulled) -> int:
     return sum(leaf.size for leaf in _leaves(answer))
 
 
-def expect(sampled: Samples, dtype: str, whole: bool = True) -> Expected:
-    """Measure an answer and its noise in a type; that of a large answer at a first look unless it is to be `whole`."""
+def expect(sampled: Samples, dtype: str) -> Expected:
+    """Measure an answer and its noise in a type."""
     answer = exactly(sampled)
-    if whole or _elements(answer) <= _SMALL:
-        return Expected(answer, measured(sampled, answer, dtype))
-    return Expected(answer, glanced(sampled, answer, dtype), whole=False)
+    return Expected(answer, measured(sampled, answer, dtype))
+
+
+def first_look(sampled: Samples, dtype: str, answers: Answers | None = None) -> Expected:
+    """A large answer, and its noise at a first look: by an oracle's own error in float32, or by three samples.
+
+    Errors of 16-bit types are not in proportion to those of float32, because their sums are.
+    """
+    if answers is None or dtype not in glance.LINEAR:
+        answer = exactly(sampled)
+        return Expected(answer, glanced(sampled, answer, dtype), whole=False)
+    answer, narrow = answers("float64"), answers("float32")
+    return Expected(answer, by_own_errors(answer, narrow, dtype), whole=False, narrow=narrow)
+
+
+def by_own_errors(answer: Pulled, narrow: Pulled, dtype: str) -> Pulled:
+    """The noise of an answer's arrays in float64 or float32, by the errors that the same program makes in float32."""
+    pairs = zip(_leaves(answer), _leaves(narrow), strict=True)
+    return _like(answer, [_own_error(*pair, dtype) for pair in pairs])
+
+
+def _own_error(leaf: np.ndarray, narrow: np.ndarray, dtype: str) -> Noise:
+    if is_number(leaf):
+        return glance.by_own_error(leaf, narrow, dtype)
+    return exact(leaf)._replace(unsure=narrow != leaf)
 
 
 def exactly(sampled: Samples) -> Pulled:

@@ -1,4 +1,4 @@
-r"""The noise of a large answer at a first look: three samples where all of them would be a dozen or more.
+r"""The noise of a large answer at a first look: one to three samples where all of them would be a dozen or more.
 
 Most functions that are checked are right, and agree by far; it takes few samples to see that. What is found here is
 therefore strict: what agrees within it agrees, and what does not is measured whole before it is judged
@@ -9,8 +9,9 @@ elements: with $m$ the mean square of the tensor and $m_a(i)$ that of the elemen
 $$\sigma_i^2 = m \prod_a \frac{m_a(i)}m,$$
 which is exact where the noise is a product of factors by row and by column, as it nearly is in the gradient of a
 weight. Of an elementwise result it is the relative errors that are alike: $\sigma_i$ is $|x_i|$ times what the same
-formula gives for $s_i / x_i^2$, if that makes the samples likelier. Slices of few elements say no more than the
-element itself, and are left out. Where $\sqrt{s_i}$ is more than the model has, it stands for $\sigma_i$.
+formula gives for $s_i / x_i^2$, if that makes the samples likelier and the whole no noisier than they are. Slices of
+few elements say no more than the element itself, and are left out. Where $\sqrt{s_i}$ is more than the model has, it
+stands for $\sigma_i$.
 
 So that no tiny element hides beside large ones, $\sigma_i$ is never more than a multiple $T / q$ of $\sqrt{s_i}$, where
 $q$ is the limit that `compare` has for one of N elements. An error like the noise exceeds $T\sqrt{s_i}$ with a chance
@@ -19,14 +20,22 @@ whole for it.
 
 A third sample has larger roundings, drawn as the first's. Where the errors of the two are not in proportion, a choice
 has flipped: such an element is `unsure`.
+
+In float32 and float64 errors are in proportion to the unit roundoff, and an oracle's own is a sample that costs no more
+than an evaluation in float32: the error $e_i$ that its program makes there, against its answer in float64, is one of
+float32's, and times $2^{-29}$ one of float64's. One error may be small by chance, so that the larger of $|e_i|$ and
+$u |x_i|$, a rounding of the element itself, stands for $\sqrt{s_i}$ in the bound: what is far less than the noise of
+its slices is a cancelled sum, of which a share of about $1/T$ is that small, and for $1/T$ of those $e_i$ is small
+too. Where an array's error is more than `_ROUNDINGS` roundings and it is not nearly 0, something else than rounding is
+there (a choice, an overflow, a fast approximation), and nothing of it is known at a first look.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgrad.checking.compare import Noise, across, along, floored, largest, limit
+from jaxgrad.checking.compare import Noise, across, along, exact, floored, largest, limit
 
 # Of as many errors, pooled, the root mean square is known to some 2 %, and the distribution of their ratio is normal.
 _POOLED = 2**10
@@ -38,8 +47,14 @@ _BENT = 0.5
 _STANDS_OUT = 3.0
 # T over the root of the number of elements.
 _OWN = 10.0
+# By how much a model may overstate the noise of the whole.
+_OVERSTATED = 1.5
 # So many elements tell which of two models is the likelier.
 _ENOUGH = 2**14
+# The types whose roundings are so small that errors are in proportion to them, with their unit roundoff.
+LINEAR = {"float64": 2.0**-53, "float32": 2.0**-24}
+# Sums of a deep network make tens of them, and of a matrix product the root of its terms.
+_ROUNDINGS = 2.0**10
 
 
 class Seen(NamedTuple):
@@ -66,16 +81,48 @@ def noise_of(expected: np.ndarray, of: Seen, usual: np.ndarray, scale: float, dt
     """The noise of an array from what was seen of it and one more sample; errors are `scale` times too large."""
     with np.errstate(invalid="ignore", over="ignore"):
         squares = np.where(of.bent, 0.0, of.squares + np.abs(usual - expected) ** 2) / 2
-    modelled = _likelier(squares, np.abs(expected))
-    most = limit(1.0, _POOLED, max(expected.size, 1))
-    own = np.sqrt(squares)
-    kept = np.clip(own, modelled, _OWN * math.sqrt(expected.size) / most * own)
-    deviation = np.where(of.bent, modelled, kept)
+    modelled, own = _likelier(squares, np.abs(expected)), np.sqrt(squares)
+    deviation = np.where(of.bent, modelled, _between(own, modelled, own))
     unsure = np.zeros(expected.shape, bool)
     unsure[of.bent] = ~(of.reached <= _STANDS_OUT * modelled[of.bent])
+    return _pooled(deviation / scale, unsure, expected, dtype)
+
+
+def by_own_error(expected: np.ndarray, narrow: np.ndarray, dtype: str) -> Noise:
+    """The noise of an array in one of `LINEAR`, by what the same program gives in float32."""
+    unit, sizes = LINEAR["float32"], np.where(np.isfinite(expected), np.abs(expected), 0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        own = np.where(narrow == expected, 0.0, np.abs(narrow - expected))
+    if not (np.isfinite(own).all() and _is_rounding(own, sizes)):
+        return exact(expected)._replace(unsure=np.ones(expected.shape, bool))
+    modelled = _likelier(own**2, sizes)
+    # What is 0 but for rounding is that small only by chance.
+    least = np.where(_is_zero(sizes, modelled), np.inf, np.maximum(own, unit * sizes))
+    deviation = _between(own, modelled, least)
+    return _pooled(deviation * (LINEAR[dtype] / unit), np.zeros(expected.shape, bool), expected, dtype)
+
+
+def _is_rounding(errors: np.ndarray, sizes: np.ndarray) -> bool:
+    """Whether errors in float32 are as large as rounding makes them, of all or of what is nearly 0 in float64."""
+    error, size = (np.linalg.norm(x) for x in (errors, sizes))
+    return bool(error <= _ROUNDINGS * LINEAR["float32"] * size or _is_zero(size, error))
+
+
+def _is_zero(sizes: Any, in_float32: Any) -> Any:
+    """Where a float64 answer is little more than the rounding of float64, which is told by that of float32."""
+    return sizes <= _ROUNDINGS * LINEAR["float64"] / LINEAR["float32"] * in_float32
+
+
+def _between(own: np.ndarray, modelled: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """The model's noise, but at least an element's own and at most a multiple of `least`."""
+    most = limit(1.0, _POOLED, max(own.size, 1))
+    return np.clip(own, modelled, _OWN * math.sqrt(own.size) / most * least)
+
+
+def _pooled(deviation: np.ndarray, unsure: np.ndarray, expected: np.ndarray, dtype: str) -> Noise:
     slices = (expected.size / max(size, 1) for size in expected.shape)
     freedom = (float(max(expected.size, 1)), *(max(each, 1.0) for each in slices))
-    return floored(Noise(deviation / scale, _POOLED, freedom, unsure), expected, dtype)
+    return floored(Noise(deviation, _POOLED, freedom, unsure), expected, dtype)
 
 
 def _likelier(squares: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -88,6 +135,9 @@ def _likelier(squares: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         return absolute
     unit = largest(ratios)
     relative = sizes * (np.sqrt(unit) * np.sqrt(_modelled(ratios / unit)))
+    # Where cancelled sums are far off relative to what is left of them, large elements would be given their noise.
+    if not np.linalg.norm(relative) <= _OVERSTATED * np.linalg.norm(np.sqrt(squares)):
+        return absolute
     return relative if _unlikeliness(squares, relative) < _unlikeliness(squares, absolute) else absolute
 
 

@@ -268,8 +268,20 @@ def _normal(like: Sequence[Any], dtype: str, seed: int, purpose: int) -> list[np
 
 def widened(question: Question) -> Question:
     """The same numbers in float64."""
+    return taken_to(question, "float64")
 
-    def wide(leaves: list[Any]) -> list[Any]:
-        return [in_type(x, "float64") if is_number(x) else x for x in leaves]
 
-    return Question(*map(wide, question))
+def taken_to(question: Question, dtype: str) -> Question:
+    """The same numbers, up to rounding, in a type."""
+    return Question(*([in_type(x, dtype) if is_number(x) else x for x in leaves] for leaves in question))
+
+
+def size_of(question: Question) -> int:
+    """How many numbers are asked for, about: the outputs and the cotangents of the inputs."""
+    return sum(np.size(x) for leaves in (question.inputs, question.dys) for x in leaves)
+
+
+def survives(question: Question, dtype: str) -> bool:
+    """Whether the numbers of a float64 question are the same ones in a type."""
+    leaves = [x for leaves in question for x in leaves if is_number(x)]
+    return all(np.array_equal(x, in_type(x, dtype), equal_nan=True) for x in leaves)

@@ -12,16 +12,17 @@ import numpy as np
 from jaxgrad.checking import taylor
 from jaxgrad.checking.compare import Noise, floored, is_number, limit
 from jaxgrad.checking.domains import moved
-from jaxgrad.checking.expected import Expected, expect
+from jaxgrad.checking.expected import SMALL, Expected, by_own_errors, expect, first_look
 from jaxgrad.checking.findings import (
     HAND,
     TRUTH,
     Setting,
 )
 from jaxgrad.checking.measure import excess
+from jaxgrad.checking.oracles import Oracle, Samples
 from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled, inner_product, pull
-from jaxgrad.checking.question import Question, numbers_of, widened
+from jaxgrad.checking.question import Question, numbers_of, size_of, survives, taken_to, widened
 from jaxgrad.checking.question import in_type as as_type
 from jaxgrad.checking.subject import Subject, first_line, in_type
 from jaxgrad.checking.taylor import Judgement
@@ -55,8 +56,20 @@ def source_of(
     kept = subject.kept.sources.get(place)
     if kept is None or (whole and not kept.expected.whole):
         with in_type("float64"):
-            kept = subject.kept.sources[place] = _asked_of(subject, widened(q), dtype, second, whole)
+            wide = widened(q)
+            whole = whole or size_of(wide) <= SMALL
+            shared = None if whole else _of_float64(subject, dtype, second, key)
+            kept = subject.kept.sources[place] = shared or _asked_of(subject, wide, dtype, second, whole)
     return kept
+
+
+def _of_float64(subject: Subject, dtype: str, second: bool, key: tuple[int, str]) -> Source | None:
+    """What to expect in float32 by what was found in float64, where both are asked with the same numbers."""
+    source = subject.kept.sources.get((key, "float64", second)) if dtype == "float32" else None
+    if source is None or source.expected.narrow is None:
+        return None
+    answer, _, whole, narrow = source.expected
+    return source._replace(expected=Expected(answer, by_own_errors(answer, narrow, dtype), whole, narrow))
 
 
 def forget_examples(subject: Subject) -> None:
@@ -70,7 +83,8 @@ def _asked_of(subject: Subject, q: Question, dtype: str, second: bool, whole: bo
     asked_first = [(oracle, oracle.samples) for oracle in subject.oracles if oracle.samples is not None]
     for oracle, samples in asked_first:
         try:
-            expected = expect(samples(q, second), dtype, whole)
+            asked = samples(q, second)
+            expected = expect(asked, dtype) if whole else _at_first_look(oracle, asked, q, dtype, second)
             return Source(oracle.name, expected, [] if second else oracle.nodes(q))
         except Exception as error:
             # Of the second order it is no fault of an oracle to have none.
@@ -84,9 +98,21 @@ def _asked_of(subject: Subject, q: Question, dtype: str, second: bool, whole: bo
     _accept(subject)
     own = functools.partial(in_jax.rounded, subject.hand, q, second)
     try:
-        return Source(TRUTH, expect(own, dtype, whole), [] if second else in_jax.node_names(subject.hand, q))
+        # Its own error in float32 is what is in question there, and no measure of it.
+        expected = expect(own, dtype) if whole else first_look(own, dtype)
+        return Source(TRUTH, expected, [] if second else in_jax.node_names(subject.hand, q))
     except Exception as error:
         raise Unanswered(f"there is no oracle, and in float64 the function says {first_line(error)}") from error
+
+
+def _at_first_look(oracle: Oracle, sampled: Samples, q: Question, dtype: str, second: bool) -> Expected:
+    def answered(dtype: str) -> Pulled:
+        with in_type(dtype):
+            return oracle.pull(taken_to(q, dtype), second)[0]
+
+    expected = first_look(sampled, dtype, answered)
+    # In float32 the same is asked only where it is asked with the same numbers.
+    return expected if dtype != "float64" or survives(q, "float32") else expected._replace(narrow=None)
 
 
 def _accept(subject: Subject) -> None:
@@ -310,6 +336,9 @@ def calibration(subject: Subject, dtype: str, seed: int, whole: bool) -> dict[tu
         with contextlib.suppress(Exception), in_type(dtype):
             q = question(Asked(subject.hand, subject.call, dtype, seed, None))
             source = source_of(subject, q, dtype, False, (seed, FIRST), whole)
+            if source.expected.narrow is not None:
+                # Noise that was found by the oracle's own error is of its size.
+                return factors
             native = next(o.pull(q, False)[0] for o in subject.oracles if o.name == source.name)
             for part in Pulled._fields:
                 each = zip(

@@ -97,13 +97,17 @@ def _natives(subject: Subject, setting: Setting, group: Group, source: Source) -
         return {}
     found = {}
     for oracle in subject.oracles:
-        if setting.dtype == "float64" and oracle.name == source.name:
-            # What is expected is what it answered in this type.
-            found[oracle.name] = source.expected.answer, source.nodes
+        if oracle.name == source.name and (known := known_in(source, setting.dtype)):
+            found[oracle.name] = known, source.nodes
             continue
         with contextlib.suppress(Exception), in_type(setting.dtype):
             found[oracle.name] = oracle.pull(group.questions[0], False)
     return found
+
+
+def known_in(source: Source, dtype: str) -> Pulled | None:
+    """What a source's oracle has answered in a type itself; None where it was not asked."""
+    return {"float64": source.expected.answer, "float32": source.expected.narrow}.get(dtype)
 
 
 def tensors_of(subject: Subject, asked: Gathered) -> Iterator[Tensor]:

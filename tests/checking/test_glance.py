@@ -8,7 +8,8 @@ import pytest
 from jaxgrad import GradientMismatch, check
 from jaxgrad.checking import glance
 from jaxgrad.checking.compare import compare
-from jaxgrad.checking.expected import expect
+from jaxgrad.checking.expected import expect, first_look
+from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.jaxprs.noise import EXACT
 
@@ -72,6 +73,16 @@ def test_a_wrong_factor_of_the_whole_or_of_a_small_row_differs(factor: float):
     assert not compare(expected, small, noise, "float64").agrees
 
 
+def test_noise_is_not_overstated_where_few_large_rows_stand_above_many_cancelled_sums():
+    # As in the gradient of a softmax's weights: rows of what was drawn are large, and have too few elements to be
+    # looked at by themselves.
+    large = np.arange(5000)[:, None] < 60
+    expected = np.where(large, 1.0, 1e-4) * RNG.standard_normal((5000, 32))
+    errors = np.where(large, 1e-7, 1e-10) * RNG.standard_normal((5000, 32))
+    noise = glance.by_own_error(expected, expected + errors, "float32")
+    assert np.linalg.norm(noise.deviation) < 3 * np.linalg.norm(errors)
+
+
 def test_a_tiny_element_beside_large_ones_is_not_taken_for_their_noise():
     expected, errors = each_its_own((300, 200))
     expected[17, 5] = 1e-9
@@ -106,8 +117,8 @@ def test_what_is_not_finite_is_unsure():
     assert at_a_glance(expected, errors).unsure[2, 3]
 
 
-@pytest.mark.parametrize(("size", "whole", "draws"), [(70_000, False, 4), (70_000, True, 21), (100, False, 41)])
-def test_a_large_answer_takes_four_evaluations_at_a_first_look(size: int, whole: bool, draws: int):
+@pytest.mark.parametrize(("size", "look", "draws"), [(70_000, first_look, 4), (70_000, expect, 21), (100, expect, 41)])
+def test_a_large_answer_takes_four_evaluations_at_a_first_look(size: int, look, draws: int):
     expected, drawn = RNG.standard_normal(size), []
 
     def sampled(given):
@@ -116,9 +127,72 @@ def test_a_large_answer_takes_four_evaluations_at_a_first_look(size: int, whole:
             errors = np.random.default_rng(draw.seed).standard_normal(size)
             yield Pulled([], [], [expected + draw.rounding.unit * errors])
 
-    found = expect(sampled, "float32", whole)
+    found = look(sampled, "float32")
     assert len(drawn) == draws and drawn[0].rounding == EXACT
     assert found.whole == (draws != 4)
+
+
+# By an oracle's own error in float32.
+
+UNIT = 2.0**-24
+
+
+def by_own_error(expected, errors, dtype="float64"):
+    return glance.by_own_error(expected, expected + UNIT / 1e-6 * errors(), dtype)
+
+
+@pytest.mark.parametrize("dtype", glance.LINEAR)
+@pytest.mark.parametrize("made", [even, by_row_and_column, each_its_own])
+def test_what_the_oracle_s_own_error_explains_is_nearly_always_settled(made, dtype: str):
+    settled = 0
+    for _ in range(20):
+        expected, errors = made((300, 200))
+        noise = by_own_error(expected, errors, dtype)
+        found = compare(expected, expected + glance.LINEAR[dtype] / 1e-6 * errors(), noise, dtype)
+        settled += found.agrees and not found.unjudged
+    assert settled >= 18
+
+
+@pytest.mark.parametrize("factor", [1 + 1e-13, 2.0, 0.0])
+def test_a_wrong_factor_differs_by_the_oracle_s_own_error(factor: float):
+    expected, errors = by_row_and_column((300, 200))
+    noise = by_own_error(expected, errors)
+    assert not compare(expected, factor * expected, noise, "float64").agrees
+    small = expected.copy()
+    small[np.argmin(np.linalg.norm(expected, axis=1))] *= factor
+    assert not compare(expected, small, noise, "float64").agrees
+
+
+def test_a_tiny_element_beside_large_ones_is_not_taken_for_their_rounding():
+    expected, errors = even((300, 200))
+    expected[17, 5] = 1e-9
+    rounded = expected + UNIT / 1e-6 * errors()
+    rounded[17, 5] = 1e-9 * (1 + UNIT)
+    wrong = expected.copy()
+    wrong[17, 5] *= 1 + 1e-6
+    found = compare(expected, wrong, glance.by_own_error(expected, rounded, "float64"), "float64")
+    assert not found.agrees and found.at == (17, 5)
+
+
+def test_where_float32_shows_more_than_rounding_nothing_is_known():
+    expected, errors = even((300, 200))
+    for narrow in (expected * (1 + 1e-3), np.where(errors() > 3e-6, np.inf, expected), expected[::-1]):
+        assert glance.by_own_error(expected, narrow, "float64").unsure.all()
+    infinite = np.where(errors() > 3e-6, -np.inf, expected)
+    assert not glance.by_own_error(infinite, infinite.astype(np.float32), "float64").unsure.any()
+
+
+@pytest.mark.parametrize("part", [1.0, np.arange(200) < 60])
+def test_what_is_nothing_but_rounding_in_every_type_is_settled(part):
+    true = np.where(part, 0.0, RNG.standard_normal((300, 200)))
+
+    def answer(unit):
+        return true + unit * RNG.standard_normal((300, 200))
+
+    expected = answer(2.0**-53)
+    known = glance.by_own_error(expected, answer(UNIT), "float64")
+    assert compare(expected, answer(2.0**-53), known, "float64").agrees
+    assert not compare(expected, expected + 1e-9 * (true == 0), known, "float64").agrees
 
 
 LARGE = jax.ShapeDtypeStruct((700, 100), jnp.float32)
@@ -134,14 +208,28 @@ def scaled_by(wrong):
     return fn
 
 
-def test_a_large_function_that_is_right_is_judged_at_a_first_look(monkeypatch):
-    from jaxgrad.checking import sources
+@pytest.mark.parametrize(("dtype", "draws"), [("float64", 0), ("float32", 0), ("bfloat16", 4)])
+def test_a_large_function_that_is_right_is_judged_at_a_first_look(monkeypatch, dtype: str, draws: int):
+    drawn = []
+    kept = in_jax.rounded
+    monkeypatch.setattr(in_jax, "rounded", lambda *args: drawn.extend(args[3]) or kept(*args))
+    assert check(scaled_by(lambda dx: dx), LARGE, reference=jnp.sin, **{**ONCE, "dtypes": (dtype,)}).passed
+    assert len(drawn) == draws
 
+
+@pytest.mark.parametrize(("like", "answers"), [(LARGE, 2), (RNG.standard_normal((700, 100)), 4)])
+def test_an_oracle_answers_once_in_each_type_where_float32_holds_the_numbers(monkeypatch, like, answers: int):
     asked = []
-    kept = sources.expect
-    monkeypatch.setattr(sources, "expect", lambda *args: asked.append(args[2]) or kept(*args))
-    assert check(scaled_by(lambda dx: dx), LARGE, reference=jnp.sin, **ONCE).passed
-    assert asked == [False]
+    kept = in_jax.pulled
+    monkeypatch.setattr(in_jax, "pulled", lambda fn, *rest: asked.append(fn.__name__) or kept(fn, *rest))
+    check(scaled_by(lambda dx: dx), like, reference=jnp.sin, **{**ONCE, "dtypes": ("float64", "float32")})
+    assert asked.count("sin") == answers
+
+
+def test_a_large_function_without_an_oracle_is_not_measured_by_its_own_error():
+    wrong = scaled_by(lambda dx: dx if dx.dtype == np.float64 else dx * (1 + 2e-5))
+    with pytest.raises(GradientMismatch, match="float32"):
+        check(wrong, LARGE, **ONCE)
 
 
 @pytest.mark.parametrize(
