@@ -24,9 +24,11 @@ from jaxgrad.jaxprs import casts
 
 
 def appealed(
-    subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, ...]
+    subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, ...], hopeless: bool = False
 ) -> tuple[tuple[Tensor, ...], list[str]]:
     """The tensors judged again with what the function's own arithmetic adds, where that explains their differences.
+
+    Where it is `hopeless`, because they are known to be mistakes, nothing is measured.
 
     Nothing is explained by a narrower type that the backward pass alone computes in: that is a choice of the rule, and
     not the function's. First comes the noise that its own program has, measured as the oracle's is: another right
@@ -39,7 +41,7 @@ def appealed(
     if only is not None:
         return tensors, [f"its backward pass computes in {only.dtype} ({only}), and its forward pass does not"]
     notes: list[str] = []
-    for dtype, note in _narrower(subject, asked[0]):
+    for dtype, note in () if hopeless else _narrower(subject, asked[0]):
         noises = [_own_noise(subject, one, dtype) for one in asked]
         if None in noises:
             continue

@@ -26,7 +26,8 @@ class Kept:
     function has custom rules, and so a forward pass of its own where it is differentiated. `not_linear` says that a
     rule of `jax.custom_jvp` is not linear, and `unaccepted` why the function cannot stand in for an oracle, each in a
     sentence that is empty where all is well; `wrong` is what the definition says of a gradient that it rejects.
-    `sources` and `calibrations` are by question.
+    `proven` is, by order and name, how far the cotangents of inputs are off that the definition rejects, as a part of
+    their size. `sources` and `calibrations` are by question.
     """
 
     batched: set[str] = dataclasses.field(default_factory=set)
@@ -35,6 +36,7 @@ class Kept:
     not_linear: str | None = None
     unaccepted: str | None = None
     wrong: dict[str, dict[str, Judgement]] | None = None
+    proven: dict[tuple[bool, str], float] = dataclasses.field(default_factory=dict)
     sources: dict[Any, Any] = dataclasses.field(default_factory=dict)
     calibrations: dict[Any, dict[tuple[str, int], float]] = dataclasses.field(default_factory=dict)
 

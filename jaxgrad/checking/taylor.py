@@ -57,8 +57,11 @@ _SEVERITY = ("right", "kink", "undecided", "narrow", "wrong")
 
 _NARROW_TYPES = {"f32": 2.0**-23, "c64": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0**-7, "f8": 2.0**-2, "f4": 2.0**-1}
 
-# f along a direction: from the direction and a step to a number.
-_Evaluate = Callable[[np.ndarray, float], float]
+# Of a function of fewer numbers one call evaluates all steps: calls would take longer than f.
+_SMALL_CALL = 2**16
+
+# f along a direction: from the direction and steps to a number for each.
+_Evaluate = Callable[[np.ndarray, Sequence[float] | np.ndarray], np.ndarray]
 
 
 class Judgement(NamedTuple):
@@ -122,8 +125,8 @@ def judge(
     """Whether each of `gradients` is the gradient of `f` at `x`, by leaf of `x`.
 
     Every leaf is moved alone, along random directions; the worst direction counts. f is compiled once and evaluated
-    one step at a time, some 50 times a direction, for all gradients together. An error below 1e-9 of the gradient
-    is forgiven, and so is what the rounding of f hides.
+    at one step after another, some 50 times a direction, for all gradients together. An error below 1e-9 of the
+    gradient is forgiven, and so is what the rounding of f hides.
 
     Args:
         f: from a list of arrays to a real float64 scalar; traceable by JAX.
@@ -150,21 +153,42 @@ def judge(
         raise ValueError("Taylor's remainder needs float64; convert x, and enable 64-bit types in JAX")
     program = jax.make_jaxpr(f)(x)
     f = _ending(f, program, x)
-    step = jax.jit(lambda x, v, h: f([leaf + h.astype(leaf.dtype) * d for leaf, d in zip(x, v, strict=True)]))
+    along = _along_steps(f, sum(leaf.size for leaf in x))
     still = [jnp.zeros_like(leaf) for leaf in x]
     coarsest = _coarsest(program)
     found: dict[str, list[Judgement]] = {engine: [] for engine in gradients}
     for number in range(len(x)) if inputs is None else inputs:
         of_engine = {engine: np.asarray(of[number]) for engine, of in gradients.items()}
 
-        def evaluate(direction: np.ndarray, h: float, number: int = number) -> float:
-            v = [*still[:number], jnp.asarray(direction), *still[number + 1 :]]
-            return float(step(x, v, jnp.float64(h)))
+        def evaluate(direction: np.ndarray, steps: Sequence[float] | np.ndarray, number: int = number) -> np.ndarray:
+            return along(x, [*still[:number], jnp.asarray(direction), *still[number + 1 :]], np.asarray(steps))
 
         keys = jax.random.split(jax.random.fold_in(key, number), directions)
         for engine, judgement in _leaf(evaluate, np.asarray(x[number]), of_engine, keys, coarsest).items():
             found[engine].append(judgement)
     return found
+
+
+def _along_steps(
+    f: Callable[[list[Array]], Array], size: int
+) -> Callable[[list[Array], list[Array], np.ndarray], np.ndarray]:
+    """The values of f at x + h v for each of up to `2 _STEPS + 1` steps h, of arguments with `size` numbers in all."""
+    most = 2 * _STEPS + 1
+
+    def at(x: list[Array], v: list[Array], h: Array) -> Array:
+        return f([leaf + h.astype(leaf.dtype) * d for leaf, d in zip(x, v, strict=True)])
+
+    def at_each(x: list[Array], v: list[Array], steps: Array, count: Array) -> Array:
+        one = lambda k, found: found.at[k].set(at(x, v, steps[k]))  # noqa: E731
+        return jax.lax.fori_loop(0, count, one, jnp.zeros(most))
+
+    if size > _SMALL_CALL:
+        step = jax.jit(at)
+        return lambda x, v, steps: np.array([float(step(x, v, jnp.float64(h))) for h in steps])
+    together = jax.jit(at_each)
+    return lambda x, v, steps: np.asarray(
+        together(x, v, np.pad(steps, (0, most - len(steps))), len(steps))[: len(steps)]
+    )
 
 
 def _ending(f: Callable[[list[Array]], Array], program: ClosedJaxpr, x: list[Array]) -> Callable[[list[Array]], Array]:
@@ -258,9 +282,9 @@ def _scales(x: np.ndarray) -> list[float]:
 
 def _line(evaluate: _Evaluate, x: np.ndarray, direction: np.ndarray, scale: float, trusted: float) -> _Line:
     h = scale * _RATIO ** -np.arange(_STEPS)
-    ahead, behind = (np.array([evaluate(direction, sign * step) for step in h]) for sign in (1, -1))
+    at_x, ahead, behind = np.split(evaluate(direction, [0.0, *h, *-h]), [1, 1 + _STEPS])
     blur = _EPS / 2 * _norm(x) / (h * _norm(direction))
-    return _Line(evaluate(direction, 0.0), h, ahead, behind, blur, trusted)
+    return _Line(float(at_x[0]), h, ahead, behind, blur, trusted)
 
 
 def _norm(x: np.ndarray) -> float:
@@ -512,7 +536,8 @@ def _stays(evaluate: _Evaluate, line: _Line, part: np.ndarray, rest: np.ndarray)
     h, shift = line.h[13], line.h[9] * rest
 
     def gap(shift: np.ndarray) -> float:
-        return (evaluate(shift + h * part, 1.0) + evaluate(shift - h * part, 1.0) - 2 * evaluate(shift, 1.0)) / h
+        ahead, behind, between = (float(evaluate(v, [1.0])[0]) for v in (shift + h * part, shift - h * part, shift))
+        return (ahead + behind - 2 * between) / h
 
     here, there = gap(0 * rest), gap(shift)
     return abs(here - there) < _RESOLVED * abs(here)
@@ -530,9 +555,9 @@ def _split(
 
     def bends(coordinates: np.ndarray) -> bool:
         part = _only(direction, coordinates)
-        small, large = (
-            (evaluate(part, h) + evaluate(part, -h) - 2 * line.at_x) / h for h in (line.h[best], _RATIO * line.h[best])
-        )
+        h = line.h[best] * np.array([1.0, _RATIO])
+        ahead, behind = np.split(evaluate(part, [*h, *-h]), 2)
+        small, large = (ahead + behind - 2 * line.at_x) / h
         return abs(_RATIO * small - large) / (_RATIO - 1) > seen.bound[best]
 
     smooth, kinked = np.zeros(x.size, bool), list[int]()

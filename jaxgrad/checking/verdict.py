@@ -305,18 +305,20 @@ def _judged(subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, 
     """Who is wrong and where, or why nothing can be said."""
     setting = asked[0].setting
     notes: list[str] = []
+    judged: dict[str, dict[str, Judgement]] = {}
     if not all(t.agree for t in tensors):
-        tensors, notes = appealed(subject, asked, tensors)
+        if setting.dtype == "float64" and setting.transform in ("jit", "grad_of_grad"):
+            judged = _defined(subject, asked[0], tensors)
+            _prove(subject, asked[0].row.second, tensors, judged)
+        hopeless = all(t.agree or _is_proven(subject, asked, t) for t in tensors)
+        tensors, notes = appealed(subject, asked, tensors, hopeless)
     if setting.transform == "reach" and not all(t.agree for t in tensors):
         tensors, more = without_conventions(subject, asked, tensors)
         notes += more
     first = next((t for t in tensors if not t.agree), None)
-    judged: dict[str, dict[str, Judgement]] = {}
-    if first is not None and setting.dtype == "float64" and setting.transform in ("jit", "grad_of_grad"):
-        judged = _defined(subject, asked[0], tensors)
     alone = stands_alone(first.pairs) if first else None
-    wrong = [engine for engine, of in judged.items() if any(j.verdict == "wrong" for j in of.values())]
     if first is not None and alone is None:
+        wrong = [engine for engine, of in judged.items() if any(j.verdict == "wrong" for j in of.values())]
         alone = wrong[0] if len(wrong) == 1 else _only_differing(subject, first)
     if first is not None:
         notes += _of_mesh(subject, setting)
@@ -333,6 +335,33 @@ def _judged(subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, 
         return _outcome(setting, tensors, NOT_JUDGED, "; ".join([*unjudged, *notes]))
     notes += _unseen_taps(subject, setting, asked[0].group.questions[0])
     return _outcome(setting, tensors, AGREES, "; ".join([*notes, *(t.note for t in tensors if t.note)]))
+
+
+# A difference of at least this part of one that was proven to be a mistake is the same mistake.
+_SAME = 0.5
+
+
+def _prove(
+    subject: Subject, second: bool, tensors: Sequence[Tensor], judged: Mapping[str, Mapping[str, Judgement]]
+) -> None:
+    """Keep by how much the inputs are off that the definition of the derivative says are wrong."""
+    of_hand = judged.get(HAND, {})
+    wrong = (t for t in tensors if not t.agree and t.name in of_hand and of_hand[t.name].verdict == "wrong")
+    subject.kept.proven.update({(second, t.name): _off(t) for t in wrong if t.kind == "input"})
+
+
+def _is_proven(subject: Subject, asked: Sequence[Gathered], tensor: Tensor) -> bool:
+    """Whether a tensor differs by the function alone, as an input does that is wrong by definition."""
+    proven, second = subject.kept.proven, asked[0].row.second
+    names = {tensor.name.removesuffix(f" ({one.group.label})") for one in asked}
+    known = [proven[second, name] for name in names if (second, name) in proven]
+    of_hand = all(d.agrees or HAND in pair for pair, d in tensor.pairs.items())
+    return bool(tensor.kind == "input" and known and of_hand and _off(tensor) >= _SAME * min(known))
+
+
+def _off(tensor: Tensor) -> float:
+    """How far the function's array is from another, as a part of its size."""
+    return max(d.relative for pair, d in tensor.pairs.items() if HAND in pair)
 
 
 def _unseen_taps(subject: Subject, setting: Setting, q: Question) -> list[str]:
