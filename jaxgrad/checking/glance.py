@@ -23,14 +23,17 @@ has flipped: such an element is `unsure`.
 
 In float32 and float64 errors are in proportion to the unit roundoff, and an oracle's own is a sample that costs no more
 than an evaluation in float32: the error $e_i$ that its program makes there, against its answer in float64, is one of
-float32's, and times $2^{-29}$ one of float64's. One error may be small by chance, so that the larger of $|e_i|$ and
-$u |x_i|$, a rounding of the element itself, stands for $\sqrt{s_i}$ in the bound: what is far less than the noise of
-its slices is a cancelled sum, of which a share of about $1/T$ is that small, and for $1/T$ of those $e_i$ is small
-too. Where an array's error is more than `_ROUNDINGS` roundings and it is not nearly 0, something else than rounding is
-there (a choice, an overflow, a fast approximation), and nothing of it is known at a first look.
+float32's, and times $2^{-29}$ one of float64's. What it lacks to three samples is made up for by wider limits. An
+element's noise is taken to be known as if from `_KNOWN` samples, and that of a slice to have `_SHARED` independent
+parts, because the errors of a few rows of a batch may make those of all its elements. One error may be small by chance,
+so $\sigma_i$ is at most a multiple of the larger of $|e_i|$ and $u |x_i|$, a rounding of the element itself: few sums
+are cancelled so far, and few of those have so small an error. Where an array's error is more than `_ROUNDINGS`
+roundings and it is not nearly 0, something else than rounding is there (a choice, an overflow, a fast approximation),
+and nothing of it is known at a first look.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +50,12 @@ _BENT = 0.5
 _STANDS_OUT = 3.0
 # T over the root of the number of elements.
 _OWN = 10.0
+# The same of one sample. Where noise is K roundings of a usual element (tens in a deep network), elements that are
+# cancelled down to 1 / b of it and had a chance error as small are N K / 50 b^2 in number, for b as here K / 50,000.
+_OF_ONE = 32.0
+# With these an element may be off by some 16 times its noise by the model, and a slice by 7 times.
+_KNOWN = 24
+_SHARED = 2.0
 # By how much a model may overstate the noise of the whole.
 _OVERSTATED = 1.5
 # So many elements tell which of two models is the likelier.
@@ -82,10 +91,12 @@ def noise_of(expected: np.ndarray, of: Seen, usual: np.ndarray, scale: float, dt
     with np.errstate(invalid="ignore", over="ignore"):
         squares = np.where(of.bent, 0.0, of.squares + np.abs(usual - expected) ** 2) / 2
     modelled, own = _likelier(squares, np.abs(expected)), np.sqrt(squares)
-    deviation = np.where(of.bent, modelled, _between(own, modelled, own))
+    most = _OWN * math.sqrt(expected.size) / limit(1.0, _POOLED, max(expected.size, 1)) * own
+    deviation = np.where(of.bent, modelled, np.clip(own, modelled, most))
     unsure = np.zeros(expected.shape, bool)
     unsure[of.bent] = ~(of.reached <= _STANDS_OUT * modelled[of.bent])
-    return _pooled(deviation / scale, unsure, expected, dtype)
+    slices = (max(expected.size / max(size, 1), 1.0) for size in expected.shape)
+    return _noise(deviation / scale, _POOLED, slices, unsure, expected, dtype)
 
 
 def by_own_error(expected: np.ndarray, narrow: np.ndarray, dtype: str) -> Noise:
@@ -97,9 +108,11 @@ def by_own_error(expected: np.ndarray, narrow: np.ndarray, dtype: str) -> Noise:
         return exact(expected)._replace(unsure=np.ones(expected.shape, bool))
     modelled = _likelier(own**2, sizes)
     # What is 0 but for rounding is that small only by chance.
-    least = np.where(_is_zero(sizes, modelled), np.inf, np.maximum(own, unit * sizes))
-    deviation = _between(own, modelled, least)
-    return _pooled(deviation * (LINEAR[dtype] / unit), np.zeros(expected.shape, bool), expected, dtype)
+    most = _OF_ONE * math.sqrt(expected.size) * np.maximum(own, unit * sizes)
+    deviation = np.clip(own, modelled, np.where(_is_zero(sizes, modelled), np.inf, most))
+    slices = (_SHARED for _ in expected.shape)
+    unsure = np.zeros(expected.shape, bool)
+    return _noise(deviation * (LINEAR[dtype] / unit), _KNOWN, slices, unsure, expected, dtype)
 
 
 def _is_rounding(errors: np.ndarray, sizes: np.ndarray) -> bool:
@@ -113,16 +126,10 @@ def _is_zero(sizes: Any, in_float32: Any) -> Any:
     return sizes <= _ROUNDINGS * LINEAR["float64"] / LINEAR["float32"] * in_float32
 
 
-def _between(own: np.ndarray, modelled: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """The model's noise, but at least an element's own and at most a multiple of `least`."""
-    most = limit(1.0, _POOLED, max(own.size, 1))
-    return np.clip(own, modelled, _OWN * math.sqrt(own.size) / most * least)
-
-
-def _pooled(deviation: np.ndarray, unsure: np.ndarray, expected: np.ndarray, dtype: str) -> Noise:
-    slices = (expected.size / max(size, 1) for size in expected.shape)
-    freedom = (float(max(expected.size, 1)), *(max(each, 1.0) for each in slices))
-    return floored(Noise(deviation, _POOLED, freedom, unsure), expected, dtype)
+def _noise(
+    deviation: np.ndarray, samples: int, slices: Iterable[float], unsure: np.ndarray, expected: np.ndarray, dtype: str
+) -> Noise:
+    return floored(Noise(deviation, samples, (float(max(expected.size, 1)), *slices), unsure), expected, dtype)
 
 
 def _likelier(squares: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -49,7 +49,8 @@ class Call(NamedTuple):
 class Question(NamedTuple):
     """Arguments in a type, with cotangents `dys` of the outputs and `directions` for the inputs.
 
-    All are host arrays, but for keys. `dys` are of the float and complex outputs, `directions` of the inputs.
+    All are host arrays, but for keys. `dys` are of the float and complex outputs. `directions` are of the inputs, and
+    an empty list where what is asked needs none.
     """
 
     inputs: list[Any]
@@ -236,21 +237,45 @@ def variants(asked: Call) -> list[str]:
 def in_type(value: Any, dtype: str) -> np.ndarray:
     """A number or array in a float type, or in the complex type of that precision; 16-bit types have complex64."""
     array = np.asarray(value)
-    if array.dtype.kind == "c":
-        return array.astype(np.complex128 if dtype == "float64" else np.complex64)
     with np.errstate(over="ignore"):
-        return array.astype(jnp.dtype(dtype))
+        return array.astype(_as_type(array.dtype, dtype), copy=False)
 
 
-def asked(fn: Callable[..., Any], inputs: list[Any], carried: list[Any], dtype: str, seed: int) -> Question:
-    """The question of `fn`, as `applied` makes it, at these arguments: normal cotangents and directions by the seed.
+def _as_type(own: np.dtype, dtype: str) -> np.dtype:
+    if own.kind == "c":
+        return np.dtype(np.complex128 if dtype == "float64" else np.complex64)
+    return jnp.dtype(dtype)
 
+
+def shaped(asked: Call, dtype: str) -> tuple[list[Any], list[Any]]:
+    """The shapes and types of what `drawn` gives, which is all that a trace needs; keys as they are."""
+    inputs: list[Any] = []
+    carried: list[Any] = []
+    for leaf in asked.leaves:
+        if leaf.kind == STATIC:
+            continue
+        value = leaf.value
+        if leaf.plain or is_number(value):
+            value = jax.ShapeDtypeStruct(np.shape(value), _as_type(np.result_type(value), dtype))
+        elif not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            value = jax.ShapeDtypeStruct(value.shape, jax.dtypes.canonicalize_dtype(value.dtype))
+        (inputs if leaf.kind == INPUT else carried).append(value)
+    return inputs, carried
+
+
+def asked(
+    fn: Callable[..., Any], inputs: list[Any], carried: list[Any], dtype: str, seed: int, along: bool = False
+) -> Question:
+    """The question of `fn`, as `applied` makes it, at these arguments: normal cotangents by the seed.
+
+    It has normal directions too where it is asked `along` some.
     Raises what `fn` raises when JAX traces it, and `JaxgradError` where no output has a gradient.
     """
     outputs = numbers_of(jax.eval_shape(fn, inputs, carried))
     if not outputs:
         raise JaxgradError("no output is a float or complex array, so there is no gradient to check")
-    return Question(inputs, carried, _normal(outputs, dtype, seed, 1), _normal(inputs, dtype, seed, 2))
+    directions = _normal(inputs, dtype, seed, 2) if along else []
+    return Question(inputs, carried, _normal(outputs, dtype, seed, 1), directions)
 
 
 def _normal(like: Sequence[Any], dtype: str, seed: int, purpose: int) -> list[np.ndarray]:

@@ -12,9 +12,8 @@ from jaxgrad.checking.findings import (
 )
 from jaxgrad.checking.oracles import Oracle
 from jaxgrad.checking.oracles.jax import Function, jax_oracle
-from jaxgrad.checking.question import Call
+from jaxgrad.checking.question import Call, shaped
 from jaxgrad.checking.taylor import Judgement
-from jaxgrad.checking.transforms import Asked, question
 from jaxgrad.jaxprs import casts
 
 
@@ -23,17 +22,18 @@ class Kept:
     """What was found out about a function in one setting and holds in others; None where it was not yet asked.
 
     `batched` are the transformations that were run in every pattern of batched arguments. `ruled` says whether the
-    function has custom rules, and so a forward pass of its own where it is differentiated. `not_linear` says that a
-    rule of `jax.custom_jvp` is not linear, and `unaccepted` why the function cannot stand in for an oracle, each in a
-    sentence that is empty where all is well; `wrong` is what the definition says of a gradient that it rejects.
-    `proven` is, by order and name, how far the cotangents of inputs are off that the definition rejects, as a part of
-    their size. `sources` and `calibrations` are by question.
+    function has custom rules, and so a forward pass of its own where it is differentiated. In a sentence each, empty
+    where all is well, `not_linear` says that a rule of `jax.custom_jvp` is not linear, `unsteady` that one call gives
+    two answers, and `unaccepted` why the function cannot stand in for an oracle. `wrong` is what the definition says of
+    a gradient that it rejects; `proven` is, by order and name, how far the cotangents of inputs are off that it rejects,
+    as a part of their size. `sources` and `calibrations` are by question.
     """
 
     batched: set[str] = dataclasses.field(default_factory=set)
     draws: bool | None = None
     ruled: bool | None = None
     not_linear: str | None = None
+    unsteady: str | None = None
     unaccepted: str | None = None
     wrong: dict[str, dict[str, Judgement]] | None = None
     proven: dict[tuple[bool, str], float] = dataclasses.field(default_factory=dict)
@@ -73,8 +73,7 @@ def given_tolerance(subject: Subject, dtype: str) -> float | None:
 
 def forward(subject: Subject, dtype: str) -> Any:
     """The jaxpr of the function itself, in a type; traced in the caller's context."""
-    q = question(Asked(subject.hand, subject.call, dtype, 0, None))
-    return jax.make_jaxpr(subject.hand)(q.inputs, q.carried)
+    return jax.make_jaxpr(subject.hand)(*shaped(subject.call, dtype))
 
 
 def draws_numbers(subject: Subject) -> bool:

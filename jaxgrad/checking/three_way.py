@@ -292,9 +292,8 @@ def _twice(subject: Subject, found: Finding) -> Finding:
     """A finding that agrees, unless the same call gives two answers, or an oracle contradicts itself."""
     if found.outcome != AGREES:
         return found
-    why = verdict.not_deterministic(subject, found.setting)
-    if why:
-        return found._replace(outcome=DIFFERS, why=why, alone=HAND)
+    if subject.kept.unsteady:
+        return found._replace(outcome=DIFFERS, why=subject.kept.unsteady, alone=HAND)
     for oracle, flaw in verdict.flaws(subject, found.setting):
         return found._replace(outcome=DIFFERS, why=flaw, alone=oracle)
     return found

@@ -64,13 +64,17 @@ class Transform(NamedTuple):
     inputs: tuple[str, ...] | None = None
 
 
-def question(of: Asked, variant: str | None = None) -> Question:
-    """The question of a function in a type, by the seed."""
-    return asked(of.fn, *drawn(of.call, of.dtype, of.seed, variant), of.dtype, of.seed)
+def question(of: Asked, variant: str | None = None, along: bool = False) -> Question:
+    """The question of a function in a type, by the seed; with directions where it is asked `along` some."""
+    return asked(of.fn, *drawn(of.call, of.dtype, of.seed, variant), of.dtype, of.seed, along)
 
 
 def _one(of: Asked) -> list[Group]:
     return [Group("", [question(of)], frozenset(), (FIRST,))]
+
+
+def _one_along(of: Asked) -> list[Group]:
+    return [Group("", [question(of, along=True)], frozenset(), (FIRST,))]
 
 
 def _patterns(of: Asked) -> list[Group]:
@@ -205,9 +209,9 @@ TRANSFORMS: dict[str, Transform] = {
     ),
     "scan": Transform("as the body of a scan", _pair, _by_scan, together=True),
     "remat": Transform("recomputed in the backward pass, by jax.checkpoint", _one, _by_remat),
-    "grad_of_grad": Transform("the gradient of the gradient along a direction", _one, _by_second, second=True),
+    "grad_of_grad": Transform("the gradient of the gradient along a direction", _one_along, _by_second, second=True),
     "jvp": Transform(
-        "forward mode", _one, _by_jvp, expect=_along, inputs=("the tangents, along directions and cotangents",)
+        "forward mode", _one_along, _by_jvp, expect=_along, inputs=("the tangents, along directions and cotangents",)
     ),
     "reach": Transform("inputs of other sizes and at the edges of the type; given ones moved", _reaches, _by_jit),
     "sharded": Transform("split over a mesh by `shardings`", _one, _by_mesh),

@@ -74,6 +74,8 @@ def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
             runs = [answered(row, group, of) for group in groups]
             names = _names(subject, row, groups[0].questions[0]) if groups else None
             called = _called(subject, setting, groups)
+            if names is not None and subject.kept.unsteady is None:
+                subject.kept.unsteady = _unsteady(runs[0][0], answered(row, groups[0], of)[0], names)
             subject.kept.batched.add(setting.transform)
     except JaxgradError:
         raise
@@ -193,13 +195,8 @@ def _outcome(setting: Setting, tensors: tuple[Tensor, ...], outcome: str, why: s
     return Finding(setting, tensors, outcome=outcome, why=why, **{**known, **rest})
 
 
-def not_deterministic(subject: Subject, setting: Setting) -> str:
+def _unsteady(once: Pulled, again: Pulled, names: Pulled) -> str:
     """That one call gave two answers, in a sentence; nothing where the two are the same bits."""
-    row, of = TRANSFORMS[setting.transform], _asked(subject, setting)
-    with in_type(setting.dtype):
-        group = row.groups(of)[0]
-        once, again = (answered(row, group, of)[0] for _ in range(2))
-        names = _names(subject, row, group.questions[0])
     for part, kind in KINDS.items():
         for name, a, b in zip(getattr(names, part), getattr(once, part), getattr(again, part), strict=True):
             if not np.array_equal(a, b, equal_nan=is_number(a)):
@@ -261,7 +258,7 @@ def _not_linear(subject: Subject) -> str:
 def _tangents_not_linear(subject: Subject, dtype: str) -> str:
     if not casts.has_custom_jvp(forward(subject, dtype)):
         return ""
-    q = question(Asked(subject.hand, subject.call, dtype, 0, None))
+    q = question(Asked(subject.hand, subject.call, dtype, 0, None), along=True)
 
     def tangents(factor: float) -> list[Any]:
         along = [v * v.dtype.type(factor) for v in q.directions]
