@@ -25,8 +25,8 @@ class Kept:
     function has custom rules, and so a forward pass of its own where it is differentiated. In a sentence each, empty
     where all is well, `not_linear` says that a rule of `jax.custom_jvp` is not linear, `unsteady` that one call gives
     two answers, and `unaccepted` why the function cannot stand in for an oracle. `wrong` is what the definition says of
-    a gradient that it rejects; `proven` is, by order and name, how far the cotangents of inputs are off that it rejects,
-    as a part of their size. `sources` and `calibrations` are by question.
+    a gradient that it rejects; `proven` is, by order and name, how far cotangents of inputs are off that it rejects, as
+    a part of their size. `sources` and `calibrations` are by question.
     """
 
     batched: set[str] = dataclasses.field(default_factory=set)

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import widened
 from jaxgrad.checking.sources import Source, calibration, drawn_in_type, noise_of, source_of
 from jaxgrad.checking.subject import Subject, draws_numbers, given_tolerance, in_type
+from jaxgrad.checking.threads import mapped
 from jaxgrad.checking.transforms import TRANSFORMS, Group, Transform
 from jaxgrad.errors import JaxgradError
 
@@ -110,21 +111,24 @@ def known_in(source: Source, dtype: str) -> Pulled | None:
     return {"float64": source.expected.answer, "float32": source.expected.narrow}.get(dtype)
 
 
-def tensors_of(subject: Subject, asked: Gathered) -> Iterator[Tensor]:
+def tensors_of(subject: Subject, asked: Gathered) -> list[Tensor]:
     """A tensor for each array of the answers."""
     dtype, seed = asked.setting.dtype, asked.setting.seed
     factors = {} if dtype == "float64" else calibration(subject, dtype, seed, asked.source.expected.whole)
-    for part, kind in KINDS.items():
+    compared = []
+    for part in KINDS:
         for number, name in enumerate(getattr(asked.names, part)):
             at: int | None = number
             if part == "nodes":
                 at = asked.source.nodes.index(name) if name in asked.source.nodes else None
-            yield _tensor(subject, asked, part, kind, name, number, at, factors.get((part, number), 1.0))
+            compared.append((asked, part, name, number, at, factors.get((part, number), 1.0)))
     if asked.called is not None:
         alone = asked._replace(hand=asked.hand._replace(outputs=asked.called))
         for number in called_apart(asked.called, asked.hand):
             name, factor = of_a_call(asked.names.outputs[number]), factors.get(("outputs", number), 1.0)
-            yield _tensor(subject, alone, "outputs", "output", name, number, number, factor)
+            compared.append((alone, "outputs", name, number, number, factor))
+    arrays = [getattr(of.hand, part)[number] for of, part, _, number, *_ in compared]
+    return mapped(lambda array, each: _tensor(subject, array, *each), arrays, compared)
 
 
 def called_apart(called: Sequence[np.ndarray], differentiated: Pulled) -> list[int]:
@@ -139,10 +143,16 @@ def of_a_call(name: str) -> str:
 
 
 def _tensor(
-    subject: Subject, asked: Gathered, part: str, kind: str, name: str, number: int, at: int | None, factor: float
+    subject: Subject,
+    hand: np.ndarray,
+    asked: Gathered,
+    part: str,
+    name: str,
+    number: int,
+    at: int | None,
+    factor: float,
 ) -> Tensor:
-    setting, source = asked.setting, asked.source
-    hand = getattr(asked.hand, part)[number]
+    setting, source, kind = asked.setting, asked.source, KINDS[part]
     values = {HAND: hand}
     for engine, (pulled, nodes) in asked.others.items():
         if part != "nodes":
