@@ -14,7 +14,7 @@ formula, or another library, need not round as the program does that was measure
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ class Spread:
             self.differs |= sample != self.expected
             return
         sums = [np.zeros(()), *(np.zeros(size) for size in self.expected.shape)]
-        for part in _parts(self.expected.shape):
+        for part in parts_of(self.expected.shape):
             squares = self._squares(part, np.asarray(sample)[part])
             with np.errstate(over="ignore"):
                 sums[0] += squares.sum()
@@ -147,7 +147,7 @@ class Spread:
         return Noise(roots / math.sqrt(samples), samples, freedom or (1.0,), self.differs, lost)
 
 
-def _parts(shape: tuple[int, ...]) -> list[Any]:
+def parts_of(shape: tuple[int, ...]) -> list[Any]:
     """Stretches of the first axis, of about `_PART` elements each."""
     size = math.prod(shape)
     if size <= _PART:
@@ -182,10 +182,14 @@ def floored(noise: Noise, expected: np.ndarray, dtype: Any) -> Noise:
     """Noise with at least the rounding of the result itself to its type, and the size of what underflows."""
     if not is_number(expected):
         return noise
+    return noise._replace(deviation=np.maximum(noise.deviation, least_of(expected, dtype)))
+
+
+def least_of(expected: np.ndarray, dtype: Any) -> np.ndarray:
+    """The rounding of numbers to a type, at least the size of what underflows."""
     info = jnp.finfo(dtype)
     size = np.where(np.isfinite(expected), np.abs(expected), 0.0)
-    own = np.maximum(float(info.eps) / 2 * size, float(info.smallest_normal))
-    return noise._replace(deviation=np.maximum(noise.deviation, own))
+    return np.maximum(float(info.eps) / 2 * size, float(info.smallest_normal))
 
 
 def scaled(noise: Noise, factor: float) -> Noise:
@@ -213,95 +217,225 @@ def compare(
     expected, actual = np.asarray(expected), np.asarray(actual)
     if expected.shape != actual.shape:
         raise ValueError(f"arrays of the shapes {expected.shape} and {actual.shape} cannot be compared")
-    a, b = _wide(expected), _wide(actual)
-    with np.errstate(invalid="ignore", over="ignore"):
-        gap = np.abs(a - b)
-        usual = bool(np.isfinite(gap.sum())) and not noise.unsure.any()
-    if usual:
-        # Nearly always, and of a large array each pass over it takes its time.
-        nan = unsure = bad = np.broadcast_to(np.False_, gap.shape)
-        same, judged, of_expected = gap == 0, gap, _norm(a)
-    else:
-        nan = np.isnan(a) & np.isnan(b)
-        same = (a == b) | nan
-        # An element that hangs on a choice and is equal all the same has been judged; NaN beside a number is no choice.
-        unsure = noise.unsure & ~same & (noise.lost | ~np.isnan(b) | ~np.isfinite(a))
-        bad = ~np.isfinite(gap) & ~same & ~unsure
-        judged = np.where(same | bad | unsure, 0.0, gap)
-        of_expected = _norm(np.where(np.isfinite(a), np.abs(a), 0.0))
-    faint = _faint(a, noise, dtype) & ~same if tolerance is None and is_number(expected) else np.zeros(gap.shape, bool)
-    relative = math.nan if bad.any() else _ratio(_norm(judged), of_expected)
+    number = is_number(expected)
+    parts = parts_of(expected.shape)
+    measured = [
+        _measure(expected[part], actual[part], _part_of(noise, part), dtype if number else None) for part in parts
+    ]
+    gap, noisy, sizes = (summed([getattr(m, name) for m in measured]) for name in ("gap", "noise", "sizes"))
+    found = _merged(measured, parts)
+    of_expected = sizes.norm()
+    relative = math.nan if found.bad.number else _ratio(gap.norm(), of_expected)
+    faint = _Lost(0, 0)
     if tolerance is not None:
         share, where, most = _ratio(relative, tolerance), "as a whole", tolerance
-    elif is_number(expected):
-        share, where, whole = _shares(judged, noise)
+    elif number:
+        share, where, whole = _shares(gap, noisy, found.worst, noise, expected.shape)
         most = _ratio(whole, of_expected)
+        faint = _lost(expected, actual, noise, _faint(sizes, noisy, noise, expected.shape, dtype))
     else:
-        share, where, most = (math.inf if judged.any() else 0.0), "as a whole", 0.0
-    at = _first(bad) if bad.any() else _worst(judged, noise.deviation)
+        share, where, most = (math.inf if gap.whole else 0.0), "as a whole", 0.0
+    at = (found.bad if found.bad.number else found.worst).at
+    a, b = (_wide(x[at]).item() for x in (expected, actual)) if expected.size else (0.0, 0.0)
+    nan = found.nan
     return Difference(
-        exact=bool(same.all()),
-        agrees=bool(not bad.any() and share <= 1),
+        exact=found.same,
+        agrees=bool(not found.bad.number and share <= 1),
         share=share,
         where=where,
-        max_abs=float(gap[at] if bad.any() else np.max(gap, where=~same, initial=0.0)),
+        max_abs=float(abs(a - b)) if found.bad.number else found.largest,
         at=at,
-        values=(a[at].item(), b[at].item()) if gap.size else (0.0, 0.0),
-        ulps=float(np.max(judged / _spacing(a, b, dtype), initial=0.0)) if is_number(expected) else 0.0,
+        values=(a, b),
+        ulps=found.ulps,
         relative=relative,
-        noise=_ratio(_norm(noise.deviation), of_expected),
+        noise=_ratio(noisy.norm(), of_expected),
         tolerance=most,
-        unjudged=int((unsure | faint).sum()),
-        faint=int(faint.sum()),
-        size=int(gap.size),
-        not_finite=f"{a[at]} against {b[at]} at {list(at)}, {int(bad.sum())} in all" if bad.any() else None,
-        both_nan=f"first at {list(_first(nan))}, {int(nan.sum())} of {nan.size}" if nan.any() else None,
+        unjudged=found.unsure + faint.judged,
+        faint=faint.number,
+        size=int(expected.size),
+        not_finite=f"{a} against {b} at {list(at)}, {found.bad.number} in all" if found.bad.number else None,
+        both_nan=f"first at {list(nan.at)}, {nan.number} of {expected.size}" if nan.number else None,
     )
 
 
-def _faint(expected: np.ndarray, noise: Noise, dtype: Any) -> np.ndarray:
-    """Where the whole is smaller than what its noise may reach, so that 0 would agree, or a slice than its noise.
+class _At(NamedTuple):
+    """How many elements are so, and the first of them; or by how many times its noise the worst is off, and where."""
 
-    What is no more than noise in float64 too is 0, where nothing but 0 agrees, and was judged.
+    number: float
+    at: tuple[int, ...]
+
+
+class Sums(NamedTuple):
+    """Squares of an array summed over the whole and over each slice along an axis, in units of `unit` squared.
+
+    Squares are of numbers around 1, so that none underflows; what is far smaller is judged element by element.
     """
-    sizes = np.where(np.isfinite(expected), np.abs(expected), 0.0)
-    if not sizes.size:
-        return np.zeros(sizes.shape, bool)
-    in_float64 = float(jnp.finfo(np.float64).eps) / float(jnp.finfo(dtype).eps)
-    unit = max(largest(sizes), largest(noise.deviation))
-    squares, variances = (sizes / unit) ** 2, (noise.deviation / unit) ** 2
-    zero = (100 * in_float64) ** 2
-    most = limit(min(noise.freedom[0], sizes.size), noise.samples) ** 2
-    faint = np.full(sizes.shape, zero * variances.sum() < squares.sum() <= most * variances.sum())
-    for axis in range(sizes.ndim) if sizes.ndim > 1 else ():
-        of_slices, of_noise = along(squares, axis), along(variances, axis)
-        lost = (zero * of_noise < of_slices) & (of_slices <= of_noise)
-        faint |= across(lost, axis, sizes.ndim)
-    return faint
+
+    unit: float
+    whole: float
+    slices: tuple[np.ndarray, ...]
+
+    def norm(self) -> float:
+        """The 2-norm of the whole."""
+        return self.unit * math.sqrt(self.whole)
+
+    def in_units_of(self, unit: float) -> "Sums":
+        """The same sums in a larger unit."""
+        share = (self.unit / unit) ** 2
+        return Sums(unit, share * self.whole, tuple(share * of for of in self.slices))
+
+
+class _Measured(NamedTuple):
+    """What is known of one part of two arrays. `gap` is of what is judged; `unsure` counts what is not."""
+
+    gap: Sums
+    noise: Sums
+    sizes: Sums
+    same: bool
+    bad: _At
+    nan: _At
+    worst: _At
+    unsure: int
+    largest: float
+    ulps: float
+
+
+def _measure(expected: np.ndarray, actual: np.ndarray, noise: Noise, dtype: Any) -> _Measured:
+    """One part of the arrays compared; `dtype` is None where they are of integers or booleans."""
+    a, b = _wide(expected), _wide(actual)
+    gap, same, unsure, bad = _told_apart(a, b, noise)
+    nan = np.isnan(a) & np.isnan(b)
+    judged = np.where(same | bad | unsure, 0.0, gap)
+    ratios = _ratios(judged, noise.deviation)
+    at = _largest_at(ratios)
+    return _Measured(
+        squared(judged),
+        squared(noise.deviation),
+        squared(np.where(np.isfinite(a), np.abs(a), 0.0)),
+        bool(same.all()),
+        _At(int(bad.sum()), _largest_at(bad)),
+        _At(int(nan.sum()), _largest_at(nan)),
+        _At(float(ratios[at]) if ratios.size else 0.0, at),
+        int(unsure.sum()),
+        float(np.max(gap, where=~same, initial=0.0)),
+        0.0 if dtype is None else float(np.max(judged / _spacing(a, b, dtype), initial=0.0)),
+    )
+
+
+def _told_apart(a: np.ndarray, b: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The distance of each element, and whether it is the same, hangs on a choice, or is not finite in one alone."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.abs(a - b)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    # An element that hangs on a choice and is equal all the same has been judged; NaN beside a number is no choice.
+    unsure = noise.unsure & ~same & (noise.lost | ~np.isnan(b) | ~np.isfinite(a))
+    return gap, same, unsure, ~np.isfinite(gap) & ~same & ~unsure
+
+
+def _part_of(noise: Noise, part: Any) -> Noise:
+    lost = noise.lost[part] if isinstance(noise.lost, np.ndarray) else noise.lost
+    return noise._replace(deviation=noise.deviation[part], unsure=noise.unsure[part], lost=lost)
+
+
+def squared(x: np.ndarray) -> Sums:
+    """The squares of an array, summed."""
+    unit = largest(x)
+    squares = (x / unit) ** 2
+    return Sums(unit, float(squares.sum()), tuple(along(squares, axis) for axis in range(x.ndim)))
+
+
+def summed(parts: Sequence[Sums]) -> Sums:
+    """The sums of an array from those of the stretches of its first axis."""
+    if len(parts) == 1:
+        return parts[0]
+    unit = max(part.unit for part in parts)
+    scaled = [part.in_units_of(unit) for part in parts]
+    first, *rest = zip(*(part.slices for part in scaled), strict=True)
+    return Sums(unit, sum(part.whole for part in scaled), (np.concatenate(first), *(np.sum(of, axis=0) for of in rest)))
+
+
+def _merged(measured: Sequence[_Measured], parts: Sequence[Any]) -> _Measured:
+    """What is known of all stretches of the first axis together; the sums are left to `summed`."""
+    starts = [part.start if isinstance(part, slice) else 0 for part in parts]
+
+    def moved(found: _At, start: int) -> _At:
+        return found._replace(at=(found.at[0] + start, *found.at[1:])) if found.at else found
+
+    def first(name: str) -> _At:
+        each = [moved(getattr(m, name), start) for m, start in zip(measured, starts, strict=True)]
+        return _At(sum(found.number for found in each), next((found.at for found in each if found.number), each[0].at))
+
+    worst = max(
+        (moved(m.worst, start) for m, start in zip(measured, starts, strict=True)), key=lambda found: found.number
+    )
+    return measured[0]._replace(
+        same=all(m.same for m in measured),
+        bad=first("bad"),
+        nan=first("nan"),
+        worst=worst,
+        unsure=sum(m.unsure for m in measured),
+        largest=max(m.largest for m in measured),
+        ulps=max(m.ulps for m in measured),
+    )
+
+
+def _faint(sizes: Sums, noisy: Sums, noise: Noise, shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, ...] | None:
+    """Whether slices are smaller than their noise, by axis; None where the whole is smaller than what its may reach.
+
+    Of the whole, 0 would agree too. What is no more than noise in float64 too is 0, where nothing but 0 agrees, and was
+    judged.
+    """
+    size = math.prod(shape)
+    if not size:
+        return ()
+    zero = (100 * float(jnp.finfo(np.float64).eps) / float(jnp.finfo(dtype).eps)) ** 2
+    unit = max(sizes.unit, noisy.unit)
+    sizes, noisy = sizes.in_units_of(unit), noisy.in_units_of(unit)
+    most = limit(min(noise.freedom[0], size), noise.samples) ** 2
+    if zero * noisy.whole < sizes.whole <= most * noisy.whole:
+        return None
+    pairs = zip(sizes.slices, noisy.slices, strict=True) if len(shape) > 1 else ()
+    return tuple((zero * noise < own) & (own <= noise) for own, noise in pairs)
+
+
+class _Lost(NamedTuple):
+    """How many elements drown in their noise, and how many of them do not hang on a choice besides."""
+
+    number: int
+    judged: int
+
+
+def _lost(expected: np.ndarray, actual: np.ndarray, noise: Noise, slices: tuple[np.ndarray, ...] | None) -> _Lost:
+    """The elements of the slices that are lost, or of the whole, but for those that are equal."""
+    if slices is not None and not any(of.any() for of in slices):
+        return _Lost(0, 0)
+    faint = np.full(expected.shape, slices is None)
+    for axis, of in enumerate(slices or ()):
+        faint |= across(of, axis, expected.ndim)
+    _, same, unsure, _ = _told_apart(_wide(expected), _wide(actual), noise)
+    return _Lost(int((faint & ~same).sum()), int((faint & ~same & ~unsure).sum()))
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64, copy=False)
 
 
-def _shares(gap: np.ndarray, noise: Noise) -> tuple[float, str, float]:
+def _shares(gap: Sums, noisy: Sums, worst: _At, noise: Noise, shape: tuple[int, ...]) -> tuple[float, str, float]:
     """The largest distance over its limit, the name of its set, and the limit of the whole's 2-norm."""
-    if not gap.size:
+    size = math.prod(shape)
+    if not size:
         return 0.0, "as a whole", 0.0
-    elements = _ratios(gap, limit(1.0, noise.samples, gap.size) * noise.deviation)
-    at = _largest_at(elements)
-    found = [(float(elements[at]), f"in element {list(at)}")]
-    # Squares are of numbers around 1, so that none underflows; what is far smaller is judged element by element.
-    unit = max(largest(gap), largest(noise.deviation))
-    squares, variances = (gap / unit) ** 2, (noise.deviation / unit) ** 2
-    for axis in range(gap.ndim) if gap.ndim > 1 else ():
+    found = [(worst.number / limit(1.0, noise.samples, size), f"in element {list(worst.at)}")]
+    unit = max(gap.unit, noisy.unit)
+    gap, noisy = gap.in_units_of(unit), noisy.in_units_of(unit)
+    for axis in range(len(shape)) if len(shape) > 1 else ():
         freedom = noise.freedom[axis + 1] if axis + 1 < len(noise.freedom) else 1.0
-        most = limit(min(freedom, gap.size / gap.shape[axis]), noise.samples, gap.shape[axis])
-        slices = _ratios(np.sqrt(along(squares, axis)), most * np.sqrt(along(variances, axis)))
+        most = limit(min(freedom, size / shape[axis]), noise.samples, shape[axis])
+        slices = _ratios(np.sqrt(gap.slices[axis]), most * np.sqrt(noisy.slices[axis]))
         slice_ = int(np.argmax(slices))
         found.append((float(slices[slice_]), f"in slice {slice_} of axis {axis}"))
-    most_of_whole = limit(min(noise.freedom[0], gap.size), noise.samples) * math.sqrt(float(variances.sum()))
-    found.append((_ratio(math.sqrt(float(squares.sum())), most_of_whole), "as a whole"))
+    most_of_whole = limit(min(noise.freedom[0], size), noise.samples) * math.sqrt(noisy.whole)
+    found.append((_ratio(math.sqrt(gap.whole), most_of_whole), "as a whole"))
     return *max(found, key=lambda item: item[0]), unit * most_of_whole
 
 
@@ -324,18 +458,10 @@ def across(of_slices: np.ndarray, axis: int, axes: int) -> np.ndarray:
     return of_slices.reshape([-1 if other == axis else 1 for other in range(axes)])
 
 
-def _worst(gap: np.ndarray, deviation: np.ndarray) -> tuple[int, ...]:
-    return _largest_at(_ratios(gap, deviation)) if gap.size else ()
-
-
 def _largest_at(x: np.ndarray) -> tuple[int, ...]:
     if not x.size:
         return ()
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(x)), x.shape))
-
-
-def _first(places: np.ndarray) -> tuple[int, ...]:
-    return _largest_at(places)
 
 
 def largest(x: np.ndarray) -> float:
@@ -359,12 +485,6 @@ def stands_alone(pairs: Mapping[tuple[str, str], Difference]) -> str | None:
     engines = dict.fromkeys(itertools.chain.from_iterable(pairs))
     suspects = [e for e in engines if all(d.agrees for pair, d in pairs.items() if e not in pair)]
     return suspects[0] if len(engines) > 2 and len(suspects) == 1 else None
-
-
-def _norm(x: np.ndarray) -> float:
-    """The 2-norm, without the underflow that squares of tiny numbers have."""
-    largest = float(np.max(np.abs(x), initial=0.0))
-    return largest * float(np.linalg.norm(x / largest)) if 0 < largest < np.inf else largest
 
 
 def _spacing(a: np.ndarray, b: np.ndarray, dtype: Any) -> np.ndarray:

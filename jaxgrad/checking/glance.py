@@ -33,12 +33,12 @@ and nothing of it is known at a first look.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgrad.checking.compare import Noise, across, along, exact, floored, largest, limit
+from jaxgrad.checking.compare import Noise, Sums, across, exact, floored, least_of, limit, parts_of, squared, summed
 
 # Of as many errors, pooled, the root mean square is known to some 2 %, and the distribution of their ratio is normal.
 _POOLED = 2**10
@@ -90,35 +90,48 @@ def noise_of(expected: np.ndarray, of: Seen, usual: np.ndarray, scale: float, dt
     """The noise of an array from what was seen of it and one more sample; errors are `scale` times too large."""
     with np.errstate(invalid="ignore", over="ignore"):
         squares = np.where(of.bent, 0.0, of.squares + np.abs(usual - expected) ** 2) / 2
-    modelled, own = _likelier(squares, np.abs(expected)), np.sqrt(squares)
+    own, sizes = np.sqrt(squares), np.abs(expected)
+    modelled = np.broadcast_to(_modelled(_likelier(lambda at: (own[at], sizes[at]), own.shape), ..., sizes), own.shape)
     most = _OWN * math.sqrt(expected.size) / limit(1.0, _POOLED, max(expected.size, 1)) * own
     deviation = np.where(of.bent, modelled, np.clip(own, modelled, most))
     unsure = np.zeros(expected.shape, bool)
     unsure[of.bent] = ~(of.reached <= _STANDS_OUT * modelled[of.bent])
     slices = (max(expected.size / max(size, 1), 1.0) for size in expected.shape)
-    return _noise(deviation / scale, _POOLED, slices, unsure, expected, dtype)
+    freedom = (float(max(expected.size, 1)), *slices)
+    return floored(Noise(deviation / scale, _POOLED, freedom, unsure), expected, dtype)
 
 
 def by_own_error(expected: np.ndarray, narrow: np.ndarray, dtype: str) -> Noise:
     """The noise of an array in one of `LINEAR`, by what the same program gives in float32."""
-    unit, sizes = LINEAR["float32"], np.where(np.isfinite(expected), np.abs(expected), 0.0)
-    with np.errstate(invalid="ignore", over="ignore"):
-        own = np.where(narrow == expected, 0.0, np.abs(narrow - expected))
-    if not (np.isfinite(own).all() and _is_rounding(own, sizes)):
+    unit = LINEAR["float32"]
+
+    def errors(at: Any) -> tuple[np.ndarray, np.ndarray]:
+        x, y = expected[at], narrow[at]
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.where(y == x, 0.0, np.abs(y - x)), np.where(np.isfinite(x), np.abs(x), 0.0)
+
+    parts = parts_of(expected.shape)
+    if not _is_rounding(map(errors, parts)):
         return exact(expected)._replace(unsure=np.ones(expected.shape, bool))
-    modelled = _likelier(own**2, sizes)
-    # What is 0 but for rounding is that small only by chance.
-    most = _OF_ONE * math.sqrt(expected.size) * np.maximum(own, unit * sizes)
-    deviation = np.clip(own, modelled, np.where(_is_zero(sizes, modelled), np.inf, most))
-    slices = (_SHARED for _ in expected.shape)
-    unsure = np.zeros(expected.shape, bool)
-    return _noise(deviation * (LINEAR[dtype] / unit), _KNOWN, slices, unsure, expected, dtype)
+    model = _likelier(errors, expected.shape)
+    deviation = np.empty(expected.shape)
+    for at in parts:
+        own, sizes = errors(at)
+        modelled = _modelled(model, at, sizes)
+        # What is 0 but for rounding is that small only by chance.
+        most = _OF_ONE * math.sqrt(expected.size) * np.maximum(own, unit * sizes)
+        bounded = np.clip(own, modelled, np.where(_is_zero(sizes, modelled), np.inf, most))
+        deviation[at] = np.maximum(bounded * (LINEAR[dtype] / unit), least_of(expected[at], dtype))
+    freedom = (float(max(expected.size, 1)), *(_SHARED for _ in expected.shape))
+    return Noise(deviation, _KNOWN, freedom, np.broadcast_to(np.False_, expected.shape))
 
 
-def _is_rounding(errors: np.ndarray, sizes: np.ndarray) -> bool:
+def _is_rounding(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> bool:
     """Whether errors in float32 are as large as rounding makes them, of all or of what is nearly 0 in float64."""
-    error, size = (np.linalg.norm(x) for x in (errors, sizes))
-    return bool(error <= _ROUNDINGS * LINEAR["float32"] * size or _is_zero(size, error))
+    errors, sizes, finite = zip(*((squared(own), squared(x), np.isfinite(own).all()) for own, x in parts), strict=True)
+    error, size = summed(errors).norm(), summed(sizes).norm()
+    usual = error <= _ROUNDINGS * LINEAR["float32"] * size or _is_zero(size, error)
+    return bool(usual and all(finite))
 
 
 def _is_zero(sizes: Any, in_float32: Any) -> Any:
@@ -126,42 +139,66 @@ def _is_zero(sizes: Any, in_float32: Any) -> Any:
     return sizes <= _ROUNDINGS * LINEAR["float64"] / LINEAR["float32"] * in_float32
 
 
-def _noise(
-    deviation: np.ndarray, samples: int, slices: Iterable[float], unsure: np.ndarray, expected: np.ndarray, dtype: str
-) -> Noise:
-    return floored(Noise(deviation, samples, (float(max(expected.size, 1)), *slices), unsure), expected, dtype)
+class _Model(NamedTuple):
+    """The noise of an array: its root mean square, and for each axis a factor by slice, or None.
+
+    Where it is `relative`, the noise of the relative errors.
+    """
+
+    root: float
+    factors: tuple[np.ndarray | None, ...]
+    relative: bool
 
 
-def _likelier(squares: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Each element's noise by the model of its errors, or of its relative errors where that fits better."""
-    unit = largest(squares)
-    absolute = np.sqrt(unit) * np.sqrt(_modelled(squares / unit))
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratios = np.where(squares > 0, squares / sizes**2, 0.0)
-    if not np.isfinite(ratios).all():
+def _modelled(model: _Model, at: Any, sizes: np.ndarray) -> np.ndarray:
+    """What a model has for the elements at a part or at indices, which are of these sizes."""
+    found: Any = model.root
+    for axis, factor in enumerate(model.factors):
+        if factor is not None and isinstance(at, tuple):
+            found = found * factor[at[axis]]
+        elif factor is not None:
+            found = found * across(factor[at] if axis == 0 else factor, axis, len(model.factors))
+    return np.asarray(found * sizes if model.relative else found)
+
+
+def _likelier(errors: Callable[[Any], tuple[np.ndarray, np.ndarray]], shape: tuple[int, ...]) -> _Model:
+    """The model of an array's errors, or of its relative errors where that fits better.
+
+    `errors` gives those at a part or at indices, and the sizes of the elements there.
+    """
+    each = [(squared(own), squared(ratio)) for own, ratio in (_ratio_too(*errors(part)) for part in parts_of(shape))]
+    absolute, relative = (_model(summed([of[number] for of in each]), shape, bool(number)) for number in range(2))
+    if not math.isfinite(relative.root):
         return absolute
-    unit = largest(ratios)
-    relative = sizes * (np.sqrt(unit) * np.sqrt(_modelled(ratios / unit)))
+    size = math.prod(shape)
+    some: Any = np.unravel_index(np.arange(0, size, max(1, size // _ENOUGH)), shape) if shape else ...
+    own, sizes = errors(some)
+    by_size, plain = (np.broadcast_to(_modelled(of, some, sizes), own.shape) for of in (relative, absolute))
     # Where cancelled sums are far off relative to what is left of them, large elements would be given their noise.
-    if not np.linalg.norm(relative) <= _OVERSTATED * np.linalg.norm(np.sqrt(squares)):
+    if not np.linalg.norm(by_size) <= _OVERSTATED * np.linalg.norm(own):
         return absolute
-    return relative if _unlikeliness(squares, relative) < _unlikeliness(squares, absolute) else absolute
+    return relative if _unlikeliness(own, by_size) < _unlikeliness(own, plain) else absolute
 
 
-def _unlikeliness(squares: np.ndarray, deviation: np.ndarray) -> float:
-    """Minus the mean log-likelihood of normal errors, but for a constant, over some of the elements that have any."""
-    step = max(1, squares.size // _ENOUGH)
-    some, of = squares.ravel()[::step], deviation.ravel()[::step]
-    noisy = some > 0
+def _ratio_too(own: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return float(np.mean(np.log(of[noisy] ** 2) + some[noisy] / of[noisy] ** 2)) if noisy.any() else 0.0
+        return own, np.where(own > 0, own / sizes, 0.0)
 
 
-def _modelled(squares: np.ndarray) -> np.ndarray:
-    """The variance of each element by the mean squares of the whole and of its slices."""
-    mean = float(squares.mean()) if squares.size else 0.0
-    found = np.full(squares.shape, mean)
-    for axis, size in enumerate(squares.shape):
-        if mean and squares.size >= _FEWEST * size:
-            found *= across(along(squares, axis) * (size / squares.size / mean), axis, squares.ndim)
-    return found
+def _model(sums: Sums, shape: tuple[int, ...], relative: bool) -> _Model:
+    size = max(math.prod(shape), 1)
+    mean = sums.whole / size
+
+    def factor(axis: int, of: np.ndarray) -> np.ndarray | None:
+        looked_at = mean and size >= _FEWEST * shape[axis]
+        return np.sqrt(of * (shape[axis] / size / mean)) if looked_at else None
+
+    return _Model(sums.unit * math.sqrt(mean), tuple(map(factor, range(len(shape)), sums.slices)), relative)
+
+
+def _unlikeliness(own: np.ndarray, deviation: np.ndarray) -> float:
+    """Minus the mean log-likelihood of normal errors, but for a constant, over those that are not 0."""
+    noisy = own > 0
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratios = own[noisy] / deviation[noisy]
+        return float(np.mean(2 * np.log(deviation[noisy]) + ratios * ratios)) if noisy.any() else 0.0

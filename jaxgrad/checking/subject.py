@@ -24,9 +24,10 @@ class Kept:
     `batched` are the transformations that were run in every pattern of batched arguments. `ruled` says whether the
     function has custom rules, and so a forward pass of its own where it is differentiated. In a sentence each, empty
     where all is well, `not_linear` says that a rule of `jax.custom_jvp` is not linear, `unsteady` that one call gives
-    two answers, and `unaccepted` why the function cannot stand in for an oracle. `wrong` is what the definition says of
-    a gradient that it rejects; `proven` is, by order and name, how far cotangents of inputs are off that it rejects, as
-    a part of their size. `sources` and `calibrations` are by question.
+    two answers, and `unaccepted` why the function cannot stand in for an oracle. `flaw` names an oracle that
+    contradicts itself, with a sentence, or is two empty ones. `wrong` is what the definition says of a gradient that it
+    rejects; `proven` is, by order and name, how far cotangents of inputs are off that it rejects, as a part of their
+    size. `sources` and `calibrations` are by question.
     """
 
     batched: set[str] = dataclasses.field(default_factory=set)
@@ -35,6 +36,7 @@ class Kept:
     not_linear: str | None = None
     unsteady: str | None = None
     unaccepted: str | None = None
+    flaw: tuple[str, str] | None = None
     wrong: dict[str, dict[str, Judgement]] | None = None
     proven: dict[tuple[bool, str], float] = dataclasses.field(default_factory=dict)
     sources: dict[Any, Any] = dataclasses.field(default_factory=dict)

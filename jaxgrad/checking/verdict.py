@@ -8,7 +8,7 @@ asked ends as not judged, with the reason.
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -93,7 +93,11 @@ def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
             name = next(name for name, j in wrong[HAND].items() if j.verdict == "wrong")
             return _outcome(setting, (), DIFFERS, str(unanswered), first=name, alone=HAND, taylor=wrong)
         return _outcome(setting, (), NOT_JUDGED, str(unanswered))
-    return _judged(subject, [asked for asked, _ in looks], tuple(tensor for _, seen in looks for tensor in seen))
+    found = _judged(subject, [asked for asked, _ in looks], tuple(tensor for _, seen in looks for tensor in seen))
+    if found.outcome == AGREES and subject.kept.flaw is None:
+        with in_type(setting.dtype):
+            subject.kept.flaw = _flaw(subject, groups[0].questions[0])
+    return found
 
 
 def _looked_at(
@@ -209,13 +213,12 @@ def _unsteady(once: Pulled, again: Pulled, names: Pulled) -> str:
     return ""
 
 
-def flaws(subject: Subject, setting: Setting) -> Iterator[tuple[str, str]]:
-    """The oracles that contradict themselves in a setting's type, each with a sentence."""
-    with in_type(setting.dtype):
-        q = question(Asked(subject.hand, subject.call, setting.dtype, setting.seed, None))
-        for oracle in subject.oracles:
-            if flaw := oracle.flaw(q):
-                yield oracle.name, flaw
+def _flaw(subject: Subject, q: Question) -> tuple[str, str]:
+    """An oracle that contradicts itself, with a sentence; two empty strings where none does."""
+    for oracle in subject.oracles:
+        if flaw := oracle.flaw(q):
+            return oracle.name, flaw
+    return "", ""
 
 
 # What JAX says where a traced number stands in the place of a Python value.
