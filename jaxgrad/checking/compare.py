@@ -30,7 +30,7 @@ LEAST = 4.0
 # A tensor of which more than this share cannot be judged has not been judged.
 MOST_UNJUDGED = 0.25
 # Samples are taken apart into so many elements, whose squares stay in a core's cache and need no memory of their own.
-_PART = 2**16
+_PART = 2**15
 
 
 class Noise(NamedTuple):

@@ -87,8 +87,13 @@ def align(
     away = in_order(leaves, shapes | of_buffers)
     # Where each leaf can be one tensor, none is a part or a sum of several.
     whole = {k: given.get(k) or _whole(leaf.shape, shapes) for k, (_, leaf) in enumerate(leaves)}
-    ways = (by_names(leaves, shapes, {}, rules_of, turned, away) for rules_of in (whole, given))
-    found = min(ways, key=lambda way: len(leaves) - len(way) + len(_free(way, torch_shapes, shapes)))
+
+    def left_over(way: Mapping[int, Rule]) -> int:
+        return len(leaves) - len(way) + len(_free(way, torch_shapes, shapes))
+
+    found = by_names(leaves, shapes, {}, whole, turned, away)
+    if left_over(found):
+        found = min(found, by_names(leaves, shapes, {}, given, turned, away), key=left_over)
     if len(found) < len(leaves) and of_buffers:
         found = by_names(leaves, shapes | of_buffers, found, given, turned, away) | found
     free = _free(found, torch_shapes, shapes | of_buffers)
