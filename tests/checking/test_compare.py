@@ -123,3 +123,43 @@ def test_who_stands_alone():
     right, wrong = (compare(np.ones(1), np.full(1, x), exact(np.ones(1)), "float64") for x in (1.0, 2.0))
     assert stands_alone({("a", "b"): wrong, ("a", "c"): wrong, ("b", "c"): right}) == "a"
     assert stands_alone({("a", "b"): wrong}) is None
+
+
+def _plain(shape):
+    return RNG.standard_normal(shape), RNG.standard_normal(shape)
+
+
+def _with_what_is_not_finite(shape):
+    a, b = _plain(shape)
+    for place, (x, y) in enumerate([(np.nan, np.nan), (np.inf, np.inf), (-np.inf, 1.0), (np.nan, 2.0), (0.0, 0.0)]):
+        a.ravel()[3 * place + 1], b.ravel()[3 * place + 1] = x, y
+    return a, b
+
+
+def _faint(shape):
+    a, _ = _plain(shape)
+    a[2:4] *= 1e-9
+    return a, a + 1e-6 * RNG.standard_normal(shape)
+
+
+def _complex(shape):
+    a, b = _plain(shape)
+    return a + 1j * b, b + 1j * a
+
+
+def _integers(shape):
+    return RNG.integers(0, 3, shape), RNG.integers(0, 3, shape)
+
+
+@pytest.mark.parametrize("tolerance", [None, 0.1])
+@pytest.mark.parametrize("shape", [(40,), (13, 6), (9, 2, 5)])
+@pytest.mark.parametrize("made", [_plain, _with_what_is_not_finite, _faint, _complex, _integers])
+def test_an_array_in_parts_is_compared_as_the_whole_is(made, shape, tolerance, monkeypatch):
+    expected, actual = made(shape)
+    deviation = 1e-6 * np.abs(RNG.standard_normal(shape))
+    noise = Noise(deviation, 8, (1.0,) * (1 + len(shape)), RNG.random(shape) < 0.1, RNG.random(shape) < 0.05)
+    whole = compare(expected, actual, noise, "float32", tolerance)
+    monkeypatch.setattr("jaxgrad.checking.compare._PART", 7)
+    parts = compare(expected, actual, noise, "float32", tolerance)
+    for name, a, b in zip(whole._fields, whole, parts, strict=True):
+        assert a == b or np.allclose(np.array(a, complex), np.array(b, complex), rtol=1e-12, equal_nan=True), name
