@@ -43,6 +43,8 @@ _MOST_BEHIND = 4
 _DOES_NOT_FIT = (TypeError, ValueError, IndexError, ZeroDivisionError)
 # How many operations of one name at one line are changed together.
 _MOST_CALLS = 8
+# Operations that take weights.
+_PRODUCTS = ("dot_general", "conv_general_dilated")
 # How many parts of a value are tried in every order.
 _MOST_PARTS = 4
 
@@ -230,7 +232,9 @@ def without(r: Region) -> Iterator[Change]:
             skipped = [trace.values[k].place for k in sorted(before & set(r.bad))]
             done = ", ".join(dict.fromkeys(place.op for place in skipped))
             place = skipped[0] if skipped else trace.values[bad].place
-            yield Change(place, f"without {done}: {_why_without(skipped)}", {bad: r.recorded.values[n]}, {})
+            # The other program has its weights too: without a product it has to come out right in the end.
+            weak = any(place.op in _PRODUCTS for place in skipped)
+            yield Change(place, f"without {done}: {_why_without(skipped)}", {bad: r.recorded.values[n]}, {}, weak=weak)
 
 
 def _why_without(skipped: Sequence[Place]) -> str:

@@ -412,3 +412,28 @@ def test_that_some_values_are_the_others_by_chance_explains_nothing(bug):
     """With queries for keys, or with what the other program has already turned, some of the next values agree."""
     verdict = port.compare(lambda *args: rotated(*args, bug), ROTATED, shape(2, 5, 8), torch=Rotated())
     assert verdict.agrees == (not bug) and not verdict.mends, str(verdict)
+
+
+class Layers(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(5))
+
+    def forward(self, x: Any) -> Any:
+        for layer in self.layers:
+            x = x + torch.tanh(layer(x))
+        return x
+
+
+@pytest.mark.parametrize("bug", ["", "reverse"])
+def test_layers_in_another_order_are_not_told_as_left_out(bug):
+    """With the first of them left out, what the second makes is a value of the other program."""
+
+    def scanned(p: Any, x: Any) -> Any:
+        layer = lambda x, p: (x + jnp.tanh(x @ p["weight"].T + p["bias"]), None)  # noqa: E731
+        return jax.lax.scan(layer, x, p["layers"], reverse=bug == "reverse")[0]
+
+    params = {"layers": {"weight": shape(5, 4, 4), "bias": shape(5, 4)}}
+    verdict = port.compare(scanned, params, shape(3, 4), torch=Layers())
+    assert verdict.agrees == (not bug), str(verdict)
+    assert not any("without" in mend.words for mend in verdict.mends), str(verdict)
