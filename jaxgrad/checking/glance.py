@@ -50,8 +50,9 @@ _BENT = 0.5
 _STANDS_OUT = 3.0
 # T over the root of the number of elements.
 _OWN = 10.0
-# The same of one sample. Where noise is K roundings of a usual element (tens in a deep network), elements that are
-# cancelled down to 1 / b of it and had a chance error as small are N K / 50 b^2 in number, for b as here K / 50,000.
+# b over the root of the number of elements N, where one sample's bound is b times the larger of |e| and u |x|. Where
+# noise is K roundings of a usual element (tens in a deep network), about N K / 60 b^2 are cancelled so far, with so
+# small an error by chance, that the bound is below their noise: here K / 60,000.
 _OF_ONE = 32.0
 # With these an element may be off by some 16 times its noise by the model, and a slice by 7 times.
 _KNOWN = 24
