@@ -195,7 +195,7 @@ def _buffers(parted: Parted, setting: Setting, module: Any) -> str | None:
     missing = [
         name
         for name, buffer in changed.items()
-        if not any(x.size == buffer.size and fingerprint.close(x.ravel(), buffer.ravel()) for x in outputs)
+        if not any(x.size == buffer.size and fingerprint.close_as_they_lie(x, buffer) for x in outputs)
     ]
     if not missing:
         return None
