@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgrad.checking.oracles.torch import to_torch
+from jaxgrad.checking.oracles.torch import paired, to_torch
 from jaxgrad.checking.oracles.torch_noise import Draws, Roundings, rounding_mode
 from jaxgrad.errors import JaxgradError
 from jaxgrad.port.fingerprint import Held, largest_error, sketch
@@ -225,9 +225,8 @@ def cotangents(run: TorchRun, dys: Sequence[np.ndarray]) -> dict[int, Held]:
         if hasattr(node, "variable"):
             handles.append(node.variable.register_post_accumulate_grad_hook(_forget))
     try:
-        torch.autograd.backward(
-            [y for y, _ in ys], [torch.as_tensor(np.asarray(dy, np.float64)).reshape(y.shape) for y, dy in ys]
-        )
+        given = [torch.as_tensor(np.asarray(dy, np.float64)).reshape(y.shape) for y, dy in ys]
+        paired([y for y, _ in ys], given).backward()
     finally:
         for handle in handles:
             handle.remove()

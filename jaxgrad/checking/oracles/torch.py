@@ -595,6 +595,31 @@ def _laid_out(dy: Any, layout: str, dtype: Any) -> Any:
             return x
 
 
+def paired(ys: Sequence[Any], dys: Sequence[Any]) -> Any:
+    """A number whose gradients are those of the tensors `ys` for their cotangents `dys`, as they are.
+
+    Torch imports sympy, which takes longer than a small backward pass, where it is itself given cotangents.
+    """
+    return _pairing().apply(dys, *ys)
+
+
+@functools.cache
+def _pairing() -> Any:
+    import torch
+
+    class Pairing(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, dys: Sequence[Any], *ys: Any) -> Any:
+            ctx.dys = dys
+            return torch.zeros(())
+
+        @staticmethod
+        def backward(ctx: Any, *_: Any) -> Any:
+            return None, *ctx.dys
+
+    return Pairing
+
+
 def _gradients(ys: list[Any], dys: list[Any], at: list[Any], again: bool, where: str) -> list[Any]:
     """Gradients of the outputs `ys` at the tensors `at`, zeros where they do not depend on them."""
     import torch
@@ -602,9 +627,8 @@ def _gradients(ys: list[Any], dys: list[Any], at: list[Any], again: bool, where:
     wanted = [(y, dy) for y, dy in zip(ys, dys, strict=True) if y.requires_grad]
     if not wanted or not at:
         return [torch.zeros_like(x) for x in at]
-    outputs, cotangents = zip(*wanted, strict=True)
     with _our_errors(where):
-        found = torch.autograd.grad(outputs, at, cotangents, create_graph=again, allow_unused=True)
+        found = torch.autograd.grad(paired(*zip(*wanted, strict=True)), at, create_graph=again, allow_unused=True)
     return [torch.zeros_like(x) if g is None else g for x, g in zip(at, found, strict=True)]
 
 
