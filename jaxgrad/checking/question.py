@@ -255,8 +255,10 @@ def shaped(asked: Call, dtype: str) -> tuple[list[Any], list[Any]]:
         if leaf.kind == STATIC:
             continue
         value = leaf.value
-        if leaf.plain or is_number(value):
-            value = jax.ShapeDtypeStruct(np.shape(value), _as_type(np.result_type(value), dtype))
+        if leaf.plain:
+            value = jax.ShapeDtypeStruct((), _as_type(np.dtype(type(value)), dtype))
+        elif is_number(value):
+            value = jax.ShapeDtypeStruct(value.shape, _as_type(value.dtype, dtype))
         elif not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             value = jax.ShapeDtypeStruct(value.shape, jax.dtypes.canonicalize_dtype(value.dtype))
         (inputs if leaf.kind == INPUT else carried).append(value)

@@ -270,3 +270,16 @@ def test_examples_of_one_name_are_one_question():
     assert len(named) == 6 and len(dict(named)) == 4
     for name, leaves in named:
         assert all(map(np.array_equal, leaves, dict(named)[name]))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_a_trace_needs_no_numbers_but_has_the_shapes_and_types_of_what_is_drawn(dtype: str):
+    args = (
+        jax.ShapeDtypeStruct((2, 3), jnp.float32), np.ones(4), 0.5, 2j, np.complex64(1), np.arange(3), True, "words",
+        jax.ShapeDtypeStruct((5,), jnp.int32), jax.random.key(0), jnp.ones((2,), jnp.bfloat16),
+    )  # fmt: skip
+    asked = question.call(lambda *args: args, args, {}, domains={"arg8": "integers(0, 3)"})
+    with jax.enable_x64(dtype == "float64"):
+        for given, seen in zip(question.drawn(asked, dtype, 0), question.shaped(asked, dtype), strict=True):
+            traced = jax.make_jaxpr(lambda *leaves: leaves)(*given).in_avals
+            assert traced == jax.make_jaxpr(lambda *leaves: leaves)(*seen).in_avals
