@@ -10,7 +10,7 @@ from jaxgrad.checking import glance
 from jaxgrad.checking.compare import Noise, Spread, exact, floored, is_number, scaled
 from jaxgrad.checking.oracles import Samples
 from jaxgrad.checking.pullback import Pulled
-from jaxgrad.checking.threads import mapped
+from jaxgrad.checking.threads import of_each
 from jaxgrad.jaxprs.noise import EXACT, Draw, rounding
 
 # How far a type's roundings are enlarged when noise is measured, and once more to see which elements hang on a choice.
@@ -69,7 +69,7 @@ def first_look(sampled: Samples, dtype: str, answers: Answers | None = None) -> 
 
 def by_own_errors(answer: Pulled, narrow: Pulled, dtype: str) -> Pulled:
     """The noise of an answer's arrays in float64 or float32, by the errors that the same program makes in float32."""
-    return _like(answer, mapped(functools.partial(_own_error, dtype=dtype), _leaves(answer), _leaves(narrow)))
+    return _like(answer, of_each(functools.partial(_own_error, dtype=dtype), _leaves(answer), _leaves(narrow)))
 
 
 def _own_error(leaf: np.ndarray, narrow: np.ndarray, dtype: str) -> Noise:

@@ -20,7 +20,7 @@ from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import widened
 from jaxgrad.checking.sources import Source, calibration, drawn_in_type, noise_of, source_of
 from jaxgrad.checking.subject import Subject, draws_numbers, given_tolerance, in_type
-from jaxgrad.checking.threads import mapped
+from jaxgrad.checking.threads import of_each
 from jaxgrad.checking.transforms import TRANSFORMS, Group, Transform
 from jaxgrad.errors import JaxgradError
 
@@ -128,7 +128,7 @@ def tensors_of(subject: Subject, asked: Gathered) -> list[Tensor]:
             name, factor = of_a_call(asked.names.outputs[number]), factors.get(("outputs", number), 1.0)
             compared.append((alone, "outputs", name, number, number, factor))
     arrays = [getattr(of.hand, part)[number] for of, part, _, number, *_ in compared]
-    return mapped(lambda array, each: _tensor(subject, array, *each), arrays, compared)
+    return of_each(lambda array, each: _tensor(subject, array, *each), arrays, compared)
 
 
 def called_apart(called: Sequence[np.ndarray], differentiated: Pulled) -> list[int]:

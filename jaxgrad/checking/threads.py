@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 _FEW = 2**20
 
 
-def mapped(fn: Callable[..., Result], arrays: Sequence[np.ndarray], *others: Sequence[Any]) -> list[Result]:
+def of_each(fn: Callable[..., Result], arrays: Sequence[np.ndarray], *others: Sequence[Any]) -> list[Result]:
     """`fn` of each array, with what is in the same place of `others`; in threads where the arrays are large.
 
     Raises the first of what `fn` raises, in the order of the arrays.

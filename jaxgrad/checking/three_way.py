@@ -145,7 +145,7 @@ def check(
                     for following, _ in settings[at + 1 : at + 2]:
                         verdict.begin(subject, following, pool)
                     found = judge(subject, setting, asked_for if usable else dtypes is not None)
-                    if not findings:
+                    if all(earlier.outcome == NOT_JUDGED for earlier in findings):
                         found = _twice(subject, found)
                 findings.append(found._replace(passed=_as_expected(found, expected, findings)).without_arrays())
     report = Report(title, _passes(findings), tuple(findings), "")

@@ -17,7 +17,7 @@ def test_results_are_in_the_order_of_the_arrays(size: int):
         return factor * array[0]
 
     arrays = [np.full(size, float(number)) for number in range(5)]
-    assert threads.mapped(summed, arrays, [1, 2, 3, 4, 5]) == [0, 2, 6, 12, 20]
+    assert threads.of_each(summed, arrays, [1, 2, 3, 4, 5]) == [0, 2, 6, 12, 20]
     assert (threading.get_ident() in seen) == (size == 3)
 
 
@@ -27,4 +27,4 @@ def test_what_one_raises_is_raised(size: int):
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        threads.mapped(refuse, [np.zeros(size)] * 4)
+        threads.of_each(refuse, [np.zeros(size)] * 4)
