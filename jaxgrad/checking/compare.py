@@ -466,6 +466,8 @@ def _largest_at(x: np.ndarray) -> tuple[int, ...]:
 
 def largest(x: np.ndarray) -> float:
     """The largest finite size of an element; 1 where all are 0."""
+    if x.dtype.kind == "f" and x.size and math.isfinite(most := max(float(x.max()), -float(x.min()))):
+        return most or 1.0
     sizes = np.abs(np.asarray(x, np.complex128 if x.dtype.kind == "c" else np.float64))
     return float(np.max(sizes, where=np.isfinite(sizes), initial=0.0)) or 1.0
 

@@ -33,8 +33,8 @@ and nothing of it is known at a first look.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -92,7 +92,8 @@ def noise_of(expected: np.ndarray, of: Seen, usual: np.ndarray, scale: float, dt
     with np.errstate(invalid="ignore", over="ignore"):
         squares = np.where(of.bent, 0.0, of.squares + np.abs(usual - expected) ** 2) / 2
     own, sizes = np.sqrt(squares), np.abs(expected)
-    modelled = np.broadcast_to(_modelled(_likelier(lambda at: (own[at], sizes[at]), own.shape), ..., sizes), own.shape)
+    model = _likelier(_looked_over(lambda at: (own[at], sizes[at]), own.shape))
+    modelled = np.broadcast_to(_modelled(model, ..., sizes), own.shape)
     most = _OWN * math.sqrt(expected.size) / limit(1.0, _POOLED, max(expected.size, 1)) * own
     deviation = np.where(of.bent, modelled, np.clip(own, modelled, most))
     unsure = np.zeros(expected.shape, bool)
@@ -111,12 +112,12 @@ def by_own_error(expected: np.ndarray, narrow: np.ndarray, dtype: str) -> Noise:
         with np.errstate(invalid="ignore", over="ignore"):
             return np.where(y == x, 0.0, np.abs(y - x)), np.where(np.isfinite(x), np.abs(x), 0.0)
 
-    parts = parts_of(expected.shape)
-    if not _is_rounding(map(errors, parts)):
+    seen = _looked_over(errors, expected.shape)
+    if not _is_rounding(seen):
         return exact(expected)._replace(unsure=np.ones(expected.shape, bool))
-    model = _likelier(errors, expected.shape)
+    model = _likelier(seen)
     deviation = np.empty(expected.shape)
-    for at in parts:
+    for at in parts_of(expected.shape):
         own, sizes = errors(at)
         modelled = _modelled(model, at, sizes)
         # What is 0 but for rounding is that small only by chance.
@@ -127,12 +128,35 @@ def by_own_error(expected: np.ndarray, narrow: np.ndarray, dtype: str) -> Noise:
     return Noise(deviation, _KNOWN, freedom, np.broadcast_to(np.False_, expected.shape))
 
 
-def _is_rounding(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> bool:
+# Of a part of an array, or of the elements at indices, the errors and the sizes.
+_Errors: TypeAlias = Callable[[Any], tuple[np.ndarray, np.ndarray]]
+
+
+class _Overview(NamedTuple):
+    """The errors of an array of a shape; summed, the squares of them, of the elements and of the relative errors."""
+
+    errors: _Errors
+    shape: tuple[int, ...]
+    absolute: Sums
+    sizes: Sums
+    relative: Sums
+
+
+def _looked_over(errors: _Errors, shape: tuple[int, ...]) -> _Overview:
+    parts = []
+    for part in parts_of(shape):
+        own, sizes = errors(part)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            ratios = np.where(own > 0, own / sizes, 0.0)
+        parts.append((squared(own), squared(sizes), squared(ratios)))
+    return _Overview(errors, shape, *(summed(each) for each in zip(*parts, strict=True)))
+
+
+def _is_rounding(seen: _Overview) -> bool:
     """Whether errors in float32 are as large as rounding makes them, of all or of what is nearly 0 in float64."""
-    errors, sizes, finite = zip(*((squared(own), squared(x), np.isfinite(own).all()) for own, x in parts), strict=True)
-    error, size = summed(errors).norm(), summed(sizes).norm()
+    error, size = seen.absolute.norm(), seen.sizes.norm()
     usual = error <= _ROUNDINGS * LINEAR["float32"] * size or _is_zero(size, error)
-    return bool(usual and all(finite))
+    return math.isfinite(error) and bool(usual)
 
 
 def _is_zero(sizes: Any, in_float32: Any) -> Any:
@@ -162,28 +186,19 @@ def _modelled(model: _Model, at: Any, sizes: np.ndarray) -> np.ndarray:
     return np.asarray(found * sizes if model.relative else found)
 
 
-def _likelier(errors: Callable[[Any], tuple[np.ndarray, np.ndarray]], shape: tuple[int, ...]) -> _Model:
-    """The model of an array's errors, or of its relative errors where that fits better.
-
-    `errors` gives those at a part or at indices, and the sizes of the elements there.
-    """
-    each = [(squared(own), squared(ratio)) for own, ratio in (_ratio_too(*errors(part)) for part in parts_of(shape))]
-    absolute, relative = (_model(summed([of[number] for of in each]), shape, bool(number)) for number in range(2))
+def _likelier(seen: _Overview) -> _Model:
+    """The model of an array's errors, or of its relative errors where that fits better."""
+    absolute, relative = _model(seen.absolute, seen.shape, False), _model(seen.relative, seen.shape, True)
     if not math.isfinite(relative.root):
         return absolute
-    size = math.prod(shape)
-    some: Any = np.unravel_index(np.arange(0, size, max(1, size // _ENOUGH)), shape) if shape else ...
-    own, sizes = errors(some)
+    size = math.prod(seen.shape)
+    some: Any = np.unravel_index(np.arange(0, size, max(1, size // _ENOUGH)), seen.shape) if seen.shape else ...
+    own, sizes = seen.errors(some)
     by_size, plain = (np.broadcast_to(_modelled(of, some, sizes), own.shape) for of in (relative, absolute))
     # Where cancelled sums are far off relative to what is left of them, large elements would be given their noise.
     if not np.linalg.norm(by_size) <= _OVERSTATED * np.linalg.norm(own):
         return absolute
     return relative if _unlikeliness(own, by_size) < _unlikeliness(own, plain) else absolute
-
-
-def _ratio_too(own: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return own, np.where(own > 0, own / sizes, 0.0)
 
 
 def _model(sums: Sums, shape: tuple[int, ...], relative: bool) -> _Model:
