@@ -29,6 +29,8 @@ ALPHA = 1e-9
 LEAST = 4.0
 # A tensor of which more than this share cannot be judged has not been judged.
 MOST_UNJUDGED = 0.25
+# A noise of at most this part of an element is small beside it: what agrees does so to some 6 %.
+_SMALL_PART = 2.0**-6
 # Samples are taken apart into so many elements, whose squares stay in a core's cache and need no memory of their own.
 _PART = 2**15
 
@@ -327,8 +329,10 @@ def _told_apart(a: np.ndarray, b: np.ndarray, noise: Noise) -> tuple[np.ndarray,
     with np.errstate(invalid="ignore", over="ignore"):
         gap = np.abs(a - b)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
-    # An element that hangs on a choice and is equal all the same has been judged; NaN beside a number is no choice.
-    unsure = noise.unsure & ~same & (noise.lost | ~np.isnan(b) | ~np.isfinite(a))
+    # An element that hangs on a choice has been judged if it agrees all the same, within a noise that is small beside
+    # it: a sum over a layer hangs on many, none of which matters much. NaN beside a number is no choice.
+    agrees = same | ((gap <= LEAST * noise.deviation) & (noise.deviation <= _SMALL_PART * np.abs(a)))
+    unsure = noise.unsure & ~agrees & (noise.lost | ~np.isnan(b) | ~np.isfinite(a))
     return gap, same, unsure, ~np.isfinite(gap) & ~same & ~unsure
 
 

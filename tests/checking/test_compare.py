@@ -125,6 +125,17 @@ def test_who_stands_alone():
     assert stands_alone({("a", "b"): wrong}) is None
 
 
+@pytest.mark.parametrize(
+    ("noise", "off", "judged"), [(1e-6, 0.0, True), (1e-6, 3e-6, True), (1e-6, 1e-3, False), (0.1, 0.05, False)]
+)
+def test_what_hangs_on_a_choice_is_judged_where_it_agrees_within_a_small_noise(noise: float, off: float, judged: bool):
+    # A weight's gradient is a sum over a layer, and hangs on the signs before many a relu.
+    expected = 1 + RNG.random((6, 5))
+    known = Noise(noise * expected, 32, (1.0, 1.0, 1.0), np.ones((6, 5), bool))
+    found = compare(expected, expected * (1 + off), known, "float32")
+    assert found.agrees and found.judged == judged
+
+
 def _plain(shape):
     return RNG.standard_normal(shape), RNG.standard_normal(shape)
 
