@@ -224,19 +224,18 @@ def compare(
     measured = [
         _measure(expected[part], actual[part], _part_of(noise, part), dtype if number else None) for part in parts
     ]
-    gap, noisy, sizes = (summed([getattr(m, name) for m in measured]) for name in ("gap", "noise", "sizes"))
     found = _merged(measured, parts)
-    of_expected = sizes.norm()
-    relative = math.nan if found.bad.number else _ratio(gap.norm(), of_expected)
+    of_expected = found.sizes.norm()
+    relative = math.nan if found.bad.number else _ratio(found.gap.norm(), of_expected)
     faint = _Lost(0, 0)
     if tolerance is not None:
         share, where, most = _ratio(relative, tolerance), "as a whole", tolerance
     elif number:
-        share, where, whole = _shares(gap, noisy, found.worst, noise, expected.shape)
+        share, where, whole = _shares(found, noise, expected.shape)
         most = _ratio(whole, of_expected)
-        faint = _lost(expected, actual, noise, _faint(sizes, noisy, noise, expected.shape, dtype))
+        faint = _lost(expected, actual, noise, _faint(found, noise, expected.shape, dtype))
     else:
-        share, where, most = (math.inf if gap.whole else 0.0), "as a whole", 0.0
+        share, where, most = (math.inf if found.gap.whole else 0.0), "as a whole", 0.0
     at = (found.bad if found.bad.number else found.worst).at
     a, b = (_wide(x[at]).item() for x in (expected, actual)) if expected.size else (0.0, 0.0)
     nan = found.nan
@@ -250,7 +249,7 @@ def compare(
         values=(a, b),
         ulps=found.ulps,
         relative=relative,
-        noise=_ratio(noisy.norm(), of_expected),
+        noise=_ratio(found.noise.norm(), of_expected),
         tolerance=most,
         unjudged=found.unsure + faint.judged,
         faint=faint.number,
@@ -288,7 +287,7 @@ class Sums(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """What is known of one part of two arrays. `gap` is of what is judged; `unsure` counts what is not."""
+    """What is known of two arrays, or of a part of them. `gap` is of what is judged; `unsure` counts what is not."""
 
     gap: Sums
     noise: Sums
@@ -359,7 +358,7 @@ def summed(parts: Sequence[Sums]) -> Sums:
 
 
 def _merged(measured: Sequence[_Measured], parts: Sequence[Any]) -> _Measured:
-    """What is known of all stretches of the first axis together; the sums are left to `summed`."""
+    """What is known of all stretches of the first axis together."""
     starts = [part.start if isinstance(part, slice) else 0 for part in parts]
 
     def moved(found: _At, start: int) -> _At:
@@ -372,7 +371,10 @@ def _merged(measured: Sequence[_Measured], parts: Sequence[Any]) -> _Measured:
     worst = max(
         (moved(m.worst, start) for m, start in zip(measured, starts, strict=True)), key=lambda found: found.number
     )
-    return measured[0]._replace(
+    return _Measured(
+        gap=summed([m.gap for m in measured]),
+        noise=summed([m.noise for m in measured]),
+        sizes=summed([m.sizes for m in measured]),
         same=all(m.same for m in measured),
         bad=first("bad"),
         nan=first("nan"),
@@ -383,7 +385,7 @@ def _merged(measured: Sequence[_Measured], parts: Sequence[Any]) -> _Measured:
     )
 
 
-def _faint(sizes: Sums, noisy: Sums, noise: Noise, shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, ...] | None:
+def _faint(found: _Measured, noise: Noise, shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, ...] | None:
     """Whether slices are smaller than their noise, by axis; None where the whole is smaller than what its may reach.
 
     Of the whole, 0 would agree too. What is no more than noise in float64 too is 0, where nothing but 0 agrees, and was
@@ -393,8 +395,8 @@ def _faint(sizes: Sums, noisy: Sums, noise: Noise, shape: tuple[int, ...], dtype
     if not size:
         return ()
     zero = (100 * float(jnp.finfo(np.float64).eps) / float(jnp.finfo(dtype).eps)) ** 2
-    unit = max(sizes.unit, noisy.unit)
-    sizes, noisy = sizes.in_units_of(unit), noisy.in_units_of(unit)
+    unit = max(found.sizes.unit, found.noise.unit)
+    sizes, noisy = found.sizes.in_units_of(unit), found.noise.in_units_of(unit)
     most = limit(min(noise.freedom[0], size), noise.samples) ** 2
     if zero * noisy.whole < sizes.whole <= most * noisy.whole:
         return None
@@ -424,14 +426,14 @@ def _wide(array: np.ndarray) -> np.ndarray:
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64, copy=False)
 
 
-def _shares(gap: Sums, noisy: Sums, worst: _At, noise: Noise, shape: tuple[int, ...]) -> tuple[float, str, float]:
+def _shares(measured: _Measured, noise: Noise, shape: tuple[int, ...]) -> tuple[float, str, float]:
     """The largest distance over its limit, the name of its set, and the limit of the whole's 2-norm."""
     size = math.prod(shape)
     if not size:
         return 0.0, "as a whole", 0.0
+    worst, unit = measured.worst, max(measured.gap.unit, measured.noise.unit)
     found = [(worst.number / limit(1.0, noise.samples, size), f"in element {list(worst.at)}")]
-    unit = max(gap.unit, noisy.unit)
-    gap, noisy = gap.in_units_of(unit), noisy.in_units_of(unit)
+    gap, noisy = measured.gap.in_units_of(unit), measured.noise.in_units_of(unit)
     for axis in range(len(shape)) if len(shape) > 1 else ():
         freedom = noise.freedom[axis + 1] if axis + 1 < len(noise.freedom) else 1.0
         most = limit(min(freedom, size / shape[axis]), noise.samples, shape[axis])

@@ -98,7 +98,7 @@ def _natives(subject: Subject, setting: Setting, group: Group, source: Source) -
         return {}
     found = {}
     for oracle in subject.oracles:
-        if oracle.name == source.name and (known := known_in(source, setting.dtype)):
+        if oracle.name == source.name and (known := _known_in(source, setting.dtype)):
             found[oracle.name] = known, source.nodes
             continue
         with contextlib.suppress(Exception), in_type(setting.dtype):
@@ -106,7 +106,7 @@ def _natives(subject: Subject, setting: Setting, group: Group, source: Source) -
     return found
 
 
-def known_in(source: Source, dtype: str) -> Pulled | None:
+def _known_in(source: Source, dtype: str) -> Pulled | None:
     """What a source's oracle has answered in a type itself; None where it was not asked."""
     return {"float64": source.expected.answer, "float32": source.expected.narrow}.get(dtype)
 

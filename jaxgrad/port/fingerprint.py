@@ -18,6 +18,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from jaxgrad.checking.compare import parts_of
+
 # Two float64 programs of a few hundred operations agree to some 1e-13 of a value's size: what is enough to know it by.
 TOLERANCE = 1e-11
 # Numbers from this size on, and this much larger than all smaller ones, stand for infinity, as in a mask of -1e9.
@@ -287,7 +289,7 @@ def close(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE, least: flo
     """
     if not (_may_be_huge(a) or _may_be_huge(b)):
         bound = tolerance * (max(float(a.max()), -float(a.min())) if a.size else 0.0) + least
-        return all((np.abs(x - y) <= bound).all() for x, y in _stretches(a, b))
+        return all((np.abs(a[part] - b[part]) <= bound).all() for part in parts_of(a.shape))
     in_a, in_b = ordinary_of(a), ordinary_of(b)
     if not np.array_equal(in_a, in_b):
         return False
@@ -300,16 +302,6 @@ def close(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE, least: flo
         return bool((np.sign(rest_a) == np.sign(rest_b))[~np.isnan(rest_a)].all()) and bool(
             np.array_equal(np.isnan(rest_a), np.isnan(rest_b))
         )
-
-
-def _stretches(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Two arrays of one shape in stretches of their first axis, which lie in a processor's cache."""
-    rows = max(1, 4 * _BLOCK * a.shape[0] // a.size) if a.ndim and a.size else 0
-    if not rows or rows >= a.shape[0]:
-        yield a, b
-        return
-    for start in range(0, a.shape[0], rows):
-        yield a[start : start + rows], b[start : start + rows]
 
 
 def close_as_they_lie(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE, least: float = 0.0) -> bool:

@@ -30,6 +30,7 @@ from jaxgrad.port.region import (
     taking,
     with_params,
 )
+from jaxgrad.port.rounding import PRODUCTS
 from jaxgrad.port.values import Place, as_float64
 
 # How many values behind a change may be no counterpart, how many must be one.
@@ -43,8 +44,6 @@ _MOST_BEHIND = 4
 _DOES_NOT_FIT = (TypeError, ValueError, IndexError, ZeroDivisionError)
 # How many operations of one name at one line are changed together.
 _MOST_CALLS = 8
-# Operations that take weights.
-_PRODUCTS = ("dot_general", "conv_general_dilated")
 # How many parts of a value are tried in every order.
 _MOST_PARTS = 4
 
@@ -233,7 +232,7 @@ def without(r: Region) -> Iterator[Change]:
             done = ", ".join(dict.fromkeys(place.op for place in skipped))
             place = skipped[0] if skipped else trace.values[bad].place
             # The other program has its weights too: without a product it has to come out right in the end.
-            weak = any(place.op in _PRODUCTS for place in skipped)
+            weak = any(place.op in PRODUCTS for place in skipped)
             yield Change(place, f"without {done}: {_why_without(skipped)}", {bad: r.recorded.values[n]}, {}, weak=weak)
 
 

@@ -27,7 +27,9 @@ _UNIT = 2.0**-53
 _SAMPLES = 2
 # How many normal numbers are drawn for an array; a larger one has them again.
 _DRAWN = 2**16 - 15
-_SUMMED = frozenset("dot_general conv_general_dilated reduce_sum cumsum reduce_window_sum scatter-add".split())
+# Operations that take weights.
+PRODUCTS = ("dot_general", "conv_general_dilated")
+_SUMMED = frozenset((*PRODUCTS, *"reduce_sum cumsum reduce_window_sum scatter-add".split()))
 
 
 class Noise:
@@ -91,7 +93,7 @@ def _rounded(op: Op, given: list[Any], floats: frozenset[int], rng: np.random.Ge
         return op.run(given)
     if op.name in _SUMMED:
         terms = np.size(given[0]) / max(math.prod(op.eqn.outvars[0].aval.shape), 1)
-        if op.name in ("dot_general", "conv_general_dilated"):
+        if op.name in PRODUCTS:
             terms = math.sqrt(terms * np.size(given[1]))
         growth = math.sqrt(1 + min(terms, RUN) / 2)
         at = len(given) - 1 if op.name == "scatter-add" else 0

@@ -25,6 +25,13 @@ def at_a_glance(expected, errors, choice=None):
     return glance.noise_of(expected, seen, expected + errors(), 1.0, "float64")
 
 
+UNIT = 2.0**-24
+
+
+def by_own_error(expected, errors, dtype="float64"):
+    return glance.by_own_error(expected, expected + UNIT / 1e-6 * errors(), dtype)
+
+
 def even(shape):
     return RNG.standard_normal(shape), lambda: 1e-6 * RNG.standard_normal(shape)
 
@@ -63,10 +70,13 @@ def test_the_model_gives_the_noise_of_each_row_and_column():
     assert np.quantile(noise.deviation / true, 0.02) > 0.5 and np.max(noise.deviation / true) < 4
 
 
-@pytest.mark.parametrize("factor", [1 + 1e-5, 2.0, 0.0])
-def test_a_wrong_factor_of_the_whole_or_of_a_small_row_differs(factor: float):
+@pytest.mark.parametrize(
+    ("look", "factor"),
+    [*((at_a_glance, f) for f in (1 + 1e-5, 2.0, 0.0)), *((by_own_error, f) for f in (1 + 1e-13, 2.0, 0.0))],
+)
+def test_a_wrong_factor_of_the_whole_or_of_a_small_row_differs(look, factor: float):
     expected, errors = by_row_and_column((300, 200))
-    noise = at_a_glance(expected, errors)
+    noise = look(expected, errors)
     assert not compare(expected, factor * expected, noise, "float64").agrees
     small = expected.copy()
     small[np.argmin(np.linalg.norm(expected, axis=1))] *= factor
@@ -134,12 +144,6 @@ def test_a_large_answer_takes_four_evaluations_at_a_first_look(size: int, look, 
 
 # By an oracle's own error in float32.
 
-UNIT = 2.0**-24
-
-
-def by_own_error(expected, errors, dtype="float64"):
-    return glance.by_own_error(expected, expected + UNIT / 1e-6 * errors(), dtype)
-
 
 @pytest.mark.parametrize("dtype", glance.LINEAR)
 @pytest.mark.parametrize("made", [even, by_row_and_column, each_its_own])
@@ -151,16 +155,6 @@ def test_what_the_oracle_s_own_error_explains_is_nearly_always_settled(made, dty
         found = compare(expected, expected + glance.LINEAR[dtype] / 1e-6 * errors(), noise, dtype)
         settled += found.agrees and not found.unjudged
     assert settled >= 18
-
-
-@pytest.mark.parametrize("factor", [1 + 1e-13, 2.0, 0.0])
-def test_a_wrong_factor_differs_by_the_oracle_s_own_error(factor: float):
-    expected, errors = by_row_and_column((300, 200))
-    noise = by_own_error(expected, errors)
-    assert not compare(expected, factor * expected, noise, "float64").agrees
-    small = expected.copy()
-    small[np.argmin(np.linalg.norm(expected, axis=1))] *= factor
-    assert not compare(expected, small, noise, "float64").agrees
 
 
 def test_a_tiny_element_beside_large_ones_is_not_taken_for_their_rounding():
