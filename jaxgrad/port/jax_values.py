@@ -24,6 +24,7 @@ from scipy import special
 from jaxgrad import jax_seam
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jax_seam import ClosedJaxpr, jaxpr_as_fun
+from jaxgrad.port import numpy_values
 from jaxgrad.port.fingerprint import Sketch, blank, resketched, sketch
 from jaxgrad.port.values import Line, Place, Trace, Value, Values, as_float64, decimal, raised, within
 
@@ -162,8 +163,8 @@ def record(
     """
     with float64():
         wide = [_given(x, use) for x in args]
-        closed, shapes = _traced(fn, wide, use)
-        state = _State(use, open_custom, inline, looked_up)
+        closed, shapes, calls = _traced(fn, wide, use)
+        state = _State(use, open_custom, inline, looked_up, calls)
         inputs = [
             state.new(x, number >= parameters, _nowhere("input" if number >= parameters else "parameter"))
             for number, x in enumerate(wide)
@@ -193,17 +194,24 @@ def _nowhere(op: str) -> Place:
     return Place(op, "", ())
 
 
-def _traced(fn: Callable[..., Any], wide: Sequence[Any], use: str) -> tuple[ClosedJaxpr, Any]:
+def _traced(
+    fn: Callable[..., Any], wide: Sequence[Any], use: str
+) -> tuple[ClosedJaxpr, Any, numpy_values.Calls]:
     """The program of a function, traced in float64; in the type of use where it can be traced in no other.
 
-    A program that was traced in the type of use is run in float64 all the same.
+    A program that was traced in the type of use is run in float64 all the same. With it, what was computed in NumPy
+    meanwhile; that is nothing where the function does not take arrays that record.
     """
+    # JAX does not trace one function twice, and what it does not trace computes nothing in NumPy.
+    trace = jax.make_jaxpr(lambda *args: fn(*args), return_shape=True)
+    with numpy_values.recording() as calls, contextlib.suppress(Exception):
+        return *trace(*wide), calls
     try:
         try:
-            return jax.make_jaxpr(fn, return_shape=True)(*wide)
+            return *trace(*wide), numpy_values.Calls()
         except TypeError:
             narrow = [jax.ShapeDtypeStruct(x.shape, use) if x.dtype == np.float64 else x for x in wide]
-            return jax.make_jaxpr(fn, return_shape=True)(*narrow)
+            return *trace(*narrow), numpy_values.Calls()
     except JaxgradError:
         raise
     except Exception as error:
@@ -232,8 +240,13 @@ class _Made:
 class _State(Values):
     """What a run has made so far."""
 
-    def __init__(self, use: str, open_custom: bool, inline: bool, looked_up: bool) -> None:
+    def __init__(
+        self, use: str, open_custom: bool, inline: bool, looked_up: bool, calls: numpy_values.Calls
+    ) -> None:
         self.use, self.open_custom, self.inline, self.looked_up = use, open_custom, inline, looked_up
+        # What was computed in NumPy while the function was traced, and those of its results that are values.
+        self.calls = calls
+        self.tables: dict[int, _Made] = {}
         self.constants: dict[int, Any] = {}
         self.ops: list[Op] = []
         self.arrays = Arrays(self.ops, {}, 0)
@@ -291,6 +304,22 @@ class _State(Values):
         self.since, self.pause = 0, self.most
 
     def constant(self, value: Any) -> _Made:
+        call = None if _is_key(value) else self.calls.made(np.asarray(value))
+        return self.written(value) if call is None else self.table(call, value)
+
+    def table(self, call: int, value: Any) -> _Made:
+        """What a call of NumPy gave, made again with all that led to it."""
+        for k in self.calls.leading_to(call):
+            if k not in self.tables:
+                name, run, given, lines, _ = self.calls[k]
+                made = [
+                    self.tables[x.call] if isinstance(x, numpy_values.Made) else self.written(x) for x in given
+                ]
+                (self.tables[k],) = self.apply(name, _in_numpy(run, self.use), made, Place(name, "", lines), None)
+        return self.tables[call] if call in self.tables else self.written(value)
+
+    def written(self, value: Any) -> _Made:
+        """A value that the program has as it is."""
         made = self.new(_constant(value, self.use), False, _nowhere("constant"))
         self.constants[made.number] = made.value
         return made
@@ -566,6 +595,16 @@ def _is_abstract(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer) or _is_key(x) or np.asarray(x).dtype.kind not in "biuf"
 
 
+def _in_numpy(run: Callable[[Sequence[Any]], Any], use: str) -> Callable[[Sequence[Any]], list[Any]]:
+    """A call of NumPy as an operation."""
+
+    def quietly(given: Sequence[Any]) -> list[Any]:
+        with np.errstate(all="ignore"):
+            return [_constant(run([np.asarray(x) for x in given]), use)]
+
+    return quietly
+
+
 def _alone(eqn: Any) -> Callable[[Sequence[Any]], list[Any]]:
     """An equation that communicates, where there is one device: it sends its operands to itself, and is the first."""
     shapes = [var.aval.shape for var in eqn.outvars]
@@ -622,7 +661,7 @@ def _product(a: np.ndarray, b: np.ndarray, p: Mapping[str, Any]) -> np.ndarray:
     count, terms = math.prod(batch), math.prod(a.shape[k] for k in over_a)
     left = a.transpose(*batch_a, *free_a, *over_a).reshape(count, math.prod(rows), terms)
     right = b.transpose(*batch_b, *over_b, *free_b).reshape(count, terms, math.prod(columns))
-    return (left @ right).reshape(*batch, *rows, *columns)
+    return (left @ right).reshape((*batch, *rows, *columns))
 
 
 def _broadcast(x: np.ndarray, p: Mapping[str, Any]) -> np.ndarray:

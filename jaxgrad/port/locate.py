@@ -509,6 +509,10 @@ def blame(parted: Parted, first: int) -> Place:
         if _has(parted, n) or not chain:
             continue
         if any(trace.values[k].place.op == "parameter" for k in ancestors(trace, n)):
+            # Weights that are only moved, as to where they are added, are the other program's.
+            begins = _first_unlike(parted, n, computed=True)
+            if begins is not None and begins.line is not None and not agreed(parted, n):
+                return begins
             continue
         # The first number that the other program has not, or the last line of a mask, before this line uses it.
         begins = _first_unlike(parted, n)
@@ -520,14 +524,17 @@ def blame(parted: Parted, first: int) -> Place:
     return place
 
 
-def _first_unlike(parted: Parted, n: int) -> Place | None:
-    """Where a constant begins to be none of the other program's; None where its numbers say nothing."""
+def _first_unlike(parted: Parted, n: int, computed: bool = False) -> Place | None:
+    """Where a constant begins to be none of the other program's; None where its numbers say nothing.
+
+    With `computed` only what is computed is looked at, and not what is moved.
+    """
     trace = parted.own.trace
 
     def unlike(k: int) -> bool:
-        pair = parted.pairs.get(k)
+        pair, value = parted.pairs.get(k), trace.values[k]
         differs = pair is None or pair.layout.kind == SCATTERED
-        return differs and bool(trace.values[k].operands) and fingerprint.told(trace.values[k].held)
+        return differs and bool(value.operands) and fingerprint.told(value.held)
 
     found, todo = set[int](), [n]
     while todo:
@@ -535,6 +542,7 @@ def _first_unlike(parted: Parted, n: int) -> Place | None:
         if unlike(k) and k not in found:
             found.add(k)
             todo += trace.values[k].operands
+    found = {k for k in found if not (computed and trace.values[k].moved)}
     return trace.values[min(found)].place if found else None
 
 

@@ -119,8 +119,28 @@ def _mends(r: Region) -> tuple[list[Mend], Change | None]:
     told: dict[Any, Mend] = {}
     for rank, _, change, effect in good:
         if rank == best:
-            told.setdefault((change.words, change.place.line), Mend(change.place, change.words, effect.residual))
+            place = _handed_over(r, change)
+            told.setdefault((change.words, place.line), Mend(place, change.words, effect.residual))
     return list(told.values())[:2], good[0][2] if good[0][3].runs else None
+
+
+def _handed_over(r: Region, change: Change) -> Place:
+    """The place of a change; what is not done to a value that a function is given is missing where it is called.
+
+    It is missing where the value is returned if the other program does it in the function that makes the value.
+    """
+    if change.taken is None:
+        return change.place
+    made, others = r.parted.own.trace.values[change.taken].place, r.parted.other.trace.values
+    place, pair = change.place.within_caller_of(made), r.parted.pairs.get(change.taken)
+    if pair is not None and change.given is not None and _function(made) != _function(place):
+        before, after = (others[locate.root(r.parted.other.trace, m)].place for m in (pair.other, change.given))
+        return made if _function(before) == _function(after) else place
+    return place
+
+
+def _function(place: Place) -> tuple[str, str] | None:
+    return None if place.line is None else (place.line.file, place.line.function)
 
 
 def _best_of(r: Region, change: Change) -> tuple[Change, Effect]:
@@ -562,7 +582,8 @@ def factors(r: Region) -> Iterator[Change]:
                 continue
             value = np.asarray(r.recorded.values[n]) * ratio
             place = trace.values[n].place if n in r.bad else trace.values[r.bad[0]].place
-            yield Change(place, f"a factor {_number(ratio)} is missing{_mean_or_sum(r, ratio, a)}", {n: value}, {})
+            words = f"a factor {_number(ratio)} is missing{_mean_or_sum(r, ratio, a)}"
+            yield Change(place, words, {n: value}, {}, taken=None if n in r.bad else n, given=m)
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -698,7 +719,8 @@ def activations(r: Region) -> Iterator[Change]:
                 if operand == n:
                     for name in theirs:
                         run = changing(op, side, giving(made[name]))
-                        yield running(k, op, op.place, f"{name} before {op.name} is missing", run)
+                        change = running(k, op, op.place, f"{name} before {op.name} is missing", run)
+                        yield change._replace(taken=n)
 
 
 def orders(r: Region) -> Iterator[Change]:
@@ -765,7 +787,7 @@ def operands(r: Region) -> Iterator[Change]:
                     words = f"{op.name} should take what the other program has from {others[m].place.brief}"
                     run = changing(op, side, giving(others[m].array.reshape(shape)))
                     # Of a value that is the other program's own, parts and products are, too.
-                    yield running(k, op, op.place, words, run)._replace(weak=True)
+                    yield running(k, op, op.place, words, run)._replace(weak=True, taken=n, given=m)
             else:
                 for other in [m for m in weights if np.shape(r.recorded.values[m]) == shape and m != n][:40]:
                     words = f"{op.name} should take another parameter, input {r.recorded.program.inputs.index(other)}"
@@ -785,15 +807,16 @@ def _other_sources(r: Region, fine: Sequence[int]) -> Iterator[Change]:
         shape, place = np.shape(r.recorded.values[n]), r.ops[users[0]].place
         # Of two values that give the same, only one is what the other program takes.
         own = [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == shape and _taken(r, m)][:12]
-        given = [(f"the value of {trace.values[m].place.brief}", np.asarray(r.recorded.values[m])) for m in own]
+        given = [(f"the value of {trace.values[m].place.brief}", np.asarray(r.recorded.values[m]), None) for m in own]
         given += [
-            (f"what the other program has from {others[m].place.brief}", others[m].array.reshape(shape))
+            (f"what the other program has from {others[m].place.brief}", others[m].array.reshape(shape), m)
             for m in r.theirs[:30]
             if others[m].array.size == trace.values[n].array.size
         ]
-        for told, value in given:
+        for told, value, other in given:
             ops = {k: taking(r.ops[k], n, value) for k in users}
-            yield Change(place, f"{told} should be taken, not that of {trace.values[n].place.brief}", {}, ops)
+            words = f"{told} should be taken, not that of {trace.values[n].place.brief}"
+            yield Change(place, words, {}, ops, taken=n, given=other)
 
 
 def _taken(r: Region, n: int) -> bool:

@@ -22,7 +22,9 @@ _WIDE = 5 * DEEP
 class Change(NamedTuple):
     """A changed program: values given by number, and operations in the place of others by their index.
 
-    One that is `weak` counts only where all outputs then agree: some values that agree behind it say nothing.
+    One that is `weak` counts only where all outputs then agree: some values that agree behind it say nothing. `taken`
+    is the number of a value that agrees and to which something is done before the operation at `place` takes it, and
+    `given` that of the other program's value which comes of it.
     """
 
     place: Place
@@ -30,6 +32,8 @@ class Change(NamedTuple):
     values: Mapping[int, Any]
     ops: Mapping[int, Op]
     weak: bool = False
+    taken: int | None = None
+    given: int | None = None
 
 
 class Region(NamedTuple):

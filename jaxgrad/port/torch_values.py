@@ -10,7 +10,6 @@ import copy
 import functools
 import inspect
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from jaxgrad.port.values import (
     as_float64,
     decimal,
     in_library,
+    lines_here,
     raised,
 )
 
@@ -402,7 +402,7 @@ class _State(Values):
         from torch.autograd.graph import get_gradient_edge
 
         for number, x in self.fresh:
-            if x.requires_grad and (leaves or x.grad_fn is not None):
+            if x.requires_grad and (x.grad_fn is not None or (leaves and _accumulates(x))):
                 self.edges[number] = get_gradient_edge(x)
         self.fresh = [] if leaves else [(n, x) for n, x in self.fresh if x.requires_grad and x.grad_fn is None]
 
@@ -460,17 +460,17 @@ def _key(x: Any) -> Any:
     return x.untyped_storage()._cdata, x.storage_offset(), tuple(x.shape), x.stride(), x.dtype
 
 
+def _accumulates(x: Any) -> bool:
+    """Whether a cotangent arrives at a leaf: at a view of a weight that was taken under `no_grad` none does."""
+    import torch
+
+    with torch.enable_grad():
+        return x.view_as(x).grad_fn.next_functions[0][0] is not None
+
+
 def _lines() -> tuple[Line, ...]:
     """The lines outside of torch that led here, the innermost first; those of torch where there is no other."""
-    found: list[Line] = []
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename == __file__:
-        frame = frame.f_back  # type: ignore[assignment]
-    while frame is not None and frame.f_code.co_filename != __file__:
-        code = frame.f_code
-        if not code.co_filename.startswith("<"):
-            found.append(Line(code.co_filename, frame.f_lineno, code.co_qualname))
-        frame = frame.f_back  # type: ignore[assignment]
+    found = lines_here()
     own = [line for line in found if not in_library(line.file)]
     return tuple((own or [line for line in found if Path(line.file).name not in _CALLS])[:12])
 

@@ -4,6 +4,7 @@ import functools
 import itertools
 import linecache
 import math
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from jaxgrad.port.fingerprint import Held, Sketch, sketch
 
 # Where libraries lie: lines inside them are told only where no line of the user's own is known.
-_LIBRARIES = ("jax", "jaxlib", "flax", "equinox", "haiku", "torch", "jaxtyping", "optax", "jaxgrad")
+_LIBRARIES = ("jax", "jaxlib", "flax", "equinox", "haiku", "torch", "jaxtyping", "optax", "jaxgrad", "numpy")
 
 
 class Line(NamedTuple):
@@ -54,6 +55,22 @@ class Place(NamedTuple):
         above = self.lines[self.lines.index(own) + 1 :]
         others = (x for x in above if not in_library(x.file) and (x.file, x.function) != (own.file, own.function))
         return next((line for line in others if "<lambda>" not in line.function), None)
+
+    def within_caller_of(self, source: "Place") -> "Place":
+        """The place as the function sees it that made `source` and then called the function of this place.
+
+        That is the place itself where both are in one function, or where the source is not made in any. Where the
+        source is made further down in the function, as a loop's last turn does, it is the source's.
+        """
+        own = [line for line in self.lines if not in_library(line.file)]
+        theirs = [line for line in source.lines if not in_library(line.file)]
+        for number, (mine, other) in enumerate(zip(reversed(own), reversed(theirs), strict=False)):
+            if mine != other:
+                if (mine.file, mine.function) != (other.file, other.function):
+                    return self
+                first, lines = (self, own) if mine.number > other.number else (source, theirs)
+                return first._replace(lines=tuple(lines[len(lines) - 1 - number :]))
+        return self
 
     @property
     def brief(self) -> str:
@@ -176,6 +193,20 @@ def in_library(file: str) -> bool:
 def within(lines: Sequence[Line]) -> tuple[Line, ...]:
     """Those of a chain of lines, the innermost first, that are of the program: up to the call from this package."""
     return tuple(itertools.takewhile(lambda line: not _is_ours(line.file), lines))
+
+
+def lines_here() -> tuple[Line, ...]:
+    """The lines outside of this package that led here, the innermost first, up to the call from this package."""
+    found: list[Line] = []
+    frame = sys._getframe(1)
+    while frame is not None and _is_ours(frame.f_code.co_filename):
+        frame = frame.f_back  # type: ignore[assignment]
+    while frame is not None and not _is_ours(frame.f_code.co_filename):
+        code = frame.f_code
+        if not code.co_filename.startswith("<"):
+            found.append(Line(code.co_filename, frame.f_lineno, code.co_qualname))
+        frame = frame.f_back  # type: ignore[assignment]
+    return tuple(found)
 
 
 @functools.cache

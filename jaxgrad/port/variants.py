@@ -268,8 +268,10 @@ def norms(r: Region) -> Iterator[Change]:
     trace, ops = r.parted.own.trace, r.recorded.program.ops
     bad = [b for b in r.bad if _is_float(r, b)]
     for k, op in [(k, op) for k, op in enumerate(ops) if op.name == "add" and op.results[0] in bad][:_FEW]:
-        for x in [n for n in op.operands if trace.values[n].varies and locate.agreed(r.parted, n)]:
-            (total,) = op.results
+        (total,) = op.results
+        shape = np.shape(r.recorded.values[total])
+        agreeing = [n for n in op.operands if trace.values[n].varies and locate.agreed(r.parted, n)]
+        for x in [n for n in agreeing if np.shape(r.recorded.values[n]) == shape]:
             same = [b for b in bad if np.shape(r.recorded.values[b]) == np.shape(r.recorded.values[x])]
             # Behind the sum: the norm of what is added to, for the branch.
             for end, y in reversed(
