@@ -194,9 +194,7 @@ def _nowhere(op: str) -> Place:
     return Place(op, "", ())
 
 
-def _traced(
-    fn: Callable[..., Any], wide: Sequence[Any], use: str
-) -> tuple[ClosedJaxpr, Any, numpy_values.Calls]:
+def _traced(fn: Callable[..., Any], wide: Sequence[Any], use: str) -> tuple[ClosedJaxpr, Any, numpy_values.Calls]:
     """The program of a function, traced in float64; in the type of use where it can be traced in no other.
 
     A program that was traced in the type of use is run in float64 all the same. With it, what was computed in NumPy
@@ -240,9 +238,7 @@ class _Made:
 class _State(Values):
     """What a run has made so far."""
 
-    def __init__(
-        self, use: str, open_custom: bool, inline: bool, looked_up: bool, calls: numpy_values.Calls
-    ) -> None:
+    def __init__(self, use: str, open_custom: bool, inline: bool, looked_up: bool, calls: numpy_values.Calls) -> None:
         self.use, self.open_custom, self.inline, self.looked_up = use, open_custom, inline, looked_up
         # What was computed in NumPy while the function was traced, and those of its results that are values.
         self.calls = calls
@@ -312,9 +308,7 @@ class _State(Values):
         for k in self.calls.leading_to(call):
             if k not in self.tables:
                 name, run, given, lines, _ = self.calls[k]
-                made = [
-                    self.tables[x.call] if isinstance(x, numpy_values.Made) else self.written(x) for x in given
-                ]
+                made = [self.tables[x.call] if isinstance(x, numpy_values.Made) else self.written(x) for x in given]
                 (self.tables[k],) = self.apply(name, _in_numpy(run, self.use), made, Place(name, "", lines), None)
         return self.tables[call] if call in self.tables else self.written(value)
 
