@@ -318,14 +318,19 @@ def _reached(trace: Trace, ends: Iterable[int], stops: Callable[[int], bool]) ->
         todo += [m for m in trace.values[n].operands if trace.values[m].varies and not stops(m)]
     # What another value with a counterpart is computed from is right, computed in another way.
     right: set[int] = set()
-    # Of these, what only a part is known of to be right. Of what is joined, such as a loop's turns, that says nothing.
+    # Of these, what only a part is known of to be right. Of what is joined, such as a loop's turns, that says nothing,
+    # and nothing of what has other parts without a counterpart: what is shifted has most of its parts.
     partly: set[int] = set()
+    parts: dict[int, list[int]] = {}
+    for n in reached:
+        if trace.values[n].place.op in _CUTS and fingerprint.told(trace.values[n].held):
+            parts.setdefault(trace.values[n].operands[0], []).append(n)
     for n in range(len(trace.values) - 1, -1, -1):
         value, agrees = trace.values[n], stops(n)
         if not value.varies or not (n in right or agrees):
             continue
         cut = not agrees and n in partly
-        if cut and value.place.op in _JOINS:
+        if cut and (value.place.op in _JOINS or not right.issuperset(parts.get(n, ()))):
             right.discard(n)
             continue
         for m in value.operands:
@@ -391,7 +396,7 @@ def judged(parted: Parted, other_name: str) -> Verdict:
     first = first_told(trace, own)
     others = parted.other.trace
     theirs_first = first_told(others, other) if other else None
-    blamed = _mistaken(parted, first, theirs_first) or blame(parted, first)
+    blamed = _mistaken(parted, first, theirs_first, other) or blame(parted, first)
     places = [trace.values[k].place for k in own]
     begins = None if theirs_first is None else others.values[theirs_first].place
     said = f"the first value without a counterpart in {other_name} is made by {blamed.op}"
@@ -470,10 +475,10 @@ def root(trace: Trace, n: int) -> int:
     return n
 
 
-def _mistaken(parted: Parted, first: int, theirs: int | None) -> Place | None:
+def _mistaken(parted: Parted, first: int, theirs: int | None, region: Sequence[int]) -> Place | None:
     """Where a wrong part was taken, if that is what the first differing operation is given: the last turn, a shift.
 
-    The part is a value of both programs or a mask, and the other program's operation has another there of its size.
+    `theirs` is the first of the other program's values in its `region`. The part is a value of both programs or a mask, and the other program's operation has another there of its size.
     """
     if theirs is None:
         return None
@@ -488,6 +493,10 @@ def _mistaken(parted: Parted, first: int, theirs: int | None) -> Place | None:
     if len(own) != 1 or not trace[own[0]].varies or [others[m].size for m in rest].count(trace[own[0]].size) != 1:
         return None
     if not agreed(parted, own[0]) and fingerprint.told(trace[own[0]].held):
+        return None
+    # What the other program takes elsewhere, too, is another turn of a loop.
+    used = {root(parted.other.trace, m) for k in region for m in others[k].operands}
+    if any(same(own[0], m) for m in used):
         return None
     place = trace[root(parted.own.trace, own[0])].place
     return place if place.op in _TAKES else None
@@ -510,12 +519,12 @@ def blame(parted: Parted, first: int) -> Place:
             continue
         if any(trace.values[k].place.op == "parameter" for k in ancestors(trace, n)):
             # Weights that are only moved, as to where they are added, are the other program's.
-            begins = _first_unlike(parted, n, computed=True)
+            begins = first_unlike(parted, n, computed=True)
             if begins is not None and begins.line is not None and not agreed(parted, n):
                 return begins
             continue
         # The first number that the other program has not, or the last line of a mask, before this line uses it.
-        begins = _first_unlike(parted, n)
+        begins = first_unlike(parted, n)
         if begins is not None and begins.line is not None and begins.line != mine:
             return begins
         lines = [trace.values[k].place for k in chain if trace.values[k].place.line != mine]
@@ -524,7 +533,14 @@ def blame(parted: Parted, first: int) -> Place:
     return place
 
 
-def _first_unlike(parted: Parted, n: int, computed: bool = False) -> Place | None:
+def wrong_constant(parted: Parted, numbers: Sequence[int]) -> bool:
+    """Whether one of some values is an array that depends on no input, and that the other program has not."""
+    values = parted.own.trace.values
+    some = [n for n in numbers if not values[n].varies and np.ptp(values[n].array if values[n].size else 0.0) > 0]
+    return any(not agreed(parted, n) and not _has(parted, n) for n in some)
+
+
+def first_unlike(parted: Parted, n: int, computed: bool = False) -> Place | None:
     """Where a constant begins to be none of the other program's; None where its numbers say nothing.
 
     With `computed` only what is computed is looked at, and not what is moved.
@@ -534,7 +550,9 @@ def _first_unlike(parted: Parted, n: int, computed: bool = False) -> Place | Non
     def unlike(k: int) -> bool:
         pair, value = parted.pairs.get(k), trace.values[k]
         differs = pair is None or pair.layout.kind == SCATTERED
-        return differs and bool(value.operands) and fingerprint.told(value.held)
+        # What is no number says nothing, but that it should not be one.
+        says = fingerprint.told(value.held) or (value.size > 0 and bool(np.isnan(value.array).all()))
+        return differs and bool(value.operands) and says
 
     found, todo = set[int](), [n]
     while todo:
@@ -585,24 +603,34 @@ def ancestors(trace: Trace, n: int) -> list[int]:
 
 
 def _has(parted: Parted, n: int) -> bool:
-    """Whether the other program has a constant, or its complement."""
+    """Whether the other program has a constant, its complement, or, of two numbers, others where these are.
+
+    A mask of true and false is one that is added, of zeros and large negative numbers.
+    """
     array = parted.own.trace.values[n].array
-    if array.size < 2:
+    if array.size < 2 or array.min() == array.max():
         return False
-    if array.min() == array.max():
-        return False
+    two_valued = _two_valued(array)
     for value in parted.other.trace.values:
         if value.varies or value.size < 2:
             continue
         other = value.array
         if other.min() == other.max():
             continue
-        for x in (other, 1 - other):
-            big, small = (array, x) if array.size >= x.size else (x, array)
+        alike = [(array, other), (array, 1 - other)]
+        if two_valued and _two_valued(other):
+            largest = other == other.max()
+            alike = [(array == array.max(), largest), (array == array.max(), ~largest)]
+        for own, x in alike:
+            big, small = (own, x) if own.size >= x.size else (x, own)
             fits = big.shape[big.ndim - small.ndim :] == small.shape
             if fits and np.array_equal(big, np.broadcast_to(small, big.shape)):
                 return True
     return False
+
+
+def _two_valued(x: np.ndarray) -> bool:
+    return bool(((x == x.min()) | (x == x.max())).all())
 
 
 def distance(parted: Parted, first: int, others: Sequence[int]) -> float | None:

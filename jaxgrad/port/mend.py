@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from jaxgrad.port import fingerprint, jax_values, locate, variants
+from jaxgrad.port import fingerprint, jax_values, locate, structures, variants
 from jaxgrad.port.jax_values import Op, Recorded
 from jaxgrad.port.locate import Mend, Parted, Verdict
 from jaxgrad.port.region import (
@@ -44,6 +44,14 @@ _MOST_BEHIND = 4
 _DOES_NOT_FIT = (TypeError, ValueError, IndexError, ZeroDivisionError)
 # How many operations of one name at one line are changed together.
 _MOST_CALLS = 8
+# How many transpositions, the nearest first, are tried in how many other orders.
+_MOST_MOVES, _MOST_ORDERS = 6, 24
+# How many of the values that a region takes may be two that are exchanged.
+_MOST_EXCHANGED = 8
+# What angles of a rotation are powers of.
+_BASES = (1e4, 1e3, 1e5, 1e2, 1e6, 5e5)
+# How many more changes of a kind are tried behind one that mends all.
+_MORE = 12
 # How many parts of a value are tried in every order.
 _MOST_PARTS = 4
 
@@ -101,27 +109,31 @@ def mended(
 
 def _mends(r: Region) -> tuple[list[Mend], Change | None]:
     """The changes that explain a difference, the best first, and the best of them if the program runs on with it."""
-    good: list[tuple[tuple[bool, int], int, Change, Effect]] = []
+    good: list[tuple[tuple[bool, int], int, Kind, Change, Effect]] = []
     numbers = itertools.count()
     for kind in KINDS:
+        left, complete = _MORE, False
         for number, change in zip(numbers, kind(r), strict=False):
             change, effect = _best_of(r, change)
             if _explains(change, effect):
-                good.append(((not effect.complete, -effect.found), number, change, effect))
-                if effect.complete:
-                    break
-        if any(effect.complete for _, _, _, effect in good):
+                good.append(((not effect.complete, -effect.found), number, kind, change, effect))
+            # Of several that mend all, that is right with which most of what lies between agrees, too.
+            complete |= effect.complete
+            left -= complete
+            if left < 0:
+                break
+        if any(effect.complete for *_, effect in good):
             break
     good.sort(key=lambda each: each[:2])
     if not good:
         return [], None
-    best = good[0][0]
+    best, _, best_kind, change, effect = good[0]
     told: dict[Any, Mend] = {}
-    for rank, _, change, effect in good:
-        if rank == best:
-            place = _handed_over(r, change)
-            told.setdefault((change.words, place.line), Mend(place, change.words, effect.residual))
-    return list(told.values())[:2], good[0][2] if good[0][3].runs else None
+    for rank, _, kind, other, its in good:
+        if rank == best and kind is best_kind:
+            place = _handed_over(r, other)
+            told.setdefault(place.line, Mend(place, other.words, its.residual))
+    return list(told.values())[:2], change if effect.runs else None
 
 
 def _handed_over(r: Region, change: Change) -> Place:
@@ -134,8 +146,11 @@ def _handed_over(r: Region, change: Change) -> Place:
     made, others = r.parted.own.trace.values[change.taken].place, r.parted.other.trace.values
     place, pair = change.place.within_caller_of(made), r.parted.pairs.get(change.taken)
     if pair is not None and change.given is not None and _function(made) != _function(place):
-        before, after = (others[locate.root(r.parted.other.trace, m)].place for m in (pair.other, change.given))
-        return made if _function(before) == _function(after) else place
+        theirs = r.parted.other.trace
+        before, after = (_function(others[locate.root(theirs, m)].place) for m in (pair.other, change.given))
+        users = (v.place for v in others if change.given in v.operands and not v.moved)
+        behind = next(users, None)
+        return made if before == after and behind is not None and _function(behind) != before else place
     return place
 
 
@@ -179,17 +194,34 @@ def _in_all_turns(r: Region, change: Change) -> Change | None:
 
 def _in_all_calls(r: Region, change: Change) -> Iterator[Change]:
     """The change made in other calls of the same helper: to operations of the name at the line, or every so many."""
-    if len(change.ops) != 1 or change.values:
-        return
-    ((k, op),) = change.ops.items()
     ops = r.recorded.program.ops
-    if op.operands != ops[k].operands or k in r.turns:
+    if change.values or any(op.operands != ops[k].operands for k, op in change.ops.items()):
         return
-    same = [n for n, other in enumerate(ops) if (other.name, other.place.line) == (op.name, op.place.line)]
+    alike = {k: _calls(r, op) for k, op in change.ops.items()}
+    counts = {len(groups) for groups in alike.values()}
+    if len(counts) != 1 or (count := counts.pop()) > _MOST_CALLS:
+        return
+    own = {k: next(n for n, group in enumerate(groups) if k in group) for k, groups in alike.items()}
     # An operation may stand several times in the line itself.
-    for stride in [n for n in range(len(same) // 2, 0, -1) if len(same) <= _MOST_CALLS and len(same) % n == 0]:
-        some = [n for number, n in enumerate(same) if number % stride == same.index(k) % stride]
-        yield change._replace(ops={n: ops[n]._replace(run=op.run) for n in some})
+    for stride in [n for n in range(count // 2, 0, -1) if count % n == 0]:
+        yield change._replace(
+            ops={
+                n: ops[n]._replace(run=op.run)
+                for k, op in change.ops.items()
+                for number, group in enumerate(alike[k])
+                if number % stride == own[k] % stride
+                for n in group
+            }
+        )
+
+
+def _calls(r: Region, op: Op) -> list[list[int]]:
+    """The operations of the name at the line, those together that are one equation, as the turns of a loop are."""
+    same: dict[int, list[int]] = {}
+    for n, other in enumerate(r.recorded.program.ops):
+        if (other.name, other.place.line) == (op.name, op.place.line):
+            same.setdefault(n if other.eqn is None else id(other.eqn), []).append(n)
+    return list(same.values())
 
 
 def _effect(r: Region, change: Change) -> Effect:
@@ -267,23 +299,24 @@ def _why_without(skipped: Sequence[Place]) -> str:
 
 def literals(r: Region) -> Iterator[Change]:
     """A number that is written into the program is another one: the other program's, one more or less, its inverse."""
-    theirs = [x for m in r.theirs[:80] for _, x in r.parted.other.trace.values[m].scalars if math.isfinite(x)]
+    theirs = _their_numbers(r)
     # Of whole numbers the smaller are the likelier to be somebody's choice, and not a size.
     numbers = sorted(_numbers(r), key=lambda each: abs(each[2]) if each[2] == round(each[2]) else 0.0)
+    sizes = dict.fromkeys(float(size) for op in r.ops.values() for n in op.operands for size in _shape(r, n))
     alike: dict[tuple[Any, float], list[int]] = {}
     for number, place, old in numbers:
         alike.setdefault((place.line, old), []).append(number)
     for number, place, old in numbers:
-        # A base of frequencies is a power of ten; another number may explain one that is not the other program's.
-        if old >= 100 and math.log10(old) == round(math.log10(old)):
-            for new in (old * 10, old / 10, old * 100, old / 100):
+        # A base of frequencies; another number may explain one that is not the other program's.
+        if old >= 100 and old == round(old):
+            for new in [base for base in _BASES if base != old]:
                 value = np.asarray(new, np.asarray(r.recorded.values[number]).dtype)
                 yield Change(place, f"{old:g} should be {new:g}", {number: value}, {})
     for number, place, old in numbers:
         near = [x for x in dict.fromkeys(theirs) if x != old]
         integer = np.asarray(r.recorded.values[number]).dtype.kind in "iu"
         whole = integer or old == round(old)
-        simple = [old - 1, old + 1] if whole else [1 - old, 1 / old, -old, old * 2, old / 2, abs(old) ** 0.5, old**2]
+        simple = [old - 1, old + 1, *sizes] if whole else [1 - old, 1 / old, -old, old * 2, old / 2, abs(old) ** 0.5, old**2]
         for new in dict.fromkeys([*near, *simple]):
             if integer and new != round(new):
                 continue
@@ -294,6 +327,23 @@ def literals(r: Region) -> Iterator[Change]:
                 if same[0] == number and len(same) > 1:
                     # A number that a line uses twice.
                     yield Change(place, f"{old:g} should be {new:g}", {n: np.asarray(new, dtype) for n in same}, {})
+
+
+def _shape(r: Region, n: int) -> tuple[int, ...]:
+    return np.shape(r.recorded.values[n])
+
+
+def _their_numbers(r: Region) -> list[float]:
+    """The numbers that are written into the other program's region, into its masks too."""
+    trace = r.parted.other.trace
+    values = trace.values
+    found = [x for m in r.theirs[:80] for _, x in values[m].scalars]
+    given = [k for m in r.theirs[:20] for k in values[m].operands if not values[k].varies]
+    for k in dict.fromkeys(a for n in given[:10] for a in locate.ancestors(trace, n)):
+        found += [x for _, x in values[k].scalars]
+        if values[k].size and len(some := np.unique(values[k].array[np.isfinite(values[k].array)])) <= 2:
+            found += some.tolist()
+    return [x for x in dict.fromkeys(found) if math.isfinite(x)]
 
 
 def _numbers(r: Region) -> Iterator[tuple[int, Place, float]]:
@@ -373,7 +423,9 @@ def _solve(r: Region, number: int, old: float, n: int, target: np.ndarray) -> fl
     return None
 
 
-_OTHER = {"add": "sub", "sub": "add", "mul": "div", "div": "mul", "max": "min", "min": "max"}
+_OTHERS = {
+    "add": ("sub", "mul"), "sub": ("add",), "mul": ("div", "add"), "div": ("mul",), "max": ("min",), "min": ("max",),
+}  # fmt: skip
 _COMPARED = {"ge": "gt", "gt": "ge", "le": "lt", "lt": "le"}
 _TWO: dict[str, Callable[[Any, Any], Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.maximum,
@@ -386,12 +438,13 @@ def operations(r: Region) -> Iterator[Change]:
     trace = r.parted.own.trace
     for k, op in list(r.ops.items())[:16]:
         name, place = op.name, op.place
-        if name in _OTHER:
-            yield running(k, op, place, f"{_OTHER[name]} in the place of {name}", _two(_OTHER[name]))
+        if name in _OTHERS:
+            for other in _OTHERS[name]:
+                yield running(k, op, place, f"{other} in the place of {name}", _two(other))
             for keep in (0, 1):
                 if np.shape(r.recorded.values[op.operands[keep]]) == np.shape(r.recorded.values[op.results[0]]):
                     dropped = trace.values[op.operands[1 - keep]].place
-                    yield running(k, op, place, f"{name} without {dropped.op}", _keeping(keep))
+                    yield running(k, op, place, f"{name} without {dropped.op}", _keeping(keep))._replace(weak=True)
         if name in ("sub", "div"):
             yield running(k, op, place, f"the operands of {name} swapped", _exchanged(op))
         if name == "dot_general":
@@ -445,18 +498,24 @@ def _parts(r: Region) -> Iterator[Change]:
     """The parts of a value that is split, as gates or queries and keys, in another order."""
     wanted = {a for n in r.bad[:DEEP] for a in locate.ancestors(r.parted.own.trace, n)}
     for k, op in enumerate(r.recorded.program.ops):
-        shapes = {np.shape(r.recorded.values[n]) for n in op.results}
-        if op.name != "split" or len(shapes) != 1 or not 2 <= len(op.results) <= _MOST_PARTS:
+        if op.name != "split" or not 2 <= len(op.results) <= _MOST_PARTS:
             continue
-        if not wanted.isdisjoint(op.results) and any(locate.agreed(r.parted, n) for n in op.operands):
-            for order in list(itertools.permutations(range(len(op.results))))[1:]:
+        if not wanted.isdisjoint(op.results):
+            shapes = [np.shape(r.recorded.values[n]) for n in op.results]
+            orders = list(itertools.permutations(range(len(op.results))))[1:]
+            for order in [each for each in orders if [shapes[n] for n in each] == shapes]:
 
                 def run(x: Sequence[Any], op: Op = op, order: tuple[int, ...] = order) -> list[Any]:
                     made = op.run(x)
                     return [made[n] for n in order]
 
                 yield running(k, op, op.place, f"the parts of split in the order {_ordinals(order)}", run)
-            yield from _parts_by_head(r, k, op)
+            if len(set(shapes)) == 1:
+                count, axis = len(shapes), op.eqn.params["axis"]
+                every = [_part_of(number, count, axis, apart=True) for number in range(count)]
+                words = f"each part should be every {count}. of axis {axis}, not a stretch of it"
+                yield running(k, op, op.place, words, lambda x, every=every: [run(x)[0] for run in every])
+                yield from _parts_by_head(r, k, op)
 
 
 def _cut_parts(r: Region) -> Iterator[Change]:
@@ -471,6 +530,40 @@ def _cut_parts(r: Region) -> Iterator[Change]:
         for order in list(itertools.permutations(range(len(some))))[1:]:
             runs = {k: op._replace(run=ops[n].run) for k, op, n in zip(some, ops, order, strict=True)}
             yield Change(ops[0].place, f"the parts that are cut out in the order {_ordinals(order)}", {}, runs)
+        yield from _cut_otherwise(r, some)
+
+
+def _cut_otherwise(r: Region, some: Sequence[int]) -> Iterator[Change]:
+    """Parts that are each a stretch of an axis, and should be every so many of it, or the other way round."""
+    ops = [r.recorded.program.ops[k] for k in some]
+    x, parts = (np.asarray(r.recorded.values[n]) for n in (ops[0].operands[0], ops[0].results[0]))
+    axis = next((axis for axis in range(x.ndim) if x.shape[axis] == len(some) * parts.shape[axis]), None)
+    if axis is None or sum(a != b for a, b in zip(x.shape, parts.shape, strict=True)) != 1:
+        return
+    strides = {(op.eqn.params["strides"] or [1] * x.ndim)[axis] for op in ops}
+    if strides == {1}:
+        words = f"each part should be every {len(some)}. of axis {axis}, not a stretch of it"
+    elif strides == {len(some)}:
+        words = f"each part should be a stretch of axis {axis}, not every {len(some)}. of it"
+    else:
+        return
+    runs = {}
+    for k, op in zip(some, ops, strict=True):
+        start = op.eqn.params["start_indices"][axis]
+        number = start // parts.shape[axis] if strides == {1} else start
+        runs[k] = op._replace(run=_part_of(number, len(some), axis, apart=strides == {1}))
+    yield Change(ops[0].place, words, {}, runs)
+
+
+def _part_of(number: int, count: int, axis: int, apart: bool) -> Callable[[Sequence[Any]], list[Any]]:
+    """One of so many equal parts of an axis: every so many of it if they lie `apart`, else a stretch."""
+
+    def run(x: Sequence[Any]) -> list[Any]:
+        stretches = np.array_split(np.asarray(x[0]), count, axis)
+        some = np.arange(number, np.shape(x[0])[axis], count)
+        return [np.take(x[0], some, axis) if apart else stretches[number]]
+
+    return run
 
 
 def _parts_by_head(r: Region, k: int, op: Op) -> Iterator[Change]:
@@ -580,10 +673,9 @@ def factors(r: Region) -> Iterator[Change]:
             # One number is some multiple of every other: only a round one says something.
             if ratio is None or abs(ratio - 1) < 1e-9 or (a.size < 3 and "." in _number(ratio)):
                 continue
-            value = np.asarray(r.recorded.values[n]) * ratio
-            place = trace.values[n].place if n in r.bad else trace.values[r.bad[0]].place
-            words = f"a factor {_number(ratio)} is missing{_mean_or_sum(r, ratio, a)}"
-            yield Change(place, words, {n: value}, {}, taken=None if n in r.bad else n, given=m)
+            words = f"a factor {_number(ratio)} is missing{_mean_or_sum(r, ratio, n)}"
+            change = _of_result(r, n, _used(r, n), words, functools.partial(np.multiply, ratio))
+            yield change._replace(taken=_agreeing(r, n), given=m)
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -611,12 +703,22 @@ def _number(x: float) -> str:
     return f"{x:.10g}"
 
 
-def _mean_or_sum(r: Region, ratio: float, a: np.ndarray) -> str:
-    """That one number is a sum and no mean, or the other way round, where that many may have been summed."""
+def _mean_or_sum(r: Region, ratio: float, n: int) -> str:
+    """That one number is a sum and no mean, or the other way round, where that many were summed."""
     count = max(ratio, 1 / ratio)
-    if a.size != 1 or count < 1.5 or abs(count - round(count)) > 1e-6 or round(count) not in _counts(r):
+    if r.parted.own.trace.values[n].size != 1 or count < 1.5 or abs(count - round(count)) > 1e-6:
+        return ""
+    if round(count) not in _counts(r) or (ratio > 1 and not _is_divided(r, n, round(count))):
         return ""
     return ": a sum in the place of a mean" if ratio < 1 else ": a mean in the place of a sum"
+
+
+def _is_divided(r: Region, n: int, count: int) -> bool:
+    """Whether a value was divided by a number of terms somewhere."""
+    made = {m: op for op in r.recorded.program.ops for m in op.results}
+    near = [made[a] for a in locate.ancestors(r.parted.own.trace, n) if a in made]
+    divisors = [r.recorded.values[op.operands[1]] for op in near if op.name == "div"]
+    return any(np.ndim(x) == 0 and float(x) == count for x in divisors)
 
 
 def _counts(r: Region) -> set[int]:
@@ -636,9 +738,22 @@ def addends(r: Region) -> Iterator[Change]:
     before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
     for n in dict.fromkeys([*before[:4], *r.bad[:4]]):
         x = r.recorded.values[n]
-        for other in [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == np.shape(x)][:12]:
-            words = f"the value of {trace.values[other].place.brief} is not added"
-            yield Change(trace.values[n].place, words, {n: np.add(x, r.recorded.values[other])}, {})
+        for other in [m for m in reversed(fine) if m != n and np.size(r.recorded.values[m]) == np.size(x)][:12]:
+            for added in itertools.islice(structures.ways(np.asarray(r.recorded.values[other]), np.shape(x)), 2):
+                words = f"the value of {trace.values[other].place.brief} is not added"
+                yield Change(_used(r, n), words, {n: np.add(x, added)}, {}, taken=_agreeing(r, n))
+
+
+def _used(r: Region, n: int) -> Place:
+    """The place of a value of the region; of one that agrees, the place in the region that takes it."""
+    values = r.parted.own.trace.values
+    if n in r.bad:
+        return values[n].place
+    return next((op.place for op in r.ops.values() if n in op.operands), values[r.bad[0]].place)
+
+
+def _agreeing(r: Region, n: int) -> int | None:
+    return n if locate.agreed(r.parted, n) else None
 
 
 def biases(r: Region) -> Iterator[Change]:
@@ -780,12 +895,14 @@ def operands(r: Region) -> Iterator[Change]:
                 for other in [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == shape][:24]:
                     words = f"{op.name} should take the value of {trace.values[other].place.brief}"
                     run = changing(op, side, giving(r.recorded.values[other]))
-                    yield running(k, op, op.place, words, run)
-                # That a value which differs should be the other program's explains nothing.
-                agrees = locate.agreed(r.parted, n)
+                    # What agrees behind it may be what the other value alone gives.
+                    yield running(k, op, op.place, words, run)._replace(weak=True)
+                # That a value which differs should be the other program's explains nothing, nor does it where a
+                # constant is wrong.
+                agrees = locate.agreed(r.parted, n) and not locate.wrong_constant(r.parted, op.operands)
                 for m in [m for m in r.theirs[:30] if agrees and others[m].array.size == trace.values[n].array.size]:
                     words = f"{op.name} should take what the other program has from {others[m].place.brief}"
-                    run = changing(op, side, giving(others[m].array.reshape(shape)))
+                    run = changing(op, side, giving(_as_ours(r, n, m)))
                     # Of a value that is the other program's own, parts and products are, too.
                     yield running(k, op, op.place, words, run)._replace(weak=True, taken=n, given=m)
             else:
@@ -809,7 +926,7 @@ def _other_sources(r: Region, fine: Sequence[int]) -> Iterator[Change]:
         own = [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == shape and _taken(r, m)][:12]
         given = [(f"the value of {trace.values[m].place.brief}", np.asarray(r.recorded.values[m]), None) for m in own]
         given += [
-            (f"what the other program has from {others[m].place.brief}", others[m].array.reshape(shape), m)
+            (f"what the other program has from {others[m].place.brief}", _as_ours(r, n, m), m)
             for m in r.theirs[:30]
             if others[m].array.size == trace.values[n].array.size
         ]
@@ -819,11 +936,49 @@ def _other_sources(r: Region, fine: Sequence[int]) -> Iterator[Change]:
             yield Change(place, words, {}, ops, taken=n, given=other)
 
 
+def _as_ours(r: Region, n: int, m: int) -> np.ndarray:
+    """A value of the other program in the place of one that agrees, and lying as that does."""
+    array, shape, pair = r.parted.other.trace.values[m].array, np.shape(r.recorded.values[n]), r.parted.pairs[n]
+    if array.shape != pair.shape:
+        return array.reshape(shape)
+    return fingerprint.moved(array, pair.layout, shape, back=True)
+
+
 def _taken(r: Region, n: int) -> bool:
     """Whether an operation of the other program's region takes the counterpart of a value."""
     trace = r.parted.other.trace
     roots = {locate.root(trace, k) for m in r.theirs for k in trace.values[m].operands}
     return locate.root(trace, r.parted.pairs[n].other) in roots
+
+
+def exchanged(r: Region) -> Iterator[Change]:
+    """Two values that both programs have are each taken for the other, such as gates, in all turns and calls."""
+    program = r.recorded.program
+    made = {n: k for k, op in enumerate(program.ops) for n in op.results if len(op.results) == 1}
+    taken = dict.fromkeys(n for op in r.ops.values() for n in op.operands)
+    fine = [n for n in taken if n in made and r.parted.own.trace.values[n].varies and locate.agreed(r.parted, n)]
+    for a, b in itertools.combinations(fine[:_MOST_EXCHANGED], 2):
+        first, second = (program.ops[made[n]] for n in (a, b))
+        if first.name != second.name or first.place.line == second.place.line:
+            continue
+        if np.shape(r.recorded.values[a]) != np.shape(r.recorded.values[b]):
+            continue
+        some, others = (_of_line(r, op) for op in (first, second))
+        if len(some) == len(others):
+            swapped = dict(zip((*some, *others), (*others, *some), strict=True))
+            ops = {
+                k: op._replace(operands=tuple(swapped.get(n, n) for n in op.operands))
+                for k, op in enumerate(program.ops)
+                if not swapped.keys().isdisjoint(op.operands)
+            }
+            place, other = sorted((first.place, second.place), key=lambda each: each.line or ())
+            yield Change(place, f"it and the value of {other.brief} exchanged", {}, ops, weak=True)
+
+
+def _of_line(r: Region, op: Op) -> list[int]:
+    """The results of all operations of a name at a line."""
+    ops = r.recorded.program.ops
+    return [other.results[0] for other in ops if (other.name, other.place.line) == (op.name, op.place.line)]
 
 
 def arrangements(r: Region) -> Iterator[Change]:
@@ -837,6 +992,7 @@ def arrangements(r: Region) -> Iterator[Change]:
     for k, op in enumerate(r.recorded.program.ops):
         if op.name == "transpose" and op.results[0] in chains | set(r.bad[:DEEP]):
             yield running(k, op, op.place, "without this transposition", _keeping(0))
+    yield from _transposed_otherwise(r, chains | set(r.bad[:DEEP]))
     for n in dict.fromkeys([*r.bad[:8], *before[:6]]):
         x = np.asarray(r.recorded.values[n])
         # A value that agrees is used otherwise.
@@ -854,6 +1010,25 @@ def arrangements(r: Region) -> Iterator[Change]:
             yield _of_result(r, n, place, "of the other sign", lambda y: -y)
         if x.dtype.kind == "f" and x.size and x.min() >= 0 and x.max() <= 1:
             yield _of_result(r, n, place, "1 minus it in its place", lambda y: 1 - y)
+
+
+def _transposed_otherwise(r: Region, results: set[int]) -> Iterator[Change]:
+    """The nearest transpositions with their axes in another order of the same sizes, as patches by columns are."""
+    some = [(k, op) for k, op in enumerate(r.recorded.program.ops) if op.name == "transpose" and op.eqn is not None]
+    for k, op in [(k, op) for k, op in some if op.results[0] in results][::-1][:_MOST_MOVES]:
+        old, shape = tuple(op.eqn.params["permutation"]), np.shape(r.recorded.values[op.operands[0]])
+        # What is then joined to fewer axes may have two of other sizes exchanged.
+        swaps = [_swapped(old, a, b) for a, b in itertools.combinations(range(len(old)), 2)]
+        size = [shape[axis] for axis in old]
+        orders = (each for each in itertools.permutations(range(len(shape))) if [shape[n] for n in each] == size)
+        for order in dict.fromkeys([*swaps, *itertools.islice(orders, _MOST_ORDERS)]):
+            if order != old:
+                words = f"the axes in the order {order} in the place of {old}"
+                yield running(k, op, op.place, words, with_params(op, {"permutation": order}))
+
+
+def _swapped(order: tuple[int, ...], a: int, b: int) -> tuple[int, ...]:
+    return tuple(order[{a: b, b: a}.get(n, n)] for n in range(len(order)))
 
 
 def _of_result(r: Region, n: int, place: Place, words: str, change: Callable[[Any], Any]) -> Change:
@@ -875,7 +1050,7 @@ def repeats(r: Region) -> Iterator[Change]:
     given = (n for k in r.ops for n in r.recorded.program.ops[k].operands)
     near = dict.fromkeys(a for n in (*r.bad[:DEEP], *given) for a in locate.ancestors(trace, n) if a in made)
     some = [r.recorded.program.ops[made[n]] for n in near]
-    joined = [op for op in some if op.name in ("reshape", "gather", "tile", "concatenate")]
+    joined = [op for op in some if op.name in ("reshape", "gather", "tile", "repeat", "concatenate")]
     changed: dict[tuple[Any, str], dict[int, Any]] = {}
     for op in joined:
         x = np.asarray(r.recorded.values[op.results[0]])
@@ -951,7 +1126,10 @@ def _parts_inside(r: Region, op: Op, old: tuple[int, ...], new: tuple[int, ...],
 
 # In the order in which they are tried: those that say most precisely what is wrong come first.
 KINDS: list[Kind] = [
-    literals, without, activations, variants.pools, variants.functions, variants.paddings, operations, factors, biases,
-    addends, orders, variants.reductions, variants.resizes, repeats, arrangements, variants.turns, variants.norms,
-    solved, operands,
+    literals, without, activations, variants.pools, variants.functions, variants.paddings, operations, factors,
+    structures.states, biases,
+    addends, orders, structures.scales, structures.axes, structures.weights, structures.tables,
+    variants.reductions, variants.choices,
+    variants.resizes, structures.rolls, structures.dilations, repeats, exchanged, arrangements,
+    variants.turns, variants.norms, solved, operands,
 ]  # fmt: skip

@@ -45,7 +45,10 @@ _SAMPLED = frozenset("bernoulli_ bernoulli native_dropout uniform_ normal_ rand 
 _CALLS = frozenset(("module.py", "_jit_internal.py", "_contextlib.py"))
 
 # Steps that other libraries go, and torch does not.
-ALTERNATIVES = frozenset(("mean of squares", "sqrt", "inverse * weight", "logsumexp", "cdf", "log of sum"))
+ALTERNATIVES = frozenset((
+    "mean of squares", "sqrt", "inverse * weight", "logsumexp", "cdf", "log of sum", "logarithm", "its squares",
+    "sum of its squares",
+))  # fmt: skip
 
 
 class TorchRun(NamedTuple):
@@ -625,7 +628,9 @@ def _cudnn_batch_norm(
 def _softmax(told: Any, x: Any, axis: int, *_: Any) -> None:
     shifted = told("x - max", x - x.amax(axis, keepdim=True))
     exp = told("exp", shifted.exp())
-    told("sum of exp", exp.sum(axis, keepdim=True))
+    total = told("sum of exp", exp.sum(axis, keepdim=True))
+    told("log of sum", total.log())
+    told("logarithm", shifted - total.log())
 
 
 def _log_softmax(told: Any, x: Any, axis: int, *_: Any) -> None:
@@ -689,6 +694,13 @@ def _var(told: Any, x: Any, axes: Any = None, *_: Any, **__: Any) -> None:
     told("biased variance", ((x - mean) ** 2).mean(over))
 
 
+def _vector_norm(told: Any, x: Any, order: float = 2, axes: Any = None, *_: Any, **__: Any) -> None:
+    if order != 2:
+        raise _NotKnown
+    squares = told("its squares", x.abs() ** 2)
+    told("sum of its squares", squares.sum() if axes is None else squares.sum(axes))
+
+
 def _pointwise_loss(told: Any, x: Any, target: Any, reduction: int = 1, *_: Any) -> None:
     told("difference", x - target)
 
@@ -743,6 +755,8 @@ _STEPS: dict[str, Callable[..., None]] = {
     "nll_loss_forward": _nll,
     "mean": _mean,
     "var": _var,
+    "std": _var,
+    "linalg_vector_norm": _vector_norm,
     "mse_loss": _mse,
     "smooth_l1_loss": _pointwise_loss,
     "huber_loss": _pointwise_loss,

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from scipy import special
 
-from jaxgrad.port import fingerprint, jax_values, locate
+from jaxgrad.port import fingerprint, jax_values, locate, structures
 from jaxgrad.port.jax_values import Op
 from jaxgrad.port.region import DEEP, Change, Region, counterpart, running, taking, with_params
 from jaxgrad.port.values import as_float64
@@ -38,8 +38,11 @@ def pools(r: Region) -> Iterator[Change]:
         operand = r.recorded.values[first.operands[0]]
         ones = first.run([np.ones_like(operand)])[0]
         size = math.prod(first.eqn.params["window_dimensions"])
-        yield running(k, op, op.place, "the padding is counted, and should not be", _divided(ones))
-        yield running(k, op, op.place, "the padding is not counted, and should be", _divided(size))
+        if any(map(any, first.eqn.params["padding"])):
+            yield running(k, op, op.place, "the padding is counted, and should not be", _divided(ones))
+            yield running(k, op, op.place, "the padding is not counted, and should be", _divided(size))
+        else:
+            yield running(k, op, op.place, f"each window's sum should be divided by its {size} numbers", _divided(size))
         largest = np.asarray(_over(first, operand, -jnp.inf, lax.max))
         yield Change(op.place, "a maximum over windows in the place of a mean", {op.results[0]: largest}, {})
 
@@ -96,7 +99,8 @@ def functions(r: Region) -> Iterator[Change]:
                         yield Change(place, words, {b: known[other, q]}, {})
 
 
-REDUCTIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+_OF_SEVERAL = ("the mean", "the sum", "the maximum", "the minimum")
+REDUCTIONS: dict[str, Callable[[np.ndarray, Any], np.ndarray]] = {
     "the mean": np.mean,
     "the sum": np.sum,
     "the maximum": np.max,
@@ -114,6 +118,18 @@ def reductions(r: Region) -> Iterator[Change]:
         yield from _replaced(
             r, {f"{name} along axis {axis}": fn(x, axis) for axis in range(x.ndim) for name, fn in REDUCTIONS.items()}
         )
+        # Of images all places are pooled.
+        pairs = [(axis, axis + 1) for axis in range(1, x.ndim - 1)] if x.ndim == 4 else []
+        some = {name: fn for name, fn in REDUCTIONS.items() if name in _OF_SEVERAL}
+        yield from _replaced(
+            r, {f"{name} over the axes {pair}": fn(x, pair) for pair in pairs for name, fn in some.items()}
+        )
+
+
+def choices(r: Region) -> Iterator[Change]:
+    """Weights of the largest few: softmax is made before they are taken, or behind."""
+    for known in structures.chosen(r):
+        yield from _replaced(r, known)
 
 
 def resizes(r: Region) -> Iterator[Change]:
@@ -314,6 +330,8 @@ def _replaced(r: Region, known: Mapping[str, np.ndarray]) -> Iterator[Change]:
         for name in theirs:
             if own is not None and name in same and name != own:
                 yield Change(place, f"{name} in the place of {own}", {b: same[name].reshape(y.shape)}, {})
+            elif own is None and name in same:
+                yield Change(place, f"{name} in its place", {b: same[name].reshape(y.shape)}, {}, weak=True)
 
 
 def _before(r: Region) -> list[int]:
