@@ -28,6 +28,9 @@ from jaxgrad.port import numpy_values
 from jaxgrad.port.fingerprint import Sketch, blank, resketched, sketch
 from jaxgrad.port.values import Line, Place, Trace, Value, Values, as_float64, decimal, raised, within
 
+# What moves numbers out of their order, as a place names it.
+_REORDERED_RESHAPE = "reshape in another order"
+_REORDERS = frozenset(("transpose", _REORDERED_RESHAPE))
 # A scan of more operations than this is run as it is: its turns are not looked at one by one.
 MOST_UNROLLED = 20_000
 # Of a run that is let go, all that is needed further on is kept where it is this much smaller than what was let go.
@@ -290,7 +293,7 @@ class _State(Values):
             return blank(value.array)
         source = self.values[value.operands[0]].held if value.moved and len(value.operands) == 1 else None
         if isinstance(source, Sketch) and source.size == value.size:
-            return resketched(source, value.array, value.place.op != "transpose")
+            return resketched(source, value.array, value.place.op not in _REORDERS)
         return super().sketch(value)
 
     def keep_living(self) -> None:
@@ -666,6 +669,11 @@ def _broadcast(x: np.ndarray, p: Mapping[str, Any]) -> np.ndarray:
     return np.broadcast_to(x.reshape(sizes), shape)
 
 
+def _reshaped(x: np.ndarray, p: Mapping[str, Any]) -> np.ndarray:
+    """A reshape, before which JAX transposes by `dimensions`: so it derives convolutions of groups, and order "F"."""
+    return (x if p["dimensions"] is None else x.transpose(p["dimensions"])).reshape(p["new_sizes"])
+
+
 # The commonest operations in NumPy: JAX compiles each operation for each shape, which takes longer than it saves here.
 _NUMPY: dict[str, Callable[[list[np.ndarray], Mapping[str, Any]], Any]] = {
     "add": lambda x, p: np.add(*x),
@@ -697,7 +705,7 @@ _NUMPY: dict[str, Callable[[list[np.ndarray], Mapping[str, Any]], Any]] = {
     "name": lambda x, p: x[0],
     "copy": lambda x, p: x[0],
     "broadcast_in_dim": lambda x, p: _broadcast(x[0], p),
-    "reshape": lambda x, p: x[0].reshape(p["new_sizes"]),
+    "reshape": lambda x, p: _reshaped(x[0], p),
     "squeeze": lambda x, p: np.squeeze(x[0], tuple(p["dimensions"])),
     "transpose": lambda x, p: np.transpose(x[0], p["permutation"]),
     "concatenate": lambda x, p: np.concatenate(x, p["dimension"]),
@@ -745,4 +753,6 @@ def _place(eqn: Any, outer: tuple[Line, ...], stack: str, jitted: str | None) ->
         count = next((k for k, line in enumerate(own) if (line.file, line.function) in calls), len(own))
         own = (*own[:count], *outer)
     module = "/".join(part for part in (stack, jax_seam.name_stack(eqn)) if part)
-    return Place(jax_seam.name(eqn), module, own)
+    name = jax_seam.name(eqn)
+    reordered = name == "reshape" and eqn.params["dimensions"] is not None
+    return Place(_REORDERED_RESHAPE if reordered else name, module, own)

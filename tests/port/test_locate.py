@@ -1,5 +1,6 @@
 """Where a port parts from its module: the line of each planted mistake, what would mend it, and right ports."""
 
+import functools
 import json
 from collections.abc import Iterator
 
@@ -88,6 +89,38 @@ def test_a_wrong_custom_rule_is_found():
 
     verdict = port.compare(lambda p, x: jnp.exp(double(jnp.tanh(x))), {}, mistakes.shape(3), torch=Double())
     assert verdict.kind == "backward" and verdict.jax.op.startswith("custom_vjp_call")
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_a_convolution_of_groups_agrees_and_its_wrong_rule_is_found(groups: int):
+    def convolved(p, x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        options = {"dimension_numbers": numbers, "feature_group_count": groups}
+        return jax.lax.conv_general_dilated(x, p["kernel"], (2, 2), [(1, 1)] * 2, **options) + p["bias"]
+
+    scaled = jax.custom_vjp(convolved)
+    scaled.defvjp(
+        lambda p, x: jax.vjp(convolved, p, x),
+        lambda pull, dy: jax.tree.map(lambda dx: groups * dx, pull(dy)),
+    )
+
+    def fn(layer, p, x):
+        return jnp.moveaxis(jnp.tanh(layer(p, jnp.moveaxis(jnp.sin(x), 1, -1))), -1, 1)
+
+    class Grouped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=groups)
+
+        def forward(self, x):
+            return torch.tanh(self.conv(torch.sin(x)))
+
+    shape, module = mistakes.shape, Grouped()
+    given = {"kernel": shape(3, 3, 8 // groups, 16), "bias": shape(16)}, shape(2, 8, 5, 6)
+    assert port.compare(functools.partial(fn, convolved), *given, torch=module).agrees
+    verdict = port.compare(functools.partial(fn, scaled), *given, torch=module)
+    # The rule's gradient is as many times too large as there are groups: right for one.
+    assert verdict.agrees if groups == 1 else verdict.kind == "backward", str(verdict)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,24 @@ def test_a_run_that_is_too_large_is_let_go_and_computed_again(monkeypatch):
     assert in_memory(parts) < 40 * x.nbytes, "what was computed again is let go again"
 
 
+def test_a_reshape_in_another_order_is_one(monkeypatch):
+    """So JAX reshapes with order "F", and so it derives a convolution of groups."""
+
+    def fn(x):
+        return jnp.reshape(jnp.sin(x), (6, 20), order="F")
+
+    x = np.random.default_rng(0).standard_normal((2, 3, 20))
+    expected = np.reshape(np.sin(x), (6, 20), order="F")
+    closed = jax.make_jaxpr(fn)(x)
+    assert np.allclose(jax_values.evaluate(closed, [x])[0], expected, rtol=1e-6)
+    for most in (Values.most, 0):
+        monkeypatch.setattr(Values, "most", most)
+        monkeypatch.setattr(Values, "few", 0)
+        recorded = jax_values.record(fn, [x], 0)
+        found = recorded.trace.values[recorded.program.outputs[0]].held
+        assert fingerprint.same(found, expected, 1e-12) and not fingerprint.same(found, np.sin(x).ravel(), 1e-12)
+
+
 def test_a_torch_run_that_is_too_large_is_let_go_and_computed_again(monkeypatch):
     module, x = Two(), np.random.default_rng(0).standard_normal((2, 4))
     whole = torch_values.record(module, [x])
