@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,9 +35,10 @@ from jaxgrad.checking.oracles.torch import transposed_convolutions
 from jaxgrad.errors import JaxgradError
 from jaxgrad.port import fingerprint, jax_values, rounding, torch_values
 from jaxgrad.port.fingerprint import SCATTERED, SWAPPED
+from jaxgrad.port.jax_values import Op
 from jaxgrad.port.mapping import Entry, is_parameter, paths
 from jaxgrad.port.mapping import Mapping as WeightMapping
-from jaxgrad.port.values import as_float64
+from jaxgrad.port.values import Value, as_float64
 
 # How many candidates are tried in all, how many after a first leaf fits none, and for leaves placed together.
 MOST_TRIED = 3000
@@ -53,6 +54,7 @@ _MOST_WAITED = 40
 # through which operations, and up to which size, the axes of a leaf are followed.
 _OTHER_AXES = 2.0
 _FOLLOWED = frozenset("transpose reshape squeeze slice convert_element_type copy".split())
+_BY_NUMBER = frozenset("mul div add sub neg abs max min tanh exp".split())
 _MOST_LABELLED = 1_000_000
 _PRODUCTS = frozenset(("dot_general", "mul", "conv_general_dilated"))
 
@@ -572,10 +574,12 @@ class _Search:
 def contracted_leaves(recorded: jax_values.Recorded, count: int) -> dict[int, frozenset[int]]:
     """The axes of each leaf over which the first product that it goes into sums, for the first `count` inputs.
 
-    Of a convolution's window it is the axis of the channels that go in.
+    Of a convolution's window it is the axis of the channels that go in. A product with what depends on the inputs goes
+    before one with other weights, such as that for a spectral norm.
     """
-    program = recorded.program
+    program, values = recorded.program, recorded.trace.values
     found: dict[int, frozenset[int]] = {}
+    with_inputs: dict[int, frozenset[int]] = {}
     # For every axis an array that holds the index along it is moved as the leaf is.
     labels: dict[int, tuple[int, list[np.ndarray]]] = {}
     for leaf, number in enumerate(program.inputs[:count]):
@@ -584,18 +588,36 @@ def contracted_leaves(recorded: jax_values.Recorded, count: int) -> dict[int, fr
             labels[number] = leaf, [np.broadcast_to(x, shape) for x in np.indices(shape, np.float64, sparse=True)]
     for op in program.ops:
         for side, n in enumerate(op.operands):
-            if n not in labels:
+            if n not in labels or op.name not in ("dot_general", "conv_general_dilated"):
                 continue
             leaf, of_axes = labels[n]
             if op.name == "dot_general":
                 over = frozenset(op.eqn.params["dimension_numbers"][0][side])
-                found.setdefault(leaf, frozenset(a for a, x in enumerate(of_axes) if _varying(x) & over))
-            elif op.name == "conv_general_dilated" and side == 1:
-                channels = frozenset(op.eqn.params["dimension_numbers"].rhs_spec[1:2])
-                found.setdefault(leaf, frozenset(a for a, x in enumerate(of_axes) if _varying(x) & channels))
-            elif len(op.operands) == 1 and op.name in _FOLLOWED:
-                labels[op.results[0]] = leaf, [np.asarray(op.run([x])[0]) for x in of_axes]
-    return found
+            elif side == 1:
+                over = frozenset(op.eqn.params["dimension_numbers"].rhs_spec[1:2])
+            else:
+                continue
+            axes = frozenset(a for a, x in enumerate(of_axes) if _varying(x) & over)
+            found.setdefault(leaf, axes)
+            if any(values[m].varies for m in op.operands):
+                with_inputs.setdefault(leaf, axes)
+        if (source := _followed(op, labels, values)) is not None:
+            leaf, of_axes = labels[source]
+            labels[op.results[0]] = leaf, [np.asarray(op.run([x])[0]) if op.name in _FOLLOWED else x for x in of_axes]
+    return {**found, **with_inputs}
+
+
+def _followed(op: Op, known: Container[int], values: Sequence[Value]) -> int | None:
+    """The operand among the `known` ones whose numbers lie in the result: moved, or each changed by itself.
+
+    So is a weight that is scaled to some norm. With what depends on the inputs it is no weight any more.
+    """
+    if op.name in _FOLLOWED and len(op.operands) == 1:
+        return next((n for n in op.operands if n in known), None)
+    if op.name not in _BY_NUMBER or values[op.results[0]].varies:
+        return None
+    same = [n for n in op.operands if n in known and values[n].shape == values[op.results[0]].shape]
+    return same[0] if len(same) == 1 else None
 
 
 def mirrored_leaves(recorded: jax_values.Recorded, count: int) -> dict[int, bool]:
@@ -603,7 +625,7 @@ def mirrored_leaves(recorded: jax_values.Recorded, count: int) -> dict[int, bool
 
     Such a one is a convolution of what is spread out, whose window is the other way round.
     """
-    program = recorded.program
+    program, values = recorded.program, recorded.trace.values
     flips = {number: (leaf, False) for leaf, number in enumerate(program.inputs[:count])}
     found: dict[int, bool] = {}
     for op in program.ops:
@@ -611,9 +633,11 @@ def mirrored_leaves(recorded: jax_values.Recorded, count: int) -> dict[int, bool
             leaf, flipped = flips[op.operands[1]]
             if any(by > 1 for by in op.eqn.params["lhs_dilation"]):
                 found.setdefault(leaf, not flipped)
-        elif len(op.operands) == 1 and op.operands[0] in flips and op.name in (*_FOLLOWED, "rev"):
+        elif op.name == "rev" and op.operands[0] in flips:
             leaf, flipped = flips[op.operands[0]]
-            flips[op.results[0]] = leaf, flipped != (op.name == "rev")
+            flips[op.results[0]] = leaf, not flipped
+        elif (source := _followed(op, flips, values)) is not None:
+            flips[op.results[0]] = flips[source]
     return found
 
 

@@ -240,8 +240,9 @@ def _forget(leaf: Any) -> None:
     leaf.grad = None
 
 
-# Which operand of a product is summed over which axis.
+# Which operand of a product is summed over which axis, and what changes each number of a weight by itself.
 _SUMMED = {"mm": {0: 1, 1: 0}, "addmm": {1: 1, 2: 0}, "bmm": {0: 2, 1: 1}, "baddbmm": {1: 2, 2: 1}}
+_BY_NUMBER = frozenset("mul div add sub neg abs clamp tanh exp _weight_norm_interface".split())
 
 
 def contracted(trace: Trace, turned: frozenset[str] = frozenset()) -> dict[str, int]:
@@ -251,22 +252,44 @@ def contracted(trace: Trace, turned: frozenset[str] = frozenset()) -> dict[str, 
     """
     found: dict[str, int] = {}
     for value in trace.values:
-        window = trace.values[value.operands[1]] if value.place.op == "convolution" else None
-        if window is not None and window.place.op == "parameter":
-            found.setdefault(window.place.module, 0 if window.place.module in turned else 1)
+        window = _weight(trace, value.operands[1]) if value.place.op == "convolution" else None
+        if window is not None and not window.transposed:
+            found.setdefault(window.name, 0 if window.name in turned else 1)
         for side, axis in _SUMMED.get(value.place.op, {}).items():
-            first = number = value.operands[side]
-            while trace.values[number].moved and trace.values[number].operands:
-                number = trace.values[number].operands[0]
-            root = trace.values[number]
-            if root.place.op != "parameter" or len(root.shape) != 2 or len(trace.values[first].shape) != 2:
-                continue
-            used = trace.values[first].array
-            if used.shape == root.array.shape and np.array_equal(used, root.array):
-                found.setdefault(root.place.module, axis)
-            elif np.array_equal(used.T, root.array):
-                found.setdefault(root.place.module, 1 - axis)
+            weight = _weight(trace, value.operands[side])
+            if weight is not None and weight.axes == 2:
+                found.setdefault(weight.name, 1 - axis if weight.transposed else axis)
     return found
+
+
+class _Weight(NamedTuple):
+    """A parameter by name, how many axes it has, and whether what is used is its transpose."""
+
+    name: str
+    axes: int
+    transposed: bool
+
+
+def _weight(trace: Trace, number: int) -> _Weight | None:
+    """The parameter that a value is, moved, or each number changed by itself, as by a norm; None where it is none."""
+    transposed = False
+    while True:
+        used = trace.values[number]
+        while trace.values[number].moved and trace.values[number].operands:
+            number = trace.values[number].operands[0]
+        root = trace.values[number]
+        if root.varies or sorted(root.shape) != sorted(used.shape):
+            return None
+        if used is not root and not (used.shape == root.shape and np.array_equal(used.array, root.array)):
+            if len(root.shape) != 2 or not np.array_equal(used.array.T, root.array):
+                return None
+            transposed = not transposed
+        if root.place.op == "parameter":
+            return _Weight(root.place.module, len(root.shape), transposed)
+        same = [n for n in root.operands if trace.values[n].shape == root.shape]
+        if root.place.op not in _BY_NUMBER or len(same) != 1:
+            return None
+        number = same[0]
 
 
 def _leaves(out: Any) -> list[Any]:

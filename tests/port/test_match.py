@@ -332,3 +332,36 @@ def test_a_port_with_the_names_of_the_original_is_recorded_once(monkeypatch):
         assert verdict.agrees and len(runs) == count, str(verdict)
         rule = next(e.rule for e in verdict.mapping.entries if e.path == f"['{first}']['bias']")
         assert rule.sources == ("0.bias",)
+
+
+class WeightNormed(torch.nn.Module):
+    """Residual blocks of square convolutions, summed."""
+
+    def __init__(self):
+        super().__init__()
+        normed = torch.nn.utils.parametrizations.weight_norm
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.Sequential(*(normed(torch.nn.Conv1d(8, 8, 3, padding=1)) for _ in range(2))) for _ in range(2)
+        )
+
+    def forward(self, x):
+        return sum(x + b[1](torch.tanh(b[0](torch.tanh(x)))) for b in self.blocks)
+
+
+@pytest.mark.parametrize("over", [(0, 1), (0, 2)])
+def test_what_is_normed_before_a_product_is_placed_by_what_the_product_sums_over(over: tuple[int, int]):
+    def conv(p, x):
+        w = p["v"] * p["g"] / jnp.sqrt(jnp.sum(p["v"] ** 2, over, keepdims=True))
+        return jax.lax.conv_general_dilated(x, w, (1,), [(1, 1)], dimension_numbers=("NWC", "WIO", "NWC")) + p["b"]
+
+    def fn(blocks, x):
+        x = x.swapaxes(1, 2)
+        return sum(x + conv(b["out"], jnp.tanh(conv(b["in"], jnp.tanh(x)))) for b in blocks).swapaxes(1, 2)
+
+    layer = {"v": mistakes.shape(3, 8, 8), "g": mistakes.shape(1, 1, 8), "b": mistakes.shape(8)}
+    given = [{"in": layer, "out": layer}] * 2, mistakes.shape(2, 8, 6)
+    verdict = port.compare(fn, *given, torch=WeightNormed(), suggest=False)
+    assert verdict.agrees == (over == (0, 1)), str(verdict)
+    steps = {entry.rule.steps for entry in verdict.mapping.entries if entry.path.endswith("['v']")}
+    assert steps == {(("transpose", (2, 1, 0)),)}
+    assert verdict.agrees or "jnp.sqrt(jnp.sum(" in verdict.jax.line.text
