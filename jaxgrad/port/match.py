@@ -62,7 +62,8 @@ _PRODUCTS = frozenset(("dot_general", "mul", "conv_general_dilated"))
 class Setting(NamedTuple):
     """Two programs at the same numbers: tensors drawn for the torch module, and how the JAX function is called.
 
-    `fn` is a function of arrays: the float leaves of the parameters, then the arrays among the other arguments.
+    `fn` is a function of arrays: the float leaves of the parameters, then the arrays among the other arguments. The
+    `spare` tensors are buffers that keep their numbers, and that no leaf need be made from.
     """
 
     fn: Callable[..., Any]
@@ -70,6 +71,7 @@ class Setting(NamedTuple):
     others: list[Any]
     tensors: dict[str, np.ndarray]
     torch: torch_values.TorchRun
+    spare: frozenset[str] = frozenset()
 
 
 def match(
@@ -133,7 +135,8 @@ def prepare(
         if torch_inputs is not None or all(x is y for x, y in zip(first, for_torch, strict=True)):
             raise
         run = torch_values.record(module, first, kwargs, tensors, names)
-    return Setting(call, leaves, others, tensors, run)
+    spare = tables(run, [path for path, _ in leaves], tensors)
+    return Setting(call, leaves, others, tensors | spare, run, frozenset(spare))
 
 
 def channels_first(x: Any) -> Any:
@@ -200,6 +203,17 @@ def drawn(module: Any, seed: int) -> dict[str, np.ndarray]:
         else:
             found[name] = redrawn(x, (seed, 6, number), "var" in name.split(".")[-1])
     return found
+
+
+def tables(run: torch_values.TorchRun, paths: Sequence[str], known: Container[str]) -> dict[str, np.ndarray]:
+    """The buffers, beside those that are `known`, that a leaf has the name of, with the numbers that they have.
+
+    So a spectral norm keeps its vectors. To try all others, too, would take long and find little.
+    """
+    kinds = {module_and_kind(path)[1] for path in paths}
+    given = {v.place.module: v for v in run.trace.values if v.place.op == "parameter"}
+    named = (n for n in run.buffers if n not in known and n in given and module_and_kind(n)[1] in kinds)
+    return {name: given[name].array for name in named}
 
 
 def redrawn(x: np.ndarray, seed: tuple[int, ...], positive: bool = False) -> np.ndarray:
@@ -664,18 +678,19 @@ def search(
     """
     with jax_values.float64():
         found = _Search(setting, names, use)
+        rest = setting.tensors, found.used, module, strict, setting.spare
         # Looking at every leaf beside every tensor takes longer than all else.
         refused: dict[int, Rule] | None = None
         for given in (found.close,) if found.all_close else (found.close, found.given):
             proposed = found.proposed(given)
             if proposed != refused and len(proposed) == len(setting.leaves) and found.holds(proposed):
-                mapping = _finished(setting.leaves, proposed, {}, setting.tensors, found.used, module, strict)
+                mapping = _finished(setting.leaves, proposed, {}, *rest)
                 return mapping, found.recorded if proposed == found.guess else None
             refused = proposed
         found.walk(0, dict(found.known), {}, frozenset())
     proved = {k: rule for k, rule in found.best.items() if k not in found.guessed}
     placed = found.by_names(proved)
-    return _finished(setting.leaves, proved, placed, setting.tensors, found.used, module, strict), None
+    return _finished(setting.leaves, proved, placed, *rest), None
 
 
 def odd_ones(mapping: WeightMapping) -> dict[str, Rule]:
@@ -709,6 +724,7 @@ def _finished(
     used: set[str],
     module: Any,
     strict: bool,
+    spare: frozenset[str] = frozenset(),
 ) -> WeightMapping:
     entries = []
     for k, (path, leaf) in enumerate(leaves):
@@ -717,7 +733,8 @@ def _finished(
             entries.append(Entry(path, tuple(leaf.shape), rule, k in proved))
     same = torch_values.tied(module) if hasattr(module, "named_parameters") else {}
     taken = {same.get(name, name) for entry in entries for name in entry.rule.sources}
-    free = {n: x.shape for n, x in tensors.items() if same.get(n, n) not in taken and same.get(n, n) == n}
+    own = (name for name in tensors if same.get(name, name) == name and name not in spare)
+    free = {name: tensors[name].shape for name in own if name not in taken}
     missing = [
         (path, tuple(leaf.shape)) for k, (path, leaf) in enumerate(leaves) if k not in proved and k not in placed
     ]

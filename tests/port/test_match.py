@@ -365,3 +365,65 @@ def test_what_is_normed_before_a_product_is_placed_by_what_the_product_sums_over
     steps = {entry.rule.steps for entry in verdict.mapping.entries if entry.path.endswith("['v']")}
     assert steps == {(("transpose", (2, 1, 0)),)}
     assert verdict.agrees or "jnp.sqrt(jnp.sum(" in verdict.jax.line.text
+
+
+class SpectralNormed(torch.nn.Module):
+    def __init__(self, normed):
+        super().__init__()
+        self.conv, self.head = normed(torch.nn.Conv1d(3, 4, 3, padding=1)), normed(torch.nn.Linear(4, 4))
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.conv(x)).mT)
+
+
+NORMS = {"hook": torch.nn.utils.spectral_norm, "parametrized": torch.nn.utils.parametrizations.spectral_norm}
+
+
+@pytest.mark.parametrize("bug", ["", "root of sigma"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_vectors_of_a_spectral_norm_are_leaves(norm: str, bug: str):
+    def spectral(p):
+        rows = jnp.moveaxis(p["kernel"], (-1, -2), (0, 1)).reshape(p["kernel"].shape[-1], -1)
+        sigma = p["u"] @ rows @ p["v"]
+        return p["kernel"] / (jnp.abs(sigma) ** 0.5 if bug else sigma)
+
+    def fn(p, x):
+        numbers = ("NWC", "WIO", "NWC")
+        y = jax.lax.conv_general_dilated(
+            x.swapaxes(1, 2), spectral(p["conv"]), (1,), [(1, 1)], dimension_numbers=numbers
+        )
+        return jnp.tanh(y + p["conv"]["bias"]) @ spectral(p["head"]) + p["head"]["bias"]
+
+    shape = mistakes.shape
+    params = {
+        "conv": {"kernel": shape(3, 3, 4), "bias": shape(4), "u": shape(4), "v": shape(9)},
+        "head": {"kernel": shape(4, 4), "bias": shape(4), "u": shape(4), "v": shape(4)},
+    }
+    verdict = port.compare(fn, params, shape(2, 3, 6), torch=SpectralNormed(NORMS[norm]).eval(), suggest=False)
+    assert verdict.agrees == (not bug), str(verdict)
+    found = by_path(verdict.mapping)
+    assert found["['head']['u']"].sources[0].endswith("_u") and found["['head']['v']"].sources[0].endswith("_v")
+    assert verdict.agrees or "if bug" in verdict.jax.line.text, str(verdict)
+
+
+def test_a_buffer_that_no_leaf_takes_is_not_left_over():
+    """A leaf `v` makes the buffers of that name candidates, and no more: a spectral norm may be folded."""
+
+    class Folded(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.v = torch.nn.Linear(3, 4)
+            self.register_buffer("weight_v", torch.rand(4))
+
+        def forward(self, x):
+            return self.v(x) * self.weight_v
+
+    module = Folded()
+    scale = module.weight_v.numpy().astype(np.float64)
+    params = {"v": {"kernel": mistakes.shape(3, 4), "v": mistakes.shape(4)}}
+
+    def fn(p, x):
+        return (x @ p["v"]["kernel"] + p["v"]["v"]) * scale
+
+    found = by_path(port.match(params, module, mistakes.shape(2, 3), fn=fn))
+    assert found["['v']['v']"].sources == ("v.bias",)

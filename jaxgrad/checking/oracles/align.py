@@ -24,6 +24,9 @@ _KINDS = {
     "biases": "bias", "mean": "running_mean", "var": "running_var", "moving_mean": "running_mean",
     "negative_slope": "weight",
 }  # fmt: skip
+# How a reparametrised weight and what belongs to it are called: its length and direction, and the vectors of its
+# spectral norm. A module may have a `weight_v`, or keep the same below `parametrizations`.
+_REPARAMETRISED = {"original": "", "original0": "g", "original1": "v", "orig": "", "g": "g", "u": "u", "v": "v"}
 _HOLDERS = frozenset(("params", "batch_stats", "value", "raw_value", "state", "layers", "model", "module", "net"))
 
 
@@ -203,7 +206,7 @@ def by_names(
     for together in (True, False):
         for _, k, _, rule in ranked:
             holder = module_and_kind(leaves[k][0])[0]
-            module = rule.sources[0].rpartition(".")[0]
+            module = _owner(rule.sources[0])
             fused = rule.join != ONE or any(step[0] == "slice" for step in rule.steps)
             apart = modules.get(holder, module) != module or (owners.get(module, holder) != holder and not fused)
             if k in placed or not is_free(rule, used) or (together and apart):
@@ -332,10 +335,31 @@ def _tokens_of(path: str) -> tuple[str, ...]:
 def module_and_kind(path: str) -> tuple[tuple[str, ...], str]:
     """The words of a path's modules without holders, and its last in PyTorch's words."""
     # A bare array, given for all parameters, has no path.
-    *modules, last = [token for token in tokens_of(path) if token not in _HOLDERS] or tokens_of(path) or [""]
+    tokens = _by_its_owner(_tokens_of(path))
+    *modules, last = [token for token in tokens if token not in _HOLDERS] or tokens or [""]
     bare = last.rstrip("0123456789_")
     words = tuple(w for m in modules for w in re.findall(r"[a-z]+|\d+", m))
     return words, _KINDS.get(last, _KINDS.get(bare, last))
+
+
+def _by_its_owner(tokens: Sequence[str]) -> list[str]:
+    """The words of a name as they would be if a module kept a reparametrised weight like any other.
+
+    >>> _by_its_owner(("fc", "parametrizations", "weight", "0", "_u")), _by_its_owner(("fc", "weight_orig"))
+    (['fc', 'u'], ['fc', 'weight'])
+    """
+    if "parametrizations" in tokens[:-2]:
+        at = tokens.index("parametrizations")
+        owner, weight, part = list(tokens[:at]), tokens[at + 1], tokens[-1].strip("_")
+        return [*owner, _REPARAMETRISED.get(part, part) or weight]
+    *owner, last = tokens or ("",)
+    weight, _, part = last.rpartition("_")
+    return [*owner, _REPARAMETRISED[part] or weight] if weight == "weight" and part in _REPARAMETRISED else list(tokens)
+
+
+def _owner(name: str) -> str:
+    """The name of the module that a tensor belongs to, wherever a reparametrisation keeps it."""
+    return re.sub(r"(^|\.)parametrizations\..*", "", name) if "parametrizations." in name else name.rpartition(".")[0]
 
 
 # Which part of a fused tensor a name says: queries, keys and values; gates of an LSTM and of a GRU in torch's order.
@@ -390,9 +414,11 @@ def _stacks(rule: Rule) -> bool:
 def certain(path: str, rule: Rule) -> bool:
     """Whether a leaf has the name of its tensor, up to what wraps either, and PyTorch's word for it.
 
-    Then its layout is the tensor's too. A `kernel` may lie in memory as the author likes.
+    Then its layout is the tensor's too. A `kernel` may lie in memory as the author likes, and so may the direction of a
+    weight that PyTorch does not call `v`.
     """
-    if len(rule.sources) != 1 or tokens_of(path)[-1:] == ["kernel"]:
+    last = tokens_of(path)[-1:]
+    if len(rule.sources) != 1 or last == ["kernel"] or (last == ["v"] and tokens_of(rule.sources[0])[-1:] != last):
         return False
     (own, kind), (theirs, other) = module_and_kind(path), module_and_kind(rule.sources[0])
     return kind == other and _one_ends_in_the_other(own, theirs)

@@ -56,6 +56,22 @@ def test_convolution_kernels_go_from_hwio_to_oihw():
     assert found == {"['kernel']": ("weight", (3, 2, 0, 1))}
 
 
+@pytest.mark.parametrize("length, direction", [("weight_g", "weight_v"), ("original0", "original1")])
+def test_parts_of_a_reparametrised_weight_are_its_modules(length: str, direction: str):
+    """`b` of a square weight has as many numbers as its length."""
+    below = "" if length == "weight_g" else "parametrizations.weight."
+    torch_shapes = {}
+    for module in ("up", "down"):
+        torch_shapes |= {f"{module}.{below}{length}": (5, 1), f"{module}.{below}{direction}": (5, 5)}
+        torch_shapes[f"{module}.bias"] = (5,)
+    layer = {"v": zeros(5, 5), "g": zeros(5), "b": zeros(5)}
+    found = named(align({"down": layer, "up": layer}, torch_shapes))
+    for module in ("up", "down"):
+        assert found[f"['{module}']['g']"][0] == f"{module}.{below}{length}"
+        assert found[f"['{module}']['v']"][0] == f"{module}.{below}{direction}"
+        assert found[f"['{module}']['b']"][0] == f"{module}.bias"
+
+
 def test_given_names_go_first():
     params = {"a": zeros(5), "b": zeros(5)}
     found = named(align(params, {"x.bias": (5,), "y.bias": (5,)}, {"['a']": "y.bias", "b": "x.bias"}))
