@@ -11,7 +11,7 @@ from jaxgrad.errors import JaxgradError
 from jaxgrad.port import cotangents, fingerprint, jax_values, locate, mend, torch_values
 from jaxgrad.port.locate import BUFFER, FORWARD, LAYOUT, Parted, Verdict
 from jaxgrad.port.mapping import Mapping as WeightMapping
-from jaxgrad.port.match import Setting, filled, flat_call, odd_ones, prepare, redrawn, search
+from jaxgrad.port.match import Setting, crossings, filled, flat_call, odd_ones, prepare, redrawn, search
 from jaxgrad.port.rounding import Noise, noise_of
 from jaxgrad.port.values import Trace
 from jaxgrad.progress import Progress, kept, silent
@@ -126,6 +126,12 @@ def _beside_torch(
         if verdict.agrees:
             progress(3, len(_STEPS), _STEPS[3])
             verdict = cotangents.beside_torch(setting, arrays, found, recorded, parted, use, suggest) or verdict
+    if verdict.agrees and given is None and not names:
+        notes += [
+            f"{c.path} agrees only as {c.tensor}, although torch has {c.namesake}, and JAX {c.other}; weights that are"
+            " loaded by their names make another model"
+            for c in crossings(found)
+        ]
     verdict = verdict._replace(mapping=found, notes=tuple(notes))
     leaves = [path for path, _ in setting.leaves]
     return _mended(verdict, suggest, progress, parted, recorded, leaves, {n: setting.tensors[n] for n in found.unused})

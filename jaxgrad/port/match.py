@@ -10,8 +10,8 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from jaxgrad.checking.oracles.align import (
     module_and_kind,
     tokens_of,
     unlike_modules,
+    words_of,
 )
 from jaxgrad.checking.oracles.rules import ONE, Rule
 from jaxgrad.checking.oracles.torch import transposed_convolutions
@@ -714,6 +715,71 @@ def odd_ones(mapping: WeightMapping) -> dict[str, Rule]:
 
 
 _FLAT: tuple[Any, ...] = ("transpose", (1, 0))
+_Named = TypeVar("_Named")
+
+
+class Crossing(NamedTuple):
+    """A leaf's path, the tensor that it is made from, and the tensor and the leaf that have the name of either."""
+
+    path: str
+    tensor: str
+    namesake: str
+    other: str
+
+
+def crossings(mapping: WeightMapping) -> list[Crossing]:
+    """Leaves that values proved to be made from each other's namesakes, as keys from values and values from keys.
+
+    Their names need not be the same: `cross.k` is the namesake of `cross_attn.k.weight` where there are a `cross.v` and
+    a `cross_attn.v.weight`. A row of numbers that only begins elsewhere leads to no leaf that is made from the first's.
+    """
+    whole = [e for e in mapping.entries if e.proved and e.rule.join == ONE and not _is_part(e.rule)]
+    leaves = _alone((words_of(e.path), e) for e in whole)
+    tensors = _alone((words_of(e.rule.sources[0]), e.rule.sources[0]) for e in whole)
+    found: dict[str, Crossing] = {}
+    for words, entry in leaves.items():
+        tensor = entry.rule.sources[0]
+        for own, theirs in _exchanged(words, words_of(tensor)):
+            if own not in leaves or theirs not in tensors:
+                continue
+            other, namesake = leaves[own], tensors[theirs]
+            if other.shape == entry.shape and mapping.tensors[namesake] == mapping.tensors[tensor]:
+                found.setdefault(entry.path, Crossing(entry.path, tensor, namesake, other.path))
+    return [each for path, each in found.items() if _returns(path, found)]
+
+
+def _is_part(rule: Rule) -> bool:
+    return any(step[0] == "slice" for step in rule.steps)
+
+
+def _alone(named: Iterable[tuple[tuple[str, ...], _Named]]) -> dict[tuple[str, ...], _Named]:
+    """What has words that nothing else has. Numbers alone are no name, nor is that of a bias."""
+    groups: dict[tuple[str, ...], list[_Named]] = {}
+    for words, each in named:
+        groups.setdefault(words, []).append(each)
+    return {w: g[0] for w, g in groups.items() if len(g) == 1 and not all(x.isdigit() or x == "bias" for x in w)}
+
+
+def _exchanged(words: tuple[str, ...], theirs: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Two names with all of their words exchanged, and then with one word of either, which is no number."""
+    if words == theirs:
+        return
+    yield theirs, words
+    for (i, a), (j, b) in itertools.product(enumerate(words), enumerate(theirs)):
+        if a != b and not (a.isdigit() or b.isdigit()):
+            yield (*words[:i], b, *words[i + 1 :]), (*theirs[:j], a, *theirs[j + 1 :])
+
+
+def _returns(path: str, found: Mapping[str, Crossing]) -> bool:
+    """Whether one comes back to a leaf from the leaf that has the name of its tensor, and so on."""
+    at = path
+    for _ in found:
+        if at not in found:
+            return False
+        at = found[at].other
+        if at == path:
+            return True
+    return False
 
 
 def _finished(

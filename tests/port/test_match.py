@@ -427,3 +427,57 @@ def test_a_buffer_that_no_leaf_takes_is_not_left_over():
 
     found = by_path(port.match(params, module, mistakes.shape(2, 3), fn=fn))
     assert found["['v']['v']"].sources == ("v.bias",)
+
+
+class Mixed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cross_attn = torch.nn.ModuleDict({n: torch.nn.Linear(4, 4) for n in ("q", "k", "v")})
+
+    def forward(self, x):
+        q, k, v = (torch.tanh(layer(x)) for layer in self.cross_attn.values())
+        return torch.softmax(q @ k.mT, -1) @ v
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "values", "crossed"),
+    [
+        ("q", "k", "v", ""), ("q", "v", "k", "kv"), ("k", "v", "q", "qkv"),
+        # Names that are not torch's, or not where torch has them, say nothing.
+        ("a", "b", "c", ""), ("q", "v", "w", ""), ("0", "1", "2", ""), ("2", "1", "0", ""),
+    ],
+)  # fmt: skip
+def test_names_that_lead_elsewhere_than_values_are_told(queries: str, keys: str, values: str, crossed: str):
+    def fn(p, x):
+        q, k, v = (jnp.tanh(mistakes.linear(p["cross"][name], x)) for name in (queries, keys, values))
+        return jax.nn.softmax(q @ k.mT, -1) @ v
+
+    layer = {"kernel": mistakes.shape(4, 4), "bias": mistakes.shape(4)}
+    params = {"cross": dict.fromkeys((queries, keys, values), layer)}
+    verdict = port.compare(fn, params, mistakes.shape(2, 3, 4), torch=Mixed())
+    assert verdict.agrees, str(verdict)
+    expected = {f"['cross']['{name}']['{kind}']" for name in crossed for kind in layer}
+    assert {note.split(" agrees only as ")[0] for note in verdict.notes} == expected
+    if crossed == "kv":
+        assert verdict.notes[0].startswith(
+            "['cross']['k']['bias'] agrees only as cross_attn.v.bias, although torch has cross_attn.k.bias"
+        )
+
+
+@pytest.mark.parametrize(("first", "crossed"), [(0, False), (1, False), (-1, True)])
+def test_rows_of_layers_that_begin_elsewhere_are_not_crossed(first: int, crossed: bool):
+    """`block_1` is torch's `block_2` where one counts from 0, and its own mirror image where one counts back."""
+    module = torch.nn.Sequential()
+    for n in range(3):
+        module.add_module(f"block_{n}", torch.nn.Linear(4, 4))
+        module.add_module(f"tanh_{n}", torch.nn.Tanh())
+    numbers = range(3)[::-1] if first < 0 else range(first, first + 3)
+
+    def fn(p, x):
+        for n in numbers:
+            x = jnp.tanh(mistakes.linear(p[f"block_{n}"], x))
+        return x
+
+    layer = {"kernel": mistakes.shape(4, 4), "bias": mistakes.shape(4)}
+    verdict = port.compare(fn, {f"block_{n}": layer for n in numbers}, mistakes.shape(2, 4), torch=module)
+    assert verdict.agrees and bool(verdict.notes) == crossed, str(verdict)

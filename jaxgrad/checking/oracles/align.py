@@ -342,6 +342,16 @@ def module_and_kind(path: str) -> tuple[tuple[str, ...], str]:
     return words, _KINDS.get(last, _KINDS.get(bare, last))
 
 
+def words_of(path: str) -> tuple[str, ...]:
+    """The words of a name, in which a weight is called as its module is.
+
+    >>> words_of("cross_attn.k.weight"), words_of("['cross']['k']"), words_of("wi_0.bias")
+    (('cross', 'attn', 'k'), ('cross', 'k'), ('wi', '0', 'bias'))
+    """
+    modules, kind = module_and_kind(path)
+    return modules if kind == "weight" else (*modules, *re.findall(r"[a-z]+|\d+", kind))
+
+
 def _by_its_owner(tokens: Sequence[str]) -> list[str]:
     """The words of a name as they would be if a module kept a reparametrised weight like any other.
 
