@@ -478,7 +478,8 @@ def root(trace: Trace, n: int) -> int:
 def _mistaken(parted: Parted, first: int, theirs: int | None, region: Sequence[int]) -> Place | None:
     """Where a wrong part was taken, if that is what the first differing operation is given: the last turn, a shift.
 
-    `theirs` is the first of the other program's values in its `region`. The part is a value of both programs or a mask, and the other program's operation has another there of its size.
+    `theirs` is the first of the other program's values in its `region`. The part is a value of both programs or a mask,
+    and the other program's operation has another there of its size.
     """
     if theirs is None:
         return None

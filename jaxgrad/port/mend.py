@@ -316,7 +316,9 @@ def literals(r: Region) -> Iterator[Change]:
         near = [x for x in dict.fromkeys(theirs) if x != old]
         integer = np.asarray(r.recorded.values[number]).dtype.kind in "iu"
         whole = integer or old == round(old)
-        simple = [old - 1, old + 1, *sizes] if whole else [1 - old, 1 / old, -old, old * 2, old / 2, abs(old) ** 0.5, old**2]
+        simple = (
+            [old - 1, old + 1, *sizes] if whole else [1 - old, 1 / old, -old, old * 2, old / 2, abs(old) ** 0.5, old**2]
+        )
         for new in dict.fromkeys([*near, *simple]):
             if integer and new != round(new):
                 continue
@@ -511,26 +513,44 @@ def _parts(r: Region) -> Iterator[Change]:
 
                 yield running(k, op, op.place, f"the parts of split in the order {_ordinals(order)}", run)
             if len(set(shapes)) == 1:
-                count, axis = len(shapes), op.eqn.params["axis"]
-                every = [_part_of(number, count, axis, apart=True) for number in range(count)]
-                words = f"each part should be every {count}. of axis {axis}, not a stretch of it"
-                yield running(k, op, op.place, words, lambda x, every=every: [run(x)[0] for run in every])
                 yield from _parts_by_head(r, k, op)
 
 
 def _cut_parts(r: Region) -> Iterator[Change]:
     """Parts that are cut out of a value one by one, in another order."""
     wanted = {a for n in r.bad[:DEEP] for a in locate.ancestors(r.parted.own.trace, n)}
-    cut: dict[tuple[int, tuple[int, ...]], list[int]] = {}
-    for k, op in enumerate(r.recorded.program.ops):
-        if op.name == "slice" and op.eqn is not None and not wanted.isdisjoint(op.results):
-            cut.setdefault((op.operands[0], np.shape(r.recorded.values[op.results[0]])), []).append(k)
-    for some in (some for some in cut.values() if 2 <= len(some) <= _MOST_PARTS):
+    for some in _cut(r, wanted):
         ops = [r.recorded.program.ops[k] for k in some]
         for order in list(itertools.permutations(range(len(some))))[1:]:
             runs = {k: op._replace(run=ops[n].run) for k, op, n in zip(some, ops, order, strict=True)}
             yield Change(ops[0].place, f"the parts that are cut out in the order {_ordinals(order)}", {}, runs)
+
+
+def _cut(r: Region, wanted: set[int]) -> list[list[int]]:
+    """The slices of one size that are cut out of one value, by the value and the size."""
+    cut: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    for k, op in enumerate(r.recorded.program.ops):
+        if op.name == "slice" and op.eqn is not None and not wanted.isdisjoint(op.results):
+            cut.setdefault((op.operands[0], np.shape(r.recorded.values[op.results[0]])), []).append(k)
+    return [some for some in cut.values() if 2 <= len(some) <= _MOST_PARTS]
+
+
+def interleaved(r: Region) -> Iterator[Change]:
+    """Parts of an axis, such as halves, that are each a stretch of it, and should be every so many, or the reverse."""
+    wanted = {a for n in r.bad[:DEEP] for a in locate.ancestors(r.parted.own.trace, n)}
+    for k, op in enumerate(r.recorded.program.ops):
+        if op.name == "split" and op.eqn is not None and not wanted.isdisjoint(op.results):
+            count, axis = len(op.results), op.eqn.params["axis"]
+            if len({np.shape(r.recorded.values[n]) for n in op.results}) == 1:
+                every = [_part_of(number, count, axis, apart=True) for number in range(count)]
+                words = f"each part should be every {count}. of axis {axis}, not a stretch of it"
+                yield running(k, op, op.place, words, _all_of(every))
+    for some in _cut(r, wanted):
         yield from _cut_otherwise(r, some)
+
+
+def _all_of(runs: Sequence[Callable[[Sequence[Any]], list[Any]]]) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda x: [run(x)[0] for run in runs]
 
 
 def _cut_otherwise(r: Region, some: Sequence[int]) -> Iterator[Change]:
@@ -885,6 +905,7 @@ def operands(r: Region) -> Iterator[Change]:
     fine = [n for n, v in enumerate(trace.values) if v.varies and locate.agreed(r.parted, n)]
     weights = [n for n in r.recorded.program.inputs if not trace.values[n].varies]
     yield from _other_sources(r, fine)
+    first = next((k for k, op in r.ops.items() if fingerprint.told(trace.values[op.results[0]].held)), None)
     for k, op in list(r.ops.items())[:10]:
         for side, n in enumerate(op.operands):
             value = r.recorded.values[n]
@@ -900,7 +921,8 @@ def operands(r: Region) -> Iterator[Change]:
                 # That a value which differs should be the other program's explains nothing, nor does it where a
                 # constant is wrong.
                 agrees = locate.agreed(r.parted, n) and not locate.wrong_constant(r.parted, op.operands)
-                for m in [m for m in r.theirs[:30] if agrees and others[m].array.size == trace.values[n].array.size]:
+                size = trace.values[n].size
+                for m in [m for m in r.theirs[:30] if agrees and k == first and others[m].size == size]:
                     words = f"{op.name} should take what the other program has from {others[m].place.brief}"
                     run = changing(op, side, giving(_as_ours(r, n, m)))
                     # Of a value that is the other program's own, parts and products are, too.
@@ -924,7 +946,9 @@ def _other_sources(r: Region, fine: Sequence[int]) -> Iterator[Change]:
         shape, place = np.shape(r.recorded.values[n]), r.ops[users[0]].place
         # Of two values that give the same, only one is what the other program takes.
         own = [m for m in reversed(fine) if m != n and np.shape(r.recorded.values[m]) == shape and _taken(r, m)][:12]
-        given = [(f"the value of {trace.values[m].place.brief}", np.asarray(r.recorded.values[m]), None) for m in own]
+        given: list[tuple[str, np.ndarray, int | None]] = [
+            (f"the value of {trace.values[m].place.brief}", np.asarray(r.recorded.values[m]), None) for m in own
+        ]
         given += [
             (f"what the other program has from {others[m].place.brief}", _as_ours(r, n, m), m)
             for m in r.theirs[:30]
@@ -955,7 +979,9 @@ def exchanged(r: Region) -> Iterator[Change]:
     """Two values that both programs have are each taken for the other, such as gates, in all turns and calls."""
     program = r.recorded.program
     made = {n: k for k, op in enumerate(program.ops) for n in op.results if len(op.results) == 1}
-    taken = dict.fromkeys(n for op in r.ops.values() for n in op.operands)
+    # What is computed of the wrong one may be a value of the other program, too.
+    taken = [n for op in r.ops.values() for n in op.operands]
+    taken = list(dict.fromkeys([*taken, *(n for m in taken if m in made for n in program.ops[made[m]].operands)]))
     fine = [n for n in taken if n in made and r.parted.own.trace.values[n].varies and locate.agreed(r.parted, n)]
     for a, b in itertools.combinations(fine[:_MOST_EXCHANGED], 2):
         first, second = (program.ops[made[n]] for n in (a, b))
@@ -1127,9 +1153,8 @@ def _parts_inside(r: Region, op: Op, old: tuple[int, ...], new: tuple[int, ...],
 # In the order in which they are tried: those that say most precisely what is wrong come first.
 KINDS: list[Kind] = [
     literals, without, activations, variants.pools, variants.functions, variants.paddings, operations, factors,
-    structures.states, biases,
-    addends, orders, structures.scales, structures.axes, structures.weights, structures.tables,
-    variants.reductions, variants.choices,
-    variants.resizes, structures.rolls, structures.dilations, repeats, exchanged, arrangements,
-    variants.turns, variants.norms, solved, operands,
+    structures.states, biases, addends, orders, structures.scales, structures.axes, structures.weights,
+    structures.tables, variants.reductions, variants.choices, variants.resizes, structures.rolls, structures.dilations,
+    repeats, arrangements, exchanged, variants.turns, interleaved, variants.norms, solved, structures.computed,
+    operands,
 ]  # fmt: skip

@@ -122,7 +122,7 @@ class _Array(np.ndarray):
         self._call = _add(self._calls, "set", run, [before, given], _plain(self))
 
     @property
-    def T(self) -> Any:  # type: ignore[override]  # noqa: N802
+    def T(self) -> Any:  # noqa: N802
         return _recorded(self._calls, np.transpose, (self,), {})
 
 

@@ -75,7 +75,9 @@ def axes(r: Region) -> Iterator[Change]:
     """
     ops, near, made = r.recorded.program.ops, _near(r), _makers(r)
     found: dict[tuple[Any, ...], list[tuple[int, Op]]] = {}
-    reduced = {op.results[0]: op for k, op in enumerate(ops) if k in near and op.name in _REDUCED and op.eqn is not None}
+    reduced = {
+        op.results[0]: op for k, op in enumerate(ops) if k in near and op.name in _REDUCED and op.eqn is not None
+    }
     for k, op in enumerate(ops):
         if op.name in _WIDENED and op.operands[0] in reduced:
             inner = reduced[op.operands[0]]
@@ -127,10 +129,14 @@ def tables(r: Region) -> Iterator[Change]:
         if op.name in _SINES:
             other = _SINES[op.name]
             words = f"{other.__name__} in the place of {op.name}"
-            yield running(k, op, op.place, words, lambda x, other=other: [other(x[0])])
+            yield running(k, op, op.place, words, _function(other))
         parts = [side for side, n in enumerate(op.operands) if np.ndim(r.recorded.values[n])]
         if op.name in ("concatenate", "stack", "meshgrid") and len(parts) == 2:
             yield running(k, op, op.place, f"the parts of {op.name} the other way round", _turned(op, *parts))
+
+
+def _function(function: Callable[[Any], Any]) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda x: [function(x[0])]
 
 
 def _then(op: Op, by: int) -> Callable[[Sequence[Any]], list[Any]]:
@@ -245,31 +251,44 @@ OF_WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def weights(r: Region) -> Iterator[Change]:
     """A parameter is used as it is, and the other program uses something that it computes of it; or the reverse."""
-    trace, program = r.parted.own.trace, r.recorded.program
+    for k, side, n in _of_weights(r):
+        op, x = r.recorded.program.ops[k], as_float64(r.recorded.values[n])
+        if locate.agreed(r.parted, n):
+            for name, fn in OF_WEIGHTS.items():
+                if x.ndim or not ("axis" in name or "length" in name):
+                    yield _with_operand(r, k, side, fn(x), f"{name} of what {op.name} takes is missing")
+        above = locate.ancestors(r.parted.own.trace, n)
+        done = ", ".join(dict.fromkeys(place.op for place in _computed(r, above)))
+        for leaf in [a for a in above if done and a in r.recorded.program.inputs]:
+            if np.shape(r.recorded.values[leaf]) == x.shape:
+                yield _with_operand(r, k, side, r.recorded.values[leaf], f"without {done} of the parameter")
+
+
+def computed(r: Region) -> Iterator[Change]:
+    """What is made of parameters should be what the other program computes of them, as behind a norm of weights."""
     others = r.parted.other.trace.values
     theirs = [m for m in _their_weights(r) if fingerprint.told(others[m].held)]
-    for k, op in list(r.ops.items())[:DEEP]:
-        for side, n in enumerate(op.operands):
-            x = r.recorded.values[n]
-            above = locate.ancestors(trace, n)
-            leaves = [a for a in above if a in program.inputs]
-            if trace.values[n].varies or not leaves or getattr(x, "dtype", None) != np.float64:
-                continue
-            value = as_float64(x)
-            fit = {name: fn for name, fn in OF_WEIGHTS.items() if value.ndim or "axis" not in name and "length" not in name}
-            for name, fn in fit.items():
-                yield _with_operand(r, k, side, fn(value), f"{name} of what {op.name} takes is missing")
-            if value.ndim and any(place.op != "parameter" for place in _computed(r, above)):
-                for leaf in leaves:
-                    if np.shape(r.recorded.values[leaf]) == value.shape:
-                        done = ", ".join(dict.fromkeys(place.op for place in _computed(r, above)))
-                        yield _with_operand(r, k, side, r.recorded.values[leaf], f"without {done} of the parameter")
-            for m in [m for m in theirs if others[m].size == value.size > 1]:
-                for laid in ways(others[m].array, value.shape):
-                    where = others[m].place.brief
-                    words = f"{op.name} should take what the other program computes of its weights: {where}"
-                    change = _with_operand(r, k, side, laid, words)
-                    yield change._replace(place=locate.first_unlike(r.parted, n, computed=True) or op.place)
+    for k, side, n in _of_weights(r):
+        op, shape = r.recorded.program.ops[k], np.shape(r.recorded.values[n])
+        size = math.prod(shape)
+        for m in [m for m in theirs if others[m].size == size > 1]:
+            for laid in ways(others[m].array, shape):
+                words = f"{op.name} should take what the other program computes of its weights: {others[m].place.brief}"
+                change = _with_operand(r, k, side, laid, words)
+                yield change._replace(place=locate.first_unlike(r.parted, n, computed=True) or op.place)
+
+
+def _of_weights(r: Region) -> list[tuple[int, int, int]]:
+    """The operands in the region that hang on parameters alone: the operation, which of its operands, and the value."""
+    trace, inputs = r.parted.own.trace, set(r.recorded.program.inputs)
+    return [
+        (k, side, n)
+        for k, op in list(r.ops.items())[:DEEP]
+        for side, n in enumerate(op.operands)
+        if not trace.values[n].varies
+        and getattr(r.recorded.values[n], "dtype", None) == np.float64
+        and not inputs.isdisjoint(locate.ancestors(trace, n))
+    ]
 
 
 def _computed(r: Region, numbers: Sequence[int]) -> list[Place]:
@@ -302,7 +321,7 @@ def ways(x: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
 
 
 def states(r: Region) -> Iterator[Change]:
-    """Where a loop begins with zeros, or another constant, the other program has a tensor that no leaf was made from."""
+    """Where a loop begins with zeros, or another constant, the other has a tensor that no leaf was made from."""
     trace, given = r.parted.own.trace, set(r.recorded.program.inputs)
     taken = {a: op for op in list(r.ops.values())[:DEEP] for n in op.operands for a in locate.ancestors(trace, n)}
     for n, op in taken.items():

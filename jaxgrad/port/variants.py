@@ -116,7 +116,9 @@ def reductions(r: Region) -> Iterator[Change]:
     for n in _sources(r):
         x = as_float64(r.recorded.values[n])
         yield from _replaced(
-            r, {f"{name} along axis {axis}": fn(x, axis) for axis in range(x.ndim) for name, fn in REDUCTIONS.items()}
+            r,
+            {f"{name} along axis {axis}": fn(x, axis) for axis in range(x.ndim) for name, fn in REDUCTIONS.items()},
+            unknown=True,
         )
         # Of images all places are pooled.
         pairs = [(axis, axis + 1) for axis in range(1, x.ndim - 1)] if x.ndim == 4 else []
@@ -318,8 +320,11 @@ def _until(
             yield n, y
 
 
-def _replaced(r: Region, known: Mapping[str, np.ndarray]) -> Iterator[Change]:
-    """One of what may be made of a value in the place of another, where the other program has the one."""
+def _replaced(r: Region, known: Mapping[str, np.ndarray], unknown: bool = False) -> Iterator[Change]:
+    """One of what may be made of a value in the place of another, where the other program has the one.
+
+    With `unknown` also in the place of what is none of them.
+    """
     theirs = [name for name, y in known.items() if fingerprint.told(y) and counterpart(r, y, r.bad[0]) is not None]
     if not theirs:
         return
@@ -330,7 +335,7 @@ def _replaced(r: Region, known: Mapping[str, np.ndarray]) -> Iterator[Change]:
         for name in theirs:
             if own is not None and name in same and name != own:
                 yield Change(place, f"{name} in the place of {own}", {b: same[name].reshape(y.shape)}, {})
-            elif own is None and name in same:
+            elif unknown and own is None and name in same:
                 yield Change(place, f"{name} in its place", {b: same[name].reshape(y.shape)}, {}, weak=True)
 
 

@@ -137,7 +137,7 @@ def start(p: Any, x: Any, bug: str) -> Any:
 
 class TorchRouted(torch.nn.Module):
     def forward(self, x: Any) -> Any:
-        w, index = x.softmax(-1).topk(2, -1)
+        w, _ = x.softmax(-1).topk(2, -1)
         return torch.tanh(w * 3).exp(), torch.sin(x)
 
 
