@@ -803,6 +803,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sigmoid": special.expit,
     "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
     "leaky_relu (0.01)": lambda x: np.where(x > 0, x, 0.01 * x),
+    "leaky_relu (0.1)": lambda x: np.where(x > 0, x, 0.1 * x),
     "leaky_relu (0.2)": lambda x: np.where(x > 0, x, 0.2 * x),
     "relu6": lambda x: np.clip(x, 0, 6),
     "softplus": lambda x: np.logaddexp(x, 0),
@@ -1154,7 +1155,8 @@ def _parts_inside(r: Region, op: Op, old: tuple[int, ...], new: tuple[int, ...],
 KINDS: list[Kind] = [
     literals, without, activations, variants.pools, variants.functions, variants.paddings, operations, factors,
     structures.states, biases, addends, orders, structures.scales, structures.axes, structures.weights,
-    structures.tables, variants.reductions, variants.choices, variants.resizes, structures.rolls, structures.dilations,
+    structures.tables, variants.reductions, variants.choices, variants.smoothings,
+    variants.resizes, structures.masks, structures.rolls, structures.dilations,
     repeats, arrangements, exchanged, variants.turns, interleaved, variants.norms, solved, structures.computed,
     operands,
 ]  # fmt: skip

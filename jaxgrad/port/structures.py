@@ -16,6 +16,8 @@ from jaxgrad.port.values import Place, as_float64
 # Of arrays of more axes there are too many sets of axes.
 _MOST_AXES = 5
 _DILATIONS = (1, 2, 3, 4, 8)
+# A score of which the exponential is 0.
+_HIDDEN = -1e30
 _REDUCED: dict[str, Callable[..., Any]] = {"reduce_sum": np.sum, "reduce_max": np.max, "reduce_min": np.min}
 _WIDENED = frozenset(("broadcast_in_dim", "reshape", "expand_dims"))
 
@@ -47,6 +49,9 @@ def scales(r: Region) -> Iterator[Change]:
                 else:
                     words = f"the factor {_brief(r, other)} is of one term, {_brief(r, a)}, not of the sum"
                     yield _joined(op, k, (other, a, b), lambda g, h, v: g * h + v, words)
+                    # Of `-3 (h + v)` the factor may be 3, and the sign the sum's.
+                    signed = lambda g, h, v: np.sign(g) * (np.abs(g) * h + v)  # noqa: E731
+                    yield _joined(op, k, (other, a, b), signed, words)
 
 
 def _joined(op: Op, k: int, operands: tuple[int, ...], form: Callable[..., Any], words: str) -> Change:
@@ -202,6 +207,28 @@ def _rolled(r: Region, op: Op, parts: Sequence[Op]) -> tuple[int, int, int] | No
         return None
     by = shape[axis] - begins
     return source, axis, by if by <= shape[axis] // 2 else by - shape[axis]
+
+
+def masks(r: Region) -> Iterator[Change]:
+    """Scores of places beside places, whose rows or columns lack a causal mask."""
+    trace, made = r.parted.own.trace, _makers(r)
+    taken = [n for op in list(r.ops.values())[:8] for n in op.operands if trace.values[n].varies]
+    for n in list(dict.fromkeys((*taken, *r.bad[:4])))[:8]:
+        shape = np.shape(r.recorded.values[n])
+        if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2 or n not in made:
+            continue
+        op = r.recorded.program.ops[made[n]]
+        place = next((user.place for user in r.ops.values() if n in user.operands), op.place)
+        for keep, words in (
+            (np.tril(np.ones(shape[-2:], bool)), "a causal mask is missing"),
+            (np.triu(np.ones(shape[-2:], bool)), "a mask of what lies before is missing"),
+        ):
+            run = _masked(op, op.results.index(n), keep)
+            yield running(made[n], op, place, words, run)._replace(weak=True)
+
+
+def _masked(op: Op, which: int, keep: np.ndarray) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda x: [np.where(keep, y, _HIDDEN) if k == which else y for k, y in enumerate(op.run(x))]
 
 
 def dilations(r: Region) -> Iterator[Change]:

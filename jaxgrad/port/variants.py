@@ -134,6 +134,22 @@ def choices(r: Region) -> Iterator[Change]:
         yield from _replaced(r, known)
 
 
+def smoothings(r: Region) -> Iterator[Change]:
+    """Smoothed labels: what is taken from the right class is spread over all classes, or over the others alone."""
+    for b in [b for b in r.bad[:DEEP] if _is_float(r, b)]:
+        y = as_float64(r.recorded.values[b])
+        count, low, high = y.shape[-1], y.min(), y.max()
+        if count < 3 or not 0 < low < high < 1 or not (((y == low) | (y == high)).all()):
+            continue
+        place, over_all, over_others = r.parted.own.trace.values[b].place, low * count, low * (count - 1)
+        for amount, other_low, other_high, words in (
+            (over_others, over_others / count, 1 - over_others + over_others / count, "all {} classes, not the others"),
+            (over_all, over_all / (count - 1), 1 - over_all, "the others of {} classes, not all"),
+        ):
+            told = f"label smoothing of {amount:.4g} should be over {words.format(count)}"
+            yield Change(place, told, {b: np.where(y == low, other_low, other_high)}, {})
+
+
 def resizes(r: Region) -> Iterator[Change]:
     """An image is resized in another way."""
     for n in _sources(r):
