@@ -58,12 +58,13 @@ class Verdict(NamedTuple):
     """Where two programs part.
 
     `kind` is one of the words above; `sentence` says it. `last` are the last agreements, `jax` and `other` the first
-    values without a counterpart on each side, None where a side has none. `region` and `other_region` are the lines
-    from there on, of the first few. `distance` is the relative difference of the first values, None where they have
-    no like. `mends` are changes that explain it, `behind` what is wrong after the first is mended. `agreeing` counts
-    the values that agree of those that were looked up. `mapping` is that of the weights; `notes` are remarks. `steps`
-    and `other_steps` are all values, for the page, and `off` is where in its array the first value is off, as
-    `checking.heat` maps it. `complete` is false where it was stopped while a change that mends it was looked for.
+    values without a counterpart on each side, None where a side has none; of a function that ends too early it is where
+    it ends. `region` and `other_region` are the lines from there on, of the first few. `distance` is the relative
+    difference of the first values, None where they have no like. `mends` are changes that explain it, `behind` what is
+    wrong after the first is mended. `agreeing` counts the values that agree of those that were looked up. `mapping` is
+    that of the weights; `notes` are remarks. `steps` and `other_steps` are all values, for the page, and `off` is where
+    in its array the first value is off, as `checking.heat` maps it. `complete` is false where it was stopped while a
+    change that mends it was looked for.
     """
 
     agrees: bool
@@ -389,7 +390,7 @@ def judged(parted: Parted, other_name: str) -> Verdict:
             last = (Agreement(here, parted.other.trace.values[pair.other].place),)
         said = f"the function ends where {other_name} goes on"
         return nothing._replace(
-            agrees=False, kind=FORWARD, sentence=said, last=last, jax=None, other=ends, region=lines_of([here]),
+            agrees=False, kind=FORWARD, sentence=said, last=last, jax=here, other=ends, region=lines_of([here]),
             other_region=lines_of(parted.other.trace.values[k].place for k in other),
         )  # fmt: skip
     # A mask says nothing by itself, nor do zeros.

@@ -13,9 +13,10 @@ import numpy as np
 from jax import lax
 from scipy import special
 
-from jaxgrad.port import fingerprint, jax_values, locate, structures
+from jaxgrad.port import fingerprint, jax_values, locate
+from jaxgrad.port.changes import structures
+from jaxgrad.port.changes.region import DEEP, Change, Region, counterpart, running, taking, with_params
 from jaxgrad.port.jax_values import Op
-from jaxgrad.port.region import DEEP, Change, Region, counterpart, running, taking, with_params
 from jaxgrad.port.values import as_float64
 
 # How many values that a variant may be of are looked at, and how large they may be.

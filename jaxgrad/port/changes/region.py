@@ -18,6 +18,9 @@ DEEP = 24
 # How many operations from the first of a region on are run on again for most of the changes.
 _WIDE = 5 * DEEP
 
+# How many parts of a value are tried in every order.
+MOST_PARTS = 4
+
 
 class Change(NamedTuple):
     """A changed program: values given by number, and operations in the place of others by their index.
@@ -96,6 +99,11 @@ def _turns(recorded: Recorded) -> tuple[dict[int, list[int]], dict[int, list[int
     return {k: group for group in several for k in group}, constants
 
 
+def makers(r: Region) -> dict[int, int]:
+    """Which operation makes each value."""
+    return {n: k for k, op in enumerate(r.recorded.program.ops) for n in op.results}
+
+
 def counterpart(r: Region, array: np.ndarray, number: int) -> float | None:
     """How far a value is off, by its number, from the other program's that it is; None where it is none."""
 
@@ -133,3 +141,26 @@ def taking(op: Op, number: int, value: Any) -> Op:
 def with_params(op: Op, changed: Mapping[str, Any]) -> Callable[[Sequence[Any]], list[Any]]:
     """The operation with other parameters."""
     return lambda x: jax_seam.bind(op.eqn, list(map(jnp.asarray, x)), **changed)
+
+
+def keeping(side: int) -> Callable[[Sequence[Any]], list[Any]]:
+    """What gives one operand as it is."""
+    return lambda x: [x[side]]
+
+
+def of_result(r: Region, n: int, place: Place, words: str, change: Callable[[Any], Any]) -> Change:
+    """A value changed where it is made, which may be in many turns or calls."""
+    for k, op in enumerate(r.recorded.program.ops):
+        if op.results == (n,):
+            return running(k, op, place, words, then(op, change))
+    return Change(place, words, {n: change(np.asarray(r.recorded.values[n]))}, {})
+
+
+def then(op: Op, change: Callable[[Any], Any]) -> Callable[[Sequence[Any]], list[Any]]:
+    """The operation, and then a change of its results."""
+    return lambda x: [change(y) for y in op.run(x)]
+
+
+def ordinals(order: Sequence[int]) -> str:
+    """Numbers counted from 1, as people do."""
+    return ", ".join(str(n + 1) for n in order)
