@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.oracles import rules
@@ -132,6 +133,7 @@ def _beside_torch(
             " loaded by their names make another model"
             for c in crossings(found)
         ]
+    notes += _hiding(inputs) if verdict.agrees else []
     verdict = verdict._replace(mapping=found, notes=tuple(notes))
     leaves = [path for path, _ in setting.leaves]
     return _mended(verdict, suggest, progress, parted, recorded, leaves, {n: setting.tensors[n] for n in found.unused})
@@ -171,7 +173,23 @@ def _beside_jax(
         progress(3, len(_STEPS), _STEPS[3])
         args = [*arrays, *others]
         verdict = cotangents.beside_jax(call, second, args, len(arrays), seed, use, "the other function") or verdict
+    if verdict.agrees:
+        verdict = verdict._replace(notes=tuple(_hiding(inputs)))
     return _mended(verdict, suggest, progress, parted, recorded, [path for path, _ in leaves], {})
+
+
+def _hiding(inputs: Sequence[Any]) -> list[str]:
+    """A note on each input of which all numbers are the same, as those that modules are initialised with are."""
+    found = []
+    for path, x in jax.tree_util.tree_leaves_with_path(tuple(inputs)):
+        if hasattr(x, "dtype") and not isinstance(x, jax.ShapeDtypeStruct) and jnp.issubdtype(x.dtype, jnp.inexact):
+            array = np.asarray(x)
+            if array.size > 1 and (array == array.flat[0]).all():
+                found.append(
+                    f"input{jax.tree_util.keystr(path)} is {array.flat[0]:g} everywhere, which hides much, as in"
+                    " which order its numbers are; give its shape, or numbers that differ"
+                )
+    return found
 
 
 def _own(leaf: Any, seed: tuple[int, ...]) -> np.ndarray:

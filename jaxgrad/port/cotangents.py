@@ -176,11 +176,12 @@ def beside_torch(
     if not of_other:
         return None
     outputs = [n for n, _ in pairs]
-    of_own = jax_cotangents(recorded, outputs, dys, parted.pairs, _wanted(recorded, parted, 0))
+    inputs = _inputs(parted, recorded.program.inputs[len(arrays) :])
+    some = _wanted(recorded, parted, 0)
+    of_own = jax_cotangents(recorded, outputs, dys, parted.pairs, None if some is None else some | inputs.keys())
     by_name = {v.place.module: k for k, v in enumerate(setting.torch.trace.values) if v.place.op == "parameter"}
     allowed = allowance(parted, of_other)
     wrong = _wrong(_weight_gradients(setting, found, recorded, of_own, of_other, by_name), allowed)
-    inputs = {n: parted.pairs[n] for n in recorded.program.inputs[len(arrays) :] if n in parted.pairs}
     verdict = _first_backward(recorded, parted, of_own, of_other, inputs, "torch", bool(wrong))
     if verdict is None and not wrong:
         return None
@@ -206,6 +207,18 @@ def beside_torch(
         return max((relative(each.own, each.theirs) for each in gradients), default=0.0)
 
     return mend_backward.mended(verdict, parted, recorded, _unlike_detached(parted, of_own, of_other), off)
+
+
+def _inputs(parted: Parted, own: Sequence[int]) -> dict[int, Pair]:
+    """Which input is which: as their numbers say, and in their order where all numbers of one are the same."""
+    values, others = parted.own.trace.values, parted.other.trace.values
+    theirs = [m for m, v in enumerate(others) if v.place.op == "input"]
+    found = {n: parted.pairs[n] for n in own if n in parted.pairs}
+    for n, m in zip(own, theirs, strict=False) if len(own) == len(theirs) else ():
+        a, b = values[n], others[m]
+        if n not in found and a.size and a.shape == b.shape and np.array_equal(a.array, b.array):
+            found[n] = Pair(n, m, Layout(EXACT, (), True), b.shape)
+    return found
 
 
 def beside_jax(

@@ -66,7 +66,9 @@ class Calls(list[Call]):
 
     def made(self, value: np.ndarray) -> int | None:
         """The last call that gave the numbers of an array, where they say something."""
-        if not 1 < value.size <= _MOST_NUMBERS or value.dtype.kind not in "biuf" or (value == value.flat[0]).all():
+        if not self or not 1 < value.size <= _MOST_NUMBERS or value.dtype.kind not in "biuf":
+            return None
+        if (value == value.flat[0]).all():
             return None
         same = (k for k in range(len(self) - 1, -1, -1) if self[k].result.shape == value.shape)
         return next((k for k in same if np.array_equal(self[k].result.astype(value.dtype), value)), None)

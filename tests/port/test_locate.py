@@ -327,3 +327,27 @@ def test_the_padding_of_an_embedding_is_named():
     assert verdict.kind == "backward" and "row 0 has none in torch" in verdict.sentence, str(verdict)
     plain = port.compare(lambda p, x: 2 * p["table"][x] - p["table"][x], params, ids, torch=torch.nn.Embedding(5, 3))
     assert plain.agrees, str(plain)
+
+
+def test_an_input_that_is_one_number_everywhere_is_noted_and_its_shape_finds_what_it_hides():
+    module = type("Module", (torch.nn.Module,), {"forward": lambda self, x: torch.tanh(x)})()
+    hidden = port.compare(lambda p, x: jnp.tanh(jnp.sort(x)), {}, jnp.ones((4, 8)), torch=module)
+    assert hidden.agrees and "input[0] is 1 everywhere, which hides much" in str(hidden)
+    told = port.compare(lambda p, x: jnp.tanh(jnp.sort(x)), {}, mistakes.shape(4, 8), torch=module)
+    assert not told.agrees and not told.notes
+    other = port.compare(lambda p, x: jnp.tanh(jnp.sort(x)), {}, jnp.ones((4, 8)), jax=lambda p, x: jnp.tanh(x))
+    assert other.agrees and "which hides much" in str(other)
+    assert not port.compare(lambda p, x: jnp.tanh(x), {}, jnp.arange(3.0), torch=torch.nn.Tanh()).notes
+
+
+def test_an_epsilon_is_told_by_the_gradient_where_the_norm_is_zero():
+    module = torch.nn.Sequential(torch.nn.LayerNorm(8, elementwise_affine=False), torch.nn.Tanh())
+
+    def fn(epsilon: float):
+        return lambda p, x: jnp.tanh(jax.nn.standardize(x, epsilon=epsilon))
+
+    assert port.compare(fn(1e-5), {}, jnp.ones((4, 8)), torch=module).agrees
+    verdict = port.compare(fn(1e-3), {}, jnp.ones((4, 8)), torch=module)
+    assert not verdict.agrees and verdict.kind == "backward", str(verdict)
+    told = port.compare(fn(1e-3), {}, mistakes.shape(4, 8), torch=module)
+    assert told.mends[0].words == "0.001 should be 1e-05"

@@ -345,7 +345,7 @@ def module_and_kind(path: str) -> tuple[tuple[str, ...], str]:
 def words_of(path: str) -> tuple[str, ...]:
     """The words of a name, in which a weight is called as its module is.
 
-    >>> words_of("cross_attn.k.weight"), words_of("['cross']['k']"), words_of("wi_0.bias")
+    >>> words_of("cross_attn.k.weight"), words_of(".cross.k"), words_of("wi_0.bias")
     (('cross', 'attn', 'k'), ('cross', 'k'), ('wi', '0', 'bias'))
     """
     modules, kind = module_and_kind(path)
