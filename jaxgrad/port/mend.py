@@ -5,6 +5,7 @@ the other program that had no counterpart before. Kinds of changes are rows of `
 said to be unexplained.
 """
 
+import contextlib
 import functools
 import itertools
 import math
@@ -15,16 +16,10 @@ import numpy as np
 
 from jaxgrad.port import fingerprint, jax_values, locate
 from jaxgrad.port.changes.kinds import KINDS
-from jaxgrad.port.changes.region import (
-    Change,
-    Kind,
-    Region,
-    counterpart,
-    region,
-)
+from jaxgrad.port.changes.region import Change, Kind, Region, counterpart, region
 from jaxgrad.port.jax_values import Op, Recorded
 from jaxgrad.port.locate import Mend, Parted, Verdict
-from jaxgrad.port.values import Place, as_float64
+from jaxgrad.port.values import Line, Place, as_float64, in_library
 
 # How many values behind a change may be no counterpart, how many must be one.
 _IN_VAIN = 20
@@ -98,7 +93,7 @@ def _mends(r: Region) -> tuple[list[Mend], Change | None]:
     numbers = itertools.count()
     for kind in KINDS:
         left, complete = _MORE, False
-        for number, change in zip(numbers, kind(r), strict=False):
+        for number, change in zip(numbers, _proposed(kind, r), strict=False):
             change, effect = _best_of(r, change)
             if _explains(change, effect):
                 good.append(((not effect.complete, -effect.found), number, kind, change, effect))
@@ -121,22 +116,48 @@ def _mends(r: Region) -> tuple[list[Mend], Change | None]:
     return list(told.values())[:2], change if effect.runs else None
 
 
-def _handed_over(r: Region, change: Change) -> Place:
-    """The place of a change; what is not done to a value that a function is given is missing where it is called.
+def _proposed(kind: Kind, r: Region) -> Iterator[Change]:
+    """What a kind proposes; one that meets a program of shapes that it does not know proposes no more.
 
-    It is missing where the value is returned if the other program does it in the function that makes the value.
+    What is wrong is told all the same, and a suggestion is not worth an error.
+    """
+    with contextlib.suppress(*_DOES_NOT_FIT):
+        yield from kind(r)
+
+
+def _handed_over(r: Region, change: Change) -> Place:
+    """The place of a change; what is not done to a value before it is given to a function may be missing where it is.
+
+    The other program tells: it does so in the function that makes the value and not in the one that takes it, or else
+    in the latter. Where it has one function for all, it is missing where a helper is called that others call, too.
     """
     if change.taken is None:
         return change.place
-    made, others = r.parted.own.trace.values[change.taken].place, r.parted.other.trace.values
-    place, pair = change.place.within_caller_of(made), r.parted.pairs.get(change.taken)
-    if pair is not None and change.given is not None and _function(made) != _function(place):
-        theirs = r.parted.other.trace
-        before, after = (_function(others[locate.root(theirs, m)].place) for m in (pair.other, change.given))
-        users = (v.place for v in others if change.given in v.operands and not v.moved)
-        behind = next(users, None)
-        return made if before == after and behind is not None and _function(behind) != before else place
-    return place
+    trace, theirs = r.parted.own.trace, r.parted.other.trace
+    made, pair = trace.values[change.taken].place, r.parted.pairs.get(change.taken)
+    place = change.place.within_caller_of(made)
+    own = tuple(line for line in change.place.lines if not in_library(line.file))
+    if pair is None or change.given is None or place.lines != own[len(own) - len(place.lines) :]:
+        # Not known, or told where the value is made, further down.
+        return place
+    before, done = (_function(theirs.values[locate.root(theirs, m)].place) for m in (pair.other, change.given))
+    users = (v.place for v in theirs.values if change.given in v.operands and not v.moved)
+    behind = next((_function(place) for place in users), None)
+    if before == done and behind is not None and behind != before:
+        return made if _function(made) != _function(place) else place
+    return change.place._replace(lines=_out_of_helpers(r, own, len(place.lines)))
+
+
+def _out_of_helpers(r: Region, lines: tuple[Line, ...], least: int) -> tuple[Line, ...]:
+    """The lines that led to a place, without those of functions that are called at several lines; `least` are left."""
+    callers: dict[tuple[str, str], set[Line]] = {}
+    for value in r.parted.own.trace.values:
+        users = [line for line in value.place.lines if not in_library(line.file)]
+        for inner, outer in itertools.pairwise(users):
+            callers.setdefault((inner.file, inner.function), set()).add(outer)
+    while len(lines) > least and len(callers.get((lines[0].file, lines[0].function), ())) > 1:
+        lines = lines[1:]
+    return lines
 
 
 def _function(place: Place) -> tuple[str, str] | None:

@@ -85,10 +85,14 @@ class Calls(list[Call]):
 
 
 class _Array(np.ndarray):
-    """An array that knows the call it was made by."""
+    """An array that knows the call it was made by; one that NumPy makes of it unseen does not."""
 
     _calls: Calls
-    _call: int | None = None
+    _call: int | None
+
+    def __array_finalize__(self, made_of: Any) -> None:
+        known = getattr(made_of, "_calls", None)
+        self._calls, self._call = known if isinstance(known, Calls) else Calls(), None
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
         if any(type(x).__array_ufunc__ is None for x in inputs if hasattr(type(x), "__array_ufunc__")):

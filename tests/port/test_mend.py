@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxgrad import port
 from jaxgrad.cli.port import module_named
 from jaxgrad.errors import JaxgradError
+from jaxgrad.port import mend
 
 from .mistakes import shape
 
@@ -152,6 +153,16 @@ def test_a_mistake_is_mended_at_its_line_and_a_right_port_is_left(fn, params, mo
     wrong = port.compare(lambda *args: fn(*args, bug), params, *inputs, torch=module())
     assert bug in wrong.jax.line.text, str(wrong)
     assert words in " | ".join(mend.words for mend in wrong.mends), str(wrong)
+
+
+def test_a_kind_that_raises_or_is_one_more_row_leaves_the_others_as_they_are(monkeypatch):
+    def raising(r):
+        yield mend.Change(r.parted.own.trace.values[-1].place, "nothing", {}, {})
+        raise ValueError("of shapes that it does not know")
+
+    monkeypatch.setattr(mend, "KINDS", [raising, *mend.KINDS])
+    verdict = port.compare(lambda p, x: jnp.tanh(2 * x), {}, shape(3, 4), torch=lambda x: torch.tanh(3 * x))
+    assert [each.words for each in verdict.mends] == ["2 should be 3"], str(verdict)
 
 
 def test_that_a_value_should_be_the_others_is_no_explanation():

@@ -107,7 +107,8 @@ def test_what_is_recorded_is_what_numpy_computes():
         view = x[1]
         view += 1
         parts = np.split(np.sort(x, -1).T.astype(np.float32), 3)
-        return np.concatenate([*parts, np.stack(parts)[:, 0]]) + np.maximum(x.sum(), [1, 2])
+        joined = np.concatenate([*parts, np.stack(parts)[:, 0]]) + np.maximum(x.sum(), [1, 2])
+        return (joined.round(3).real + np.exp(joined).dot(np.eye(2))) * 2
 
     expected = table()
     with numpy_values.recording() as calls:
@@ -115,7 +116,7 @@ def test_what_is_recorded_is_what_numpy_computes():
     assert type(np.arange(2)) is np.ndarray, "NumPy is NumPy again"
     assert np.array_equal(actual, expected)
     call = calls.made(np.asarray(actual))
-    assert call is not None and calls[call].name == "add"
+    assert call is not None and calls[call].name == "mul"
     assert {"sort", "slice", "set", "linspace"} <= {each.name for each in calls}
 
 

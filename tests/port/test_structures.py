@@ -279,22 +279,29 @@ def test_a_mistake_is_told_at_its_line_with_what_mends_it(case, bug):
     assert case.mistakes[bug] in verdict.mends[0].words, str(verdict)
 
 
-def test_what_is_not_done_to_a_value_is_missing_where_the_helper_is_called():
-    class Module(torch.nn.Module):
-        def forward(self, x: Any) -> Any:
-            x = torch.sin(x) * 3
-            return torch.tanh(x / (1 + x**2).sqrt())
+class Handed(torch.nn.Module):
+    def forward(self, x: Any) -> Any:
+        y = torch.sin(x) * 3
+        y = y / (1 + y**2).sqrt()
+        return torch.tanh(y) + x / (1 + x**2).sqrt()
 
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_what_is_not_done_to_a_value_is_missing_where_a_helper_is_called_that_others_call_too(twice):
     def squashed(x):
-        return x / jnp.sqrt(1 + x**2)
+        return x / jnp.sqrt(1 + x**2)  # the helper
+
+    def also(x):
+        return squashed(x) if twice else x / jnp.sqrt(1 + x**2)
 
     def fn(p, x):
-        x = jnp.sin(x)
-        return jnp.tanh(squashed(x))  # the call
+        y = jnp.sin(x)
+        y = squashed(y)  # the call
+        return jnp.tanh(y) + also(x)
 
-    verdict = port.compare(fn, {}, shape(5, C), torch=Module())
+    verdict = port.compare(fn, {}, shape(5, C), torch=Handed())
     assert "a factor 3 is missing" in verdict.mends[0].words, str(verdict)
-    assert "# the call" in verdict.jax.line.text, str(verdict)
+    assert ("# the call" if twice else "# the helper") in verdict.jax.line.text, str(verdict)
 
 
 def test_what_is_shifted_is_wrong_although_most_of_its_parts_are_somebodys():

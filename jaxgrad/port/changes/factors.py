@@ -48,7 +48,16 @@ def _why_without(skipped: Sequence[Place]) -> str:
 
 
 def missing(r: Region) -> Iterator[Change]:
-    """A value of the region, or one that agrees just before it, is multiplied by a number in the other program."""
+    """A value of the region, or one that agrees just before it, is multiplied by a round number, or a root of one."""
+    return _factors(r, is_round=True)
+
+
+def odd(r: Region) -> Iterator[Change]:
+    """The same by any number: where nothing else explains it, as what is computed of weights may."""
+    return _factors(r, is_round=False)
+
+
+def _factors(r: Region, is_round: bool) -> Iterator[Change]:
     trace, others = r.parted.own.trace, r.parted.other.trace.values
     before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
     for n in dict.fromkeys([*r.bad[:10], *before[:12]]):
@@ -58,8 +67,10 @@ def missing(r: Region) -> Iterator[Change]:
         for m in r.theirs[:24]:
             b = others[m].array
             ratio = _ratio(a, b)
+            if ratio is None or abs(ratio - 1) < 1e-9 or is_round == ("." in _number(ratio)):
+                continue
             # One number is some multiple of every other: only a round one says something.
-            if ratio is None or abs(ratio - 1) < 1e-9 or (a.size < 3 and "." in _number(ratio)):
+            if a.size < 3 and not is_round:
                 continue
             words = f"a factor {_number(ratio)} is missing{_mean_or_sum(r, ratio, n)}"
             change = of_result(r, n, _used(r, n), words, functools.partial(np.multiply, ratio))

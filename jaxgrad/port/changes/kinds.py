@@ -21,5 +21,6 @@ KINDS: list[Kind] = [
     factors.biases, factors.addends, operations.orders, structures.scales, structures.axes, constants.weights,
     constants.tables, variants.reductions, variants.choices, variants.smoothings, variants.resizes, structures.masks,
     structures.rolls, structures.dilations, arrangements.repeats, arrangements.orders, operands.exchanged,
-    variants.turns, parts.interleaved, variants.norms, literals.solved, constants.computed, operands.taken,
+    variants.turns, parts.interleaved, variants.norms, literals.solved, constants.computed, factors.odd,
+    operands.taken,
 ]  # fmt: skip

@@ -33,7 +33,6 @@ _TWO: dict[str, Callable[[Any, Any], Any]] = {
 
 def alike(r: Region) -> Iterator[Change]:
     """An operation is its like: a sign, a quotient, operands swapped or dropped, a transposed or flipped operand."""
-    trace = r.parted.own.trace
     for k, op in list(r.ops.items())[:16]:
         name, place = op.name, op.place
         if name in _OTHERS:
@@ -41,8 +40,8 @@ def alike(r: Region) -> Iterator[Change]:
                 yield running(k, op, place, f"{other} in the place of {name}", _two(other))
             for keep in (0, 1):
                 if np.shape(r.recorded.values[op.operands[keep]]) == np.shape(r.recorded.values[op.results[0]]):
-                    dropped = trace.values[op.operands[1 - keep]].place
-                    yield running(k, op, place, f"{name} without {dropped.op}", keeping(keep))._replace(weak=True)
+                    words = f"without this {name} of {_told(r, op.operands[1 - keep])}"
+                    yield running(k, op, place, words, keeping(keep))._replace(weak=True)
         if name in ("sub", "div"):
             yield running(k, op, place, f"the operands of {name} swapped", _exchanged(op))
         if name == "dot_general":
@@ -73,6 +72,13 @@ def alike(r: Region) -> Iterator[Change]:
             for new in (old - 1, old + 1, 2):
                 if new not in (0, old):
                     yield running(k, op, place, f"the power {old} should be {new}", _power(new))
+
+
+def _told(r: Region, n: int) -> str:
+    """A value as it is called: a number, or the operation that made it."""
+    x = r.recorded.values[n]
+    varies = r.parted.own.trace.values[n].varies
+    return f"{float(x):.4g}" if np.ndim(x) == 0 and not varies else r.parted.own.trace.values[n].place.op
 
 
 def _power(y: int) -> Callable[[Sequence[Any]], list[Any]]:

@@ -157,6 +157,8 @@ def _rolled(r: Region, op: Op, parts: Sequence[Op]) -> tuple[int, int, int] | No
     """What two stretches that are joined are a roll of: a value's number, the axis, and by how much."""
     if len(parts) != 2 or any(part.name != "slice" or part.eqn is None for part in parts):
         return None
+    if any(set(part.eqn.params["strides"] or (1,)) != {1} for part in parts):
+        return None
     (source,), (other,) = parts[0].operands, parts[1].operands
     axis, shape = op.eqn.params["dimension"], np.shape(r.recorded.values[source])
     last, first = parts
@@ -230,6 +232,9 @@ def chosen(r: Region) -> Iterator[dict[str, np.ndarray]]:
         if op.name != "top_k" or not locate.agreed(r.parted, op.operands[0]):
             continue
         x, taken = as_float64(r.recorded.values[op.operands[0]]), np.asarray(r.recorded.values[op.results[1]])
+        if x.shape[:-1] != taken.shape[:-1]:
+            # The largest along another axis.
+            continue
         of_all, largest = special.softmax(x, -1), np.take_along_axis(x, taken, -1)
         picked = np.take_along_axis(of_all, taken, -1)
         yield {
