@@ -137,14 +137,15 @@ def _handed_over(r: Region, change: Change) -> Place:
     made, pair = trace.values[change.taken].place, r.parted.pairs.get(change.taken)
     place = change.place.within_caller_of(made)
     own = tuple(line for line in change.place.lines if not in_library(line.file))
-    if pair is None or change.given is None or place.lines != own[len(own) - len(place.lines) :]:
-        # Not known, or told where the value is made, further down.
+    if place.lines != own[len(own) - len(place.lines) :]:
+        # Told where the value is made, further down.
         return place
-    before, done = (_function(theirs.values[locate.root(theirs, m)].place) for m in (pair.other, change.given))
-    users = (v.place for v in theirs.values if change.given in v.operands and not v.moved)
-    behind = next((_function(place) for place in users), None)
-    if before == done and behind is not None and behind != before:
-        return made if _function(made) != _function(place) else place
+    if pair is not None and change.given is not None:
+        before, done = (_function(theirs.values[locate.root(theirs, m)].place) for m in (pair.other, change.given))
+        users = (v.place for v in theirs.values if change.given in v.operands and not v.moved)
+        behind = next((_function(place) for place in users), None)
+        if before == done and behind is not None and behind != before:
+            return made if _function(made) != _function(place) else place
     return change.place._replace(lines=_out_of_helpers(r, own, len(place.lines)))
 
 
