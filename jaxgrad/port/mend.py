@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxgrad.port import fingerprint, jax_values, locate
 from jaxgrad.port.changes.kinds import KINDS
-from jaxgrad.port.changes.region import Change, Kind, Region, counterpart, region
+from jaxgrad.port.changes.region import Change, Kind, Region, at_line, counterpart, region
 from jaxgrad.port.jax_values import Op, Recorded
 from jaxgrad.port.locate import Mend, Parted, Verdict
 from jaxgrad.port.values import Line, Place, as_float64, in_library
@@ -225,9 +225,9 @@ def _in_all_calls(r: Region, change: Change) -> Iterator[Change]:
 def _calls(r: Region, op: Op) -> list[list[int]]:
     """The operations of the name at the line, those together that are one equation, as the turns of a loop are."""
     same: dict[int, list[int]] = {}
-    for n, other in enumerate(r.recorded.program.ops):
-        if (other.name, other.place.line) == (op.name, op.place.line):
-            same.setdefault(n if other.eqn is None else id(other.eqn), []).append(n)
+    for n in at_line(r, op):
+        eqn = r.recorded.program.ops[n].eqn
+        same.setdefault(n if eqn is None else id(eqn), []).append(n)
     return list(same.values())
 
 

@@ -14,9 +14,11 @@ from jaxgrad.port.changes.region import (
     Change,
     Region,
     keeping,
+    makers,
     of_result,
     ordinals,
     running,
+    taken,
     with_params,
 )
 from jaxgrad.port.jax_values import Op
@@ -28,15 +30,15 @@ _MOST_MOVES, _MOST_ORDERS = 6, 24
 def orders(r: Region) -> Iterator[Change]:
     """The numbers of a value in another order: axes split the other way round, rolled, reversed, transposed."""
     trace = r.parted.own.trace
-    before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
-    chains = {c for n in before[:6] for c in locate.ancestors(trace, n) if trace.values[c].moved}
+    before = taken(r)
+    near = {c for n in before[:6] for c in locate.ancestors(trace, n) if trace.values[c].moved} | set(r.bad[:DEEP])
     for op in r.recorded.program.ops:
-        if op.name == "reshape" and op.results[0] in chains | set(r.bad[:DEEP]) and op.eqn is not None:
+        if op.name == "reshape" and op.results[0] in near and op.eqn is not None:
             yield from _split_otherwise(r, op)
     for k, op in enumerate(r.recorded.program.ops):
-        if op.name == "transpose" and op.results[0] in chains | set(r.bad[:DEEP]):
+        if op.name == "transpose" and op.results[0] in near:
             yield running(k, op, op.place, "without this transposition", keeping(0))
-    yield from _transposed_otherwise(r, chains | set(r.bad[:DEEP]))
+    yield from _transposed_otherwise(r, near)
     for n in dict.fromkeys([*r.bad[:8], *before[:6]]):
         x = np.asarray(r.recorded.values[n])
         # A value that agrees is used otherwise.
@@ -129,8 +131,8 @@ def _parts_inside(r: Region, op: Op, old: tuple[int, ...], new: tuple[int, ...],
 def repeats(r: Region) -> Iterator[Change]:
     """Parts of an axis that are repeated one by one (`jnp.repeat`), or all of them in turn (`jnp.tile`)."""
     trace = r.parted.own.trace
-    made = {n: k for k, op in enumerate(r.recorded.program.ops) for n in op.results}
-    given = (n for k in r.ops for n in r.recorded.program.ops[k].operands)
+    made = makers(r)
+    given = (n for op in r.ops.values() for n in op.operands)
     near = dict.fromkeys(a for n in (*r.bad[:DEEP], *given) for a in locate.ancestors(trace, n) if a in made)
     some = [r.recorded.program.ops[made[n]] for n in near]
     joined = [op for op in some if op.name in ("reshape", "gather", "tile", "repeat", "concatenate")]

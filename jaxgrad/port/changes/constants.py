@@ -9,7 +9,7 @@ import numpy as np
 from scipy import special
 
 from jaxgrad.port import fingerprint, locate
-from jaxgrad.port.changes.region import DEEP, Change, Region, makers, running, then
+from jaxgrad.port.changes.region import DEEP, Change, Region, changing, giving, makers, running, then
 from jaxgrad.port.changes.structures import ways
 from jaxgrad.port.jax_values import Op
 from jaxgrad.port.values import Place, as_float64
@@ -125,9 +125,7 @@ def _their_weights(r: Region) -> list[int]:
 
 def _with_operand(r: Region, k: int, side: int, value: Any, words: str) -> Change:
     op = r.recorded.program.ops[k]
-    given = np.asarray(value)
-    run = lambda x: op.run([given if n == side else y for n, y in enumerate(x)])  # noqa: E731
-    return running(k, op, op.place, words, run)
+    return running(k, op, op.place, words, changing(op, side, giving(value)))
 
 
 def states(r: Region) -> Iterator[Change]:

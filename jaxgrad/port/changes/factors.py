@@ -13,7 +13,9 @@ from jaxgrad.port.changes.region import (
     DEEP,
     Change,
     Region,
+    makers,
     of_result,
+    taken,
 )
 from jaxgrad.port.rounding import PRODUCTS
 from jaxgrad.port.values import Place
@@ -59,7 +61,7 @@ def odd(r: Region) -> Iterator[Change]:
 
 def _factors(r: Region, is_round: bool) -> Iterator[Change]:
     trace, others = r.parted.own.trace, r.parted.other.trace.values
-    before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
+    before = taken(r)
     for n in dict.fromkeys([*r.bad[:10], *before[:12]]):
         a = trace.values[n].array
         if not a.size or not np.any(a):
@@ -67,12 +69,15 @@ def _factors(r: Region, is_round: bool) -> Iterator[Change]:
         for m in r.theirs[:24]:
             b = others[m].array
             ratio = _ratio(a, b)
-            if ratio is None or abs(ratio - 1) < 1e-9 or is_round == ("." in _number(ratio)):
+            if ratio is None or abs(ratio - 1) < 1e-9:
+                continue
+            number = _number(ratio)
+            if is_round == ("." in number):
                 continue
             # One number is some multiple of every other: only a round one says something.
             if a.size < 3 and not is_round:
                 continue
-            words = f"a factor {_number(ratio)} is missing{_mean_or_sum(r, ratio, n)}"
+            words = f"a factor {number} is missing{_mean_or_sum(r, ratio, n)}"
             change = of_result(r, n, _used(r, n), words, functools.partial(np.multiply, ratio))
             yield change._replace(taken=_agreeing(r, n), given=m)
 
@@ -114,8 +119,8 @@ def _mean_or_sum(r: Region, ratio: float, n: int) -> str:
 
 def _is_divided(r: Region, n: int, count: int) -> bool:
     """Whether a value was divided by a number of terms somewhere."""
-    made = {m: op for op in r.recorded.program.ops for m in op.results}
-    near = [made[a] for a in locate.ancestors(r.parted.own.trace, n) if a in made]
+    made = makers(r)
+    near = [r.recorded.program.ops[made[a]] for a in locate.ancestors(r.parted.own.trace, n) if a in made]
     divisors = [r.recorded.values[op.operands[1]] for op in near if op.name == "div"]
     return any(np.ndim(x) == 0 and float(x) == count for x in divisors)
 
@@ -134,7 +139,7 @@ def addends(r: Region) -> Iterator[Change]:
     """A value that both programs have is added in the other one alone, as a residual connection is."""
     trace = r.parted.own.trace
     fine = [n for n, v in enumerate(trace.values) if v.varies and not v.moved and locate.agreed(r.parted, n)]
-    before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
+    before = taken(r)
     for n in dict.fromkeys([*before[:4], *r.bad[:4]]):
         x = r.recorded.values[n]
         for other in [m for m in reversed(fine) if m != n and np.size(r.recorded.values[m]) == np.size(x)][:12]:
@@ -158,7 +163,7 @@ def _agreeing(r: Region, n: int) -> int | None:
 def biases(r: Region) -> Iterator[Change]:
     """A tensor that no leaf was made from is added to, or multiplied with, a value."""
     trace = r.parted.own.trace
-    before = [n for k in r.ops for n in r.recorded.program.ops[k].operands if trace.values[n].varies]
+    before = taken(r)
     for n in dict.fromkeys([*before[:12], *r.bad[:6]]):
         shape = np.shape(r.recorded.values[n])
         for name, tensor in r.unused.items():

@@ -10,6 +10,7 @@ from jaxgrad.port import fingerprint, jax_values, locate
 from jaxgrad.port.changes.region import (
     Change,
     Region,
+    makers,
 )
 from jaxgrad.port.values import Place, as_float64
 
@@ -72,9 +73,10 @@ def _numbers(r: Region) -> Iterator[tuple[int, Place, float]]:
     """The numbers written into the operations of the region, and into what makes their constants."""
     trace, constants = r.parted.own.trace, r.recorded.program.constants
     seen: set[int] = set()
-    made = {n: op for op in r.recorded.program.ops for n in op.results}
+    ops, made = r.recorded.program.ops, makers(r)
     # A value with a small epsilon too many may still count as agreeing: what is just before the region is looked at.
-    before = [made[n] for op in list(r.ops.values())[:4] for n in op.operands if n in made and trace.values[n].varies]
+    first = (n for op in list(r.ops.values())[:4] for n in op.operands)
+    before = [ops[made[n]] for n in first if n in made and trace.values[n].varies]
     for op in [*r.ops.values(), *before]:
         for n in op.operands:
             if trace.values[n].varies or _is_right(r, n):

@@ -9,12 +9,12 @@ from jaxgrad.port import fingerprint, locate
 from jaxgrad.port.changes.region import (
     Change,
     Region,
+    at_line,
     changing,
     giving,
     running,
     taking,
 )
-from jaxgrad.port.jax_values import Op
 
 # How many of the values that a region takes may be two that are exchanged.
 _MOST_EXCHANGED = 8
@@ -41,9 +41,10 @@ def taken(r: Region) -> Iterator[Change]:
                     yield running(k, op, op.place, words, run)._replace(weak=True)
                 # That a value which differs should be the other program's explains nothing, nor does it where a
                 # constant is wrong.
-                agrees = locate.agreed(r.parted, n) and not locate.wrong_constant(r.parted, op.operands)
+                agrees = k == first and locate.agreed(r.parted, n)
+                agrees = agrees and not locate.wrong_constant(r.parted, op.operands)
                 size = trace.values[n].size
-                for m in [m for m in r.theirs[:30] if agrees and k == first and others[m].size == size]:
+                for m in [m for m in r.theirs[:30] if agrees and others[m].size == size]:
                     words = f"{op.name} should take what the other program has from {others[m].place.brief}"
                     run = changing(op, side, giving(_as_ours(r, n, m)))
                     # Of a value that is the other program's own, parts and products are, too.
@@ -110,7 +111,7 @@ def exchanged(r: Region) -> Iterator[Change]:
             continue
         if np.shape(r.recorded.values[a]) != np.shape(r.recorded.values[b]):
             continue
-        some, others = (_of_line(r, op) for op in (first, second))
+        some, others = ([program.ops[k].results[0] for k in at_line(r, op)] for op in (first, second))
         if len(some) == len(others):
             swapped = dict(zip((*some, *others), (*others, *some), strict=True))
             ops = {
@@ -120,9 +121,3 @@ def exchanged(r: Region) -> Iterator[Change]:
             }
             place, other = sorted((first.place, second.place), key=lambda each: each.line or ())
             yield Change(place, f"it and the value of {other.brief} exchanged", {}, ops, weak=True)
-
-
-def _of_line(r: Region, op: Op) -> list[int]:
-    """The results of all operations of a name at a line."""
-    ops = r.recorded.program.ops
-    return [other.results[0] for other in ops if (other.name, other.place.line) == (op.name, op.place.line)]

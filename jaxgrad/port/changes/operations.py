@@ -15,6 +15,7 @@ from jaxgrad.port.changes.region import (
     Region,
     changing,
     keeping,
+    makers,
     ordinals,
     running,
     with_params,
@@ -168,7 +169,7 @@ def orders(r: Region) -> Iterator[Change]:
     The first has one operand that varies; its result is one of the second's.
     """
     ops = r.recorded.program.ops
-    made = {n: k for k, op in enumerate(ops) for n in op.results}
+    made = makers(r)
     varies = r.parted.own.trace.values
     for k, op in list(r.ops.items())[:DEEP]:
         for side, n in enumerate(op.operands):

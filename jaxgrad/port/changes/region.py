@@ -60,10 +60,14 @@ class Region(NamedTuple):
 Kind: TypeAlias = Callable[[Region], Iterator[Change]]
 
 
+def _makers(recorded: Recorded) -> dict[int, int]:
+    return {n: k for k, op in enumerate(recorded.program.ops) for n in op.results}
+
+
 def region(parted: Parted, recorded: Recorded, unused: Mapping[str, np.ndarray]) -> Region:
     """Where two programs part."""
     own, theirs, wrong = locate.slices(parted)
-    made = {n: k for k, op in enumerate(recorded.program.ops) for n in op.results}
+    made = _makers(recorded)
     # Where the function ends too early, its outputs are where something is missing.
     bad = tuple(own) or tuple(n for n, _ in wrong)
     near = list(dict.fromkeys(made[n] for n in bad[: 2 * DEEP] if n in made))[:DEEP]
@@ -101,7 +105,19 @@ def _turns(recorded: Recorded) -> tuple[dict[int, list[int]], dict[int, list[int
 
 def makers(r: Region) -> dict[int, int]:
     """Which operation makes each value."""
-    return {n: k for k, op in enumerate(r.recorded.program.ops) for n in op.results}
+    return _makers(r.recorded)
+
+
+def taken(r: Region) -> list[int]:
+    """What the operations of the region take that depends on the inputs, in their order."""
+    varies = r.parted.own.trace.values
+    return [n for op in r.ops.values() for n in op.operands if varies[n].varies]
+
+
+def at_line(r: Region, op: Op) -> list[int]:
+    """The operations of the name at the line of one, by index."""
+    ops = enumerate(r.recorded.program.ops)
+    return [k for k, other in ops if (other.name, other.place.line) == (op.name, op.place.line)]
 
 
 def counterpart(r: Region, array: np.ndarray, number: int) -> float | None:

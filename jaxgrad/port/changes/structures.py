@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from jaxgrad.port import locate
 from jaxgrad.port.changes.region import DEEP, Change, Region, makers, running, with_params
 from jaxgrad.port.jax_values import Op
-from jaxgrad.port.values import as_float64
 
 # Of arrays of more axes there are too many sets of axes.
 _MOST_AXES = 5
@@ -224,22 +222,3 @@ def ways(x: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
                 yield x.transpose(order)
     else:
         yield x.reshape(shape)
-
-
-def chosen(r: Region) -> Iterator[dict[str, np.ndarray]]:
-    """For each value of which the largest are taken, what may be made of it: softmax of them, or them of softmax."""
-    for op in r.recorded.program.ops:
-        if op.name != "top_k" or not locate.agreed(r.parted, op.operands[0]):
-            continue
-        x, taken = as_float64(r.recorded.values[op.operands[0]]), np.asarray(r.recorded.values[op.results[1]])
-        if x.shape[:-1] != taken.shape[:-1]:
-            # The largest along another axis.
-            continue
-        of_all, largest = special.softmax(x, -1), np.take_along_axis(x, taken, -1)
-        picked = np.take_along_axis(of_all, taken, -1)
-        yield {
-            "softmax of all, and of it the largest": picked,
-            "softmax of the largest alone": special.softmax(largest, -1),
-            "the largest over their sum": largest / largest.sum(-1, keepdims=True),
-            "the largest as they are": largest,
-        }

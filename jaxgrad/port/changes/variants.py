@@ -14,8 +14,7 @@ from jax import lax
 from scipy import special
 
 from jaxgrad.port import fingerprint, jax_values, locate
-from jaxgrad.port.changes import structures
-from jaxgrad.port.changes.region import DEEP, Change, Region, counterpart, running, taking, with_params
+from jaxgrad.port.changes.region import DEEP, Change, Region, counterpart, makers, running, taking, with_params
 from jaxgrad.port.jax_values import Op
 from jaxgrad.port.values import as_float64
 
@@ -25,7 +24,7 @@ _FEW, _MOST_NUMBERS = 10, 1_000_000
 
 def pools(r: Region) -> Iterator[Change]:
     """A mean over windows counts the padding, or does not; a maximum over windows is a mean, or the other way round."""
-    made = {n: op for op in r.recorded.program.ops for n in op.results}
+    ops, made = r.recorded.program.ops, makers(r)
     for k, op in r.ops.items():
         if op.name == "reduce_window_max":
             for counts, told in ((False, "the padding not counted"), (True, "the padding counted")):
@@ -33,7 +32,7 @@ def pools(r: Region) -> Iterator[Change]:
                 padded = any(map(any, op.eqn.params["padding"]))
                 words = "a mean over windows in the place of a maximum" + (f", {told}" if padded else "")
                 yield running(k, op, op.place, words, mean)
-        first = made.get(op.operands[0])
+        first = ops[made[op.operands[0]]] if op.operands[0] in made else None
         if op.name != "div" or first is None or first.name != "reduce_window_sum":
             continue
         operand = r.recorded.values[first.operands[0]]
@@ -131,7 +130,20 @@ def reductions(r: Region) -> Iterator[Change]:
 
 def choices(r: Region) -> Iterator[Change]:
     """Weights of the largest few: softmax is made before they are taken, or behind."""
-    for known in structures.chosen(r):
+    for op in r.recorded.program.ops:
+        if op.name != "top_k" or not locate.agreed(r.parted, op.operands[0]):
+            continue
+        x, taken = as_float64(r.recorded.values[op.operands[0]]), np.asarray(r.recorded.values[op.results[1]])
+        if x.shape[:-1] != taken.shape[:-1]:
+            # The largest along another axis.
+            continue
+        of_all, largest = special.softmax(x, -1), np.take_along_axis(x, taken, -1)
+        known = {
+            "softmax of all, and of it the largest": np.take_along_axis(of_all, taken, -1),
+            "softmax of the largest alone": special.softmax(largest, -1),
+            "the largest over their sum": largest / largest.sum(-1, keepdims=True),
+            "the largest as they are": largest,
+        }
         yield from _replaced(r, known)
 
 
