@@ -130,8 +130,8 @@ def _kept(recorded: jax_values.Recorded, number: int, dx: Any, pair: Pair | None
     if isinstance(recorded.trace.values[number].held, np.ndarray):
         return array
     if pair is None or pair.layout.kind == SCATTERED:
-        return fingerprint.sketch(array)
-    return fingerprint.sketch(fingerprint.moved(array, pair.layout, pair.shape))
+        return fingerprint.in_place(array)
+    return fingerprint.in_place(fingerprint.moved(array, pair.layout, pair.shape))
 
 
 def _dys(parted: Parted, seed: int) -> list[np.ndarray]:

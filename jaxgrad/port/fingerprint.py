@@ -61,6 +61,9 @@ class Fingerprint(NamedTuple):
     huge: int
 
 
+_NOTHING_KNOWN = Fingerprint(0.0, 0.0, 0.0, 0.0, 0.0, 0)
+
+
 class Sketch(NamedTuple):
     """What is kept of an array that is let go: its shape, its fingerprint, weighted sums of it, and whether it is told.
 
@@ -117,9 +120,25 @@ def resketched(known: Sketch, x: np.ndarray, in_order: bool) -> Sketch:
     return known._replace(shape=x.shape, sums=_weighted(plain)[0])
 
 
+def in_place(x: np.ndarray) -> Sketch:
+    """What is kept of a float64 array that is only compared as it lies, and never looked up: a third of the work."""
+    flat = x.ravel()
+    scale, huge = _largest(flat), 0
+    if not scale < _HUGE:
+        ordinary = ordinary_of(flat)
+        flat = np.where(ordinary, flat, 0.0)
+        scale, huge = _largest(flat), x.size - int(np.count_nonzero(ordinary))
+    return Sketch(x.shape, _NOTHING_KNOWN._replace(scale=scale, huge=huge), *_weighted(flat), False)
+
+
+def _largest(x: np.ndarray) -> float:
+    """The largest size of a number; NaN where one is none."""
+    return max(float(x.max()), -float(x.min())) if x.size else 0.0
+
+
 def blank(x: np.ndarray) -> Sketch:
     """What is kept of an array of which only the shape is wanted."""
-    return Sketch(x.shape, Fingerprint(0.0, 0.0, 0.0, 0.0, 0.0, 0), np.zeros(0), 1, False)
+    return Sketch(x.shape, _NOTHING_KNOWN, np.zeros(0), 1, False)
 
 
 def _weighted(flat: np.ndarray) -> tuple[np.ndarray, int]:
@@ -201,7 +220,7 @@ def _summed(flat: np.ndarray, below: float) -> _Sums | None:
 
 def _may_be_huge(x: np.ndarray) -> bool:
     """Whether an array may hold numbers that are not ordinary."""
-    return bool(x.size) and not max(float(x.max()), -float(x.min())) < _HUGE
+    return bool(x.size) and not _largest(x) < _HUGE
 
 
 def ordinary_of(x: np.ndarray) -> np.ndarray:
@@ -287,8 +306,10 @@ def close(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE, least: flo
 
     What stands for infinity agrees with what does.
     """
+    if _is_one(a, b):
+        return True
     if not (_may_be_huge(a) or _may_be_huge(b)):
-        bound = tolerance * (max(float(a.max()), -float(a.min())) if a.size else 0.0) + least
+        bound = tolerance * _largest(a) + least
         return all((np.abs(a[part] - b[part]) <= bound).all() for part in parts_of(a.shape))
     in_a, in_b = ordinary_of(a), ordinary_of(b)
     if not np.array_equal(in_a, in_b):
@@ -302,6 +323,11 @@ def close(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE, least: flo
         return bool((np.sign(rest_a) == np.sign(rest_b))[~np.isnan(rest_a)].all()) and bool(
             np.array_equal(np.isnan(rest_a), np.isnan(rest_b))
         )
+
+
+def _is_one(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are the same memory, as weights are that both programs are given."""
+    return a.__array_interface__ == b.__array_interface__
 
 
 def close_as_they_lie(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE, least: float = 0.0) -> bool:
@@ -371,7 +397,7 @@ def same(a: Held, b: Held, tolerance: float, least: float = 0.0) -> bool:
     """
     if not (isinstance(a, Sketch) or isinstance(b, Sketch)):
         return close_as_they_lie(a, b, tolerance, least)
-    x, y = (each if isinstance(each, Sketch) else sketch(each) for each in (a, b))
+    x, y = (each if isinstance(each, Sketch) else in_place(each) for each in (a, b))
     if x.known.huge != y.known.huge or x.size != y.size:
         return False
     bound = (tolerance * max(x.known.scale, y.known.scale) + least) * _SIGMAS * math.sqrt(x.stretch)
@@ -390,7 +416,7 @@ def largest_error(x: np.ndarray, exact: Held) -> float:
 
 def sums(x: Held) -> np.ndarray:
     """The weighted sums of an array, or of what a sketch is of."""
-    return x.sums if isinstance(x, Sketch) else sketch(x).sums
+    return x.sums if isinstance(x, Sketch) else in_place(x).sums
 
 
 def _nested(shape: Sequence[int], other: Sequence[int]) -> bool:

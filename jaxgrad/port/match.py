@@ -33,6 +33,7 @@ from jaxgrad.checking.oracles.align import (
 )
 from jaxgrad.checking.oracles.rules import ONE, Rule
 from jaxgrad.checking.oracles.torch import transposed_convolutions
+from jaxgrad.checking.threads import of_each
 from jaxgrad.errors import JaxgradError
 from jaxgrad.port import fingerprint, jax_values, rounding, torch_values
 from jaxgrad.port.fingerprint import SCATTERED, SWAPPED
@@ -58,6 +59,8 @@ _FOLLOWED = frozenset("transpose reshape squeeze slice convert_element_type copy
 _BY_NUMBER = frozenset("mul div add sub neg abs max min tanh exp".split())
 _MOST_LABELLED = 1_000_000
 _PRODUCTS = frozenset(("dot_general", "mul", "conv_general_dilated"))
+# So many numbers of a tensor tell their size to some 0.3 %.
+_MOST_LOOKED_AT = 2**16
 
 
 class Setting(NamedTuple):
@@ -192,18 +195,20 @@ def drawn(module: Any, seed: int) -> dict[str, np.ndarray]:
     """
     if not hasattr(module, "named_parameters"):
         return {}
-    same = {**torch_values.tied(module)}
-    found: dict[str, np.ndarray] = {}
+    first = torch_values.tied(module)
     buffers = torch_values.buffers_of(module)
-    for number, (name, x) in enumerate(torch_values.tensors_of(module).items()):
-        first = same.get(name, name)
-        if first in found:
-            found[name] = found[first]
-        elif name in buffers and not re.search(r"running|mean|var", name):
-            continue  # A table that the module computes with, such as a mask or frequencies, is what it is.
-        else:
-            found[name] = redrawn(x, (seed, 6, number), "var" in name.split(".")[-1])
-    return found
+    tensors = torch_values.as_they_are(module)
+    wanted = [
+        (number, name)
+        for number, name in enumerate(tensors)
+        # A table that the module computes with, such as a mask or frequencies, is what it is.
+        if first.get(name, name) == name and (name not in buffers or re.search(r"running|mean|var", name))
+    ]
+    seeds = [(seed, 6, number) for number, _ in wanted]
+    positive = ["var" in name.split(".")[-1] for _, name in wanted]
+    numbers = of_each(redrawn, [tensors[name] for _, name in wanted], seeds, positive)
+    found = {name: x for (_, name), x in zip(wanted, numbers, strict=True)}
+    return {name: found[first.get(name, name)] for name in tensors if first.get(name, name) in found}
 
 
 def tables(run: torch_values.TorchRun, paths: Sequence[str], known: Container[str]) -> dict[str, np.ndarray]:
@@ -218,17 +223,23 @@ def tables(run: torch_values.TorchRun, paths: Sequence[str], known: Container[st
 
 
 def redrawn(x: np.ndarray, seed: tuple[int, ...], positive: bool = False) -> np.ndarray:
-    """New numbers of the size of those of an array; around its value where it is constant."""
+    """New numbers of the size of those of an array; around its value where it is constant.
+
+    Of a large array the size is that of some of its numbers.
+    """
     rng = np.random.default_rng(seed)
     normal = rng.standard_normal(x.shape)
-    spread = float(x.std()) if x.size > 1 else 0.0
     if positive:
         return np.exp(0.3 * normal)
+    some = x if x.size <= _MOST_LOOKED_AT else x.ravel()[rng.integers(0, x.size, _MOST_LOOKED_AT)]
+    spread = float(some.std()) if some.size > 1 else 0.0
     if spread > 1e-6:
         # The median is at most a deviation from the mean, and takes much longer.
-        centre = float(np.median(x)) if abs(float(x.mean())) > 2 * spread else 0.0
-        return centre * (abs(centre) > 3 * spread) + spread * normal
-    return (float(x.ravel()[0]) if x.size else 0.0) + 0.3 * normal
+        centre = float(np.median(some)) if abs(float(some.mean())) > 2 * spread else 0.0
+        normal *= spread
+        return normal + centre if abs(centre) > 3 * spread else normal
+    normal *= 0.3
+    return normal + (float(some.flat[0]) if some.size else 0.0)
 
 
 class _Dead(Exception):

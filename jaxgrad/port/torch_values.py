@@ -20,7 +20,7 @@ import numpy as np
 from jaxgrad.checking.oracles.torch import paired, to_torch
 from jaxgrad.checking.oracles.torch_noise import Draws, Roundings, rounding_mode
 from jaxgrad.errors import JaxgradError
-from jaxgrad.port.fingerprint import Held, largest_error, sketch
+from jaxgrad.port.fingerprint import Held, in_place, largest_error
 from jaxgrad.port.values import (
     Line,
     Place,
@@ -69,9 +69,18 @@ class TorchRun(NamedTuple):
 
 
 def tensors_of(module: Any) -> dict[str, np.ndarray]:
-    """The float parameters and buffers of a module by name; a tensor that two names share is under both."""
+    """The float parameters and buffers of a module by name, copied; a tensor that two names share is under both."""
+    return {name: _host(x) for name, x in _floats(module)}
+
+
+def as_they_are(module: Any) -> dict[str, np.ndarray]:
+    """The same, each in its own type and, on the CPU, in the module's own memory."""
+    return {name: _plain(x, copies=False) for name, x in _floats(module)}
+
+
+def _floats(module: Any) -> list[tuple[str, Any]]:
     named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    return {name: _host(x) for name, x in named if x.dtype.is_floating_point or x.dtype.is_complex}
+    return [(name, x) for name, x in named if x.dtype.is_floating_point or x.dtype.is_complex]
 
 
 def buffers_of(module: Any) -> set[str]:
@@ -218,7 +227,8 @@ def cotangents(run: TorchRun, dys: Sequence[np.ndarray]) -> dict[int, Held]:
     def take(edges: Sequence[tuple[int, int]], dxs: Sequence[Any]) -> None:
         for number, place in edges:
             if (dx := dxs[place]) is not None:
-                found[number] = _host(dx) if run.whole or dx.numel() <= Values.few else sketch(_plain(dx, copies=False))
+                whole = run.whole or dx.numel() <= Values.few
+                found[number] = _host(dx) if whole else in_place(_plain(dx, copies=False))
 
     nodes: dict[Any, list[tuple[int, int]]] = {}
     for number, edge in run.edges.items():

@@ -204,19 +204,15 @@ def transposed(rule: Rule, dleaf: np.ndarray, shapes: Mapping[str, tuple[int, ..
         upto = len(first) * 2 // 3
         rest = np.concatenate([first[:upto], 0 * first[upto:]]) if rule.join == GATED else first
         return {rule.sources[0]: first, **dict.fromkeys(rule.sources[1:], rest)}
-    sizes = [math.prod(shapes[name]) for name in rule.sources]
-    starts = np.cumsum([0, *sizes])
-    numbers = {
-        name: (np.arange(size) + start).reshape(shapes[name])
-        for name, size, start in zip(rule.sources, sizes, starts, strict=False)
-    }
-    flat, places, dx = np.zeros(starts[-1]), apply(rule, numbers).ravel(), np.asarray(dleaf, np.float64).ravel()
-    if rule.join == ONE and all(step[0] in ("transpose", "reshape", "flip") for step in rule.steps):
-        # Each number has one place, and to add them one by one takes ten times as long.
-        flat[places] = dx
-    else:
-        np.add.at(flat, places, dx)
-    return {n: flat[a : a + s].reshape(shapes[n]) for n, a, s in zip(rule.sources, starts, sizes, strict=False)}
+    found: dict[str, np.ndarray] = {}
+    for name, at, numbers in undone(rule, np.asarray(dleaf, np.float64), shapes):
+        if at:
+            dx = np.zeros(shapes[name])
+            dx[at] = numbers
+        else:
+            dx = numbers
+        found[name] = found[name] + dx if name in found else dx
+    return found
 
 
 def candidates(
