@@ -7,27 +7,60 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgrad.checking.programs import Program, run
-from jaxgrad.jaxprs.noise import Draw, Rounding, repeated
+from jaxgrad.checking.programs import Program, run, traced
+from jaxgrad.jax_seam import ClosedJaxpr
+from jaxgrad.jaxprs import in_numpy
+from jaxgrad.jaxprs.noise import Draw, Rounding, noisy_now, repeated
 
 # One call for several draws spares calls, fresh memory for each of them and copies; but it holds what all of them give.
 _TOGETHER = 4
 _MOST_TOGETHER = 2**22
+# Seconds, of which the ratios matter: of an equation and its noise in NumPy, and for each of its numbers; to compile an
+# equation by itself; to compile a program with its noise, and more for each of its equations.
+_EQUATION, _NUMBER, _ALONE = 25e-6, 5e-9, 30e-3
+_COMPILED, _COMPILED_EQUATION = 0.15, 6e-3
+# Most programs are asked for one measurement of noise or two, of some forty draws each; those that are asked for more
+# are asked in every type and for every seed of a check, some thirty times.
+_MOST_DRAWS = 90
 
 
 def evaluated(fn: Callable[..., Any], static: tuple[Hashable, ...], draws: Sequence[Draw], *args: Any) -> Iterator[Any]:
     """The results of `fn(*static, *args)` for each draw, as NumPy arrays, keys as their data.
 
-    It is compiled once for the shapes of `args`, trees of arrays.
+    `args` are trees of arrays. A small program is evaluated in NumPy; another is compiled once for their shapes.
     """
-    given = sum(np.size(leaf) for leaf in jax.tree.leaves(args))
+    program, structure = traced(fn, static, args)
+    leaves = jax.tree.leaves(args)
+    if _soon(program, len(draws)):
+        once, given = noisy_now(program), [np.asarray(leaf) for leaf in leaves]
+        yield from (jax.tree.unflatten(structure, once(draw.seed, draw.rounding, *given)) for draw in draws)
+        return
     # A pullback gives about as many numbers as it is given.
-    length = _TOGETHER if given <= _MOST_TOGETHER else 1
+    length = _TOGETHER if sum(map(np.size, leaves)) <= _MOST_TOGETHER else 1
     for start in range(0, len(draws), length):
         part = draws[start : start + length]
-        results = run(Program(_repeated, (fn, static), (*_stacked(part, length), *args), times=length))
-        arrays = jax.tree.map(np.asarray, results)
-        yield from (jax.tree.map(lambda leaf, at=at: leaf[at], arrays) for at in range(len(part)))
+        results = run(Program(_repeated, (program,), (*_stacked(part, length), *leaves), times=length))
+        arrays = list(map(np.asarray, results))
+        yield from (jax.tree.unflatten(structure, [x[at] for x in arrays]) for at in range(len(part)))
+
+
+@functools.lru_cache(maxsize=256)
+def _drawn(program: ClosedJaxpr) -> list[int]:
+    """How many draws of a program were evaluated in NumPy."""
+    return [0]
+
+
+def _soon(program: ClosedJaxpr, draws: int) -> bool:
+    """Whether some draws of a program, with those before them, are evaluated sooner in NumPy than it is compiled."""
+    work, so_far = in_numpy.work(program), _drawn(program)
+    total = so_far[0] + draws
+    if work is None or total > _MOST_DRAWS:
+        return False
+    each = work.equations * _EQUATION + work.numbers * _NUMBER
+    if len(work.others) * _ALONE + total * each > _COMPILED + work.written * _COMPILED_EQUATION:
+        return False
+    so_far[0] = total
+    return True
 
 
 def _stacked(draws: Sequence[Draw], length: int) -> tuple[np.ndarray, np.ndarray, Rounding]:
@@ -37,9 +70,5 @@ def _stacked(draws: Sequence[Draw], length: int) -> tuple[np.ndarray, np.ndarray
     return np.array(len(draws)), np.array([draw.seed for draw in padded], np.uint32), roundings
 
 
-def _repeated(
-    fn: Callable[..., Any], static: tuple[Hashable, ...], count: Any, seeds: Any, roundings: Rounding, *args: Any
-) -> Any:
-    program, shapes = jax.make_jaxpr(functools.partial(fn, *static), return_shape=True)(*args)
-    results = repeated(program)(count, seeds, roundings, *jax.tree.leaves(args))
-    return jax.tree.unflatten(jax.tree.structure(shapes), results)
+def _repeated(program: ClosedJaxpr, count: Any, seeds: Any, roundings: Rounding, *leaves: Any) -> list[Any]:
+    return repeated(program)(count, seeds, roundings, *leaves)

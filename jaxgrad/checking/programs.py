@@ -80,6 +80,12 @@ def _begun(traced: Any, options: Hashable, shardings: Hashable) -> list[Future[A
     return []
 
 
+def traced(fn: Callable[..., Any], static: tuple[Hashable, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
+    """The jaxpr of the call `fn(*static, *args)` and the tree of its results; traced once for the shapes of `args`."""
+    found = compiled(fn, *static).trace(*args)
+    return found.jaxpr, jax.tree.structure(found.out_info)
+
+
 @functools.lru_cache(maxsize=_KEPT)
 def compiled(fn: Callable[..., Any], *static: Hashable, options: tuple[tuple[str, Any], ...] = ()) -> Any:
     """`fn` with its first arguments fixed, as a compiled function of the others; the same one when asked again."""

@@ -23,7 +23,7 @@ arXiv:1509.01347; the walk of the partial sums is ours.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,8 @@ import numpy as np
 
 from jaxgrad import jax_seam
 from jaxgrad.jax_seam import ClosedJaxpr
-from jaxgrad.jaxprs.walk import evaluate
+from jaxgrad.jaxprs import in_numpy
+from jaxgrad.jaxprs.walk import evaluate, evaluate_now
 
 # The longest run of terms that an engine adds one after another: the panels of Eigen, MKL and oneDNN products are 256
 # to 512 long, XLA's reductions on a CPU take 32.
@@ -47,7 +48,7 @@ MOVES = frozenset(
     "reduce_window_min convert_element_type reduce_precision bitcast_convert_type nextafter pvary pbroadcast "
     "all_gather all_to_all ppermute pmax pmin sharding_constraint split tile copysign is_finite random_bits "
     "random_seed random_wrap random_unwrap random_fold_in random_split rng_bit_generator empty2 empty get swap "
-    "all_gather_invariant reduce_scatter_move".split()
+    "all_gather_invariant reduce_scatter_move stack unstack".split()
 )
 # Correctly rounded by every engine: one unit.
 _EXACT = frozenset("add sub mul div sqrt add_any square".split())
@@ -61,9 +62,6 @@ _ELEMENTARY = frozenset(
 )
 # Of the number of bits that are set in 32, each by chance.
 _VARIANCE = 8
-# What is done around every equation is traced once for each shape and type, and then copied into the program: most of
-# the time of tracing a program with its noise would else be that of these same lines.
-_traced_once = functools.partial(jax.jit, inline=True)
 # The fewest numbers in a table of noise, so that small arrays seldom share any.
 _FEWEST = 2**14
 # XLA's special functions in float32 are off by up to some ten units.
@@ -87,14 +85,37 @@ class Rounding(NamedTuple):
     enlarged: float
 
 
+# An equation's results for other operands.
+_Bind: TypeAlias = Callable[[list[Any]], list[Any]]
+
+
 class _Drawn(NamedTuple):
-    """A `Rounding` beside the table that one sample's noise is taken from."""
+    """A `Rounding` beside the table that one sample's noise is taken from: NumPy's where all values are."""
 
     unit: Any
     sums: Any
     reductions: Any
     enlarged: Any
-    table: jax.Array
+    table: Any
+
+    @property
+    def np(self) -> Any:
+        """The library that computes with it: one formula is traced by JAX, and computed by NumPy."""
+        return np if type(self.table) is np.ndarray else jnp
+
+
+def _traced_once(fn: Callable[..., Any], static: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """What is done around every equation: for NumPy as it stands, for JAX a program for each shape and type.
+
+    It is copied into the programs that are traced: most of the time to trace them would else be that of these lines.
+    """
+    traced = jax.jit(fn, inline=True, static_argnames=static)
+
+    @functools.wraps(fn)
+    def run(rounding: _Drawn, *args: Any, **options: Any) -> Any:
+        return (fn if rounding.np is np else traced)(rounding, *args, **options)
+
+    return run
 
 
 def rounding(dtype: Any, enlarged: float = 1.0, narrow: bool = False) -> Rounding:
@@ -155,66 +176,84 @@ def noisy(program: ClosedJaxpr) -> Callable[..., list[Any]]:
 
     def run(seed: Any, rounding: Rounding, *values: Any) -> list[Any]:
         seed = jnp.asarray(seed, jnp.uint32)
-        drawn = _Drawn(*rounding, _table(seed, longest))
-        # By identity, and kept alive so that none is taken for another: what is a product, moved or not.
-        products: dict[int, Any] = {}
-
-        def visit(eqn: Any, operands: list[Any], place: jax.Array) -> list[Any]:
-            contracted = [x for x in operands if id(x) in products]
-            outs = _rounded(eqn, operands, place, drawn, contracted)
-            if jax_seam.name(eqn) in _PRODUCTS or (contracted and jax_seam.name(eqn).replace("-", "_") in MOVES):
-                products.update({id(out): out for out in outs})
-            return outs
-
-        return evaluate(program, values, visit, seed)
+        drawn = _Drawn(*rounding, jnp.asarray(_table(seed, longest)))
+        return evaluate(program, values, _rounding_with(drawn), seed)
 
     return run
 
 
-def _rounded(eqn: Any, operands: list[Any], place: jax.Array, rounding: _Drawn, contracted: Sequence[Any]) -> list[Any]:
+def noisy_now(program: ClosedJaxpr) -> Callable[..., list[Any]]:
+    """`noisy` in NumPy, for a program that `in_numpy.work` is known of: the draws are the same."""
+    longest = _longest(program.jaxpr)
+
+    def run(seed: int, rounding: Rounding, *values: np.ndarray) -> list[np.ndarray]:
+        if not any(rounding):
+            return evaluate_now(program, values, lambda eqn, given, _: in_numpy.bind(eqn, given), np.uint32(seed))
+        unit, sums, reductions, enlarged = map(np.float64, rounding)
+        drawn = _Drawn(unit, sums, reductions, enlarged, _table(np.array([seed], np.uint32), longest))
+        return evaluate_now(program, values, _rounding_with(drawn), np.uint32(seed))
+
+    return run
+
+
+def _rounding_with(drawn: _Drawn) -> Callable[[Any, list[Any], Any], list[Any]]:
+    """The visitor that rounds at random."""
+    # By identity, and kept alive so that none is taken for another: what is a product, moved or not.
+    products: dict[int, Any] = {}
+
+    def visit(eqn: Any, operands: list[Any], place: Any) -> list[Any]:
+        contracted = [x for x in operands if id(x) in products]
+        outs = _rounded(eqn, operands, place, drawn, contracted)
+        if jax_seam.name(eqn) in _PRODUCTS or (contracted and jax_seam.name(eqn).replace("-", "_") in MOVES):
+            products.update({id(out): out for out in outs})
+        return outs
+
+    return visit
+
+
+def _rounded(eqn: Any, operands: list[Any], place: Any, rounding: _Drawn, contracted: Sequence[Any]) -> list[Any]:
     """What an equation gives with its roundings drawn; compilers may leave those of `contracted` operands out."""
-    name = jax_seam.name(eqn).replace("-", "_")
+    name, bind = jax_seam.name(eqn).replace("-", "_"), _binding(rounding)
     if name in MOVES or not any(_rounds(var.aval) for var in eqn.outvars):
-        return jax_seam.bind(eqn, operands)
+        return bind(eqn, operands)
     if name in _SUMS:
         return [_sum(eqn, name, operands, place, rounding)]
     if name in _CONTRACTING and contracted:
-        (out,) = jax_seam.bind(eqn, operands)
-        if not _rounds(jax.typeof(out)):
+        (out,) = bind(eqn, operands)
+        if not _rounds(out):
             return [out]
-        return [_sum_of_products(out, _deciding(out, operands), list(contracted), place, rounding)]
+        return [_sum_of_products(rounding, out, _deciding(out, operands), list(contracted), place)]
     if name in _EXACT or name in _ELEMENTARY:
-        (out,) = jax_seam.bind(eqn, operands)
-        return [_once(out, _deciding(out, operands), place, rounding, units=1 if name in _EXACT else 2)]
+        (out,) = bind(eqn, operands)
+        return [_once(rounding, out, _deciding(out, operands), place, units=1 if name in _EXACT else 2)]
     # An algorithm behind one name, such as a factorisation, a special function or somebody's kernel: stable ones give
     # the nearly right result of nearly the right operands.
-    shaken = [_shaken(x, rounding, place ^ jnp.uint32(7919 * (k + 1)), _OPAQUE) for k, x in enumerate(operands)]
+    shaken = [_shaken(x, rounding, place ^ np.uint32(7919 * (k + 1)), _OPAQUE) for k, x in enumerate(operands)]
     if name == "polygamma":
         # There is none of an order that is not whole.
         shaken[0] = operands[0]
-    outs = jax_seam.bind(eqn, shaken)
+    outs = bind(eqn, shaken)
     if name in _WITH_ZEROS:
-        of_terms = _shaken(jnp.ones_like(outs[0]), rounding, place ^ jnp.uint32(15485863), _OPAQUE) - 1
-        outs = [outs[0] + jnp.where(jnp.isfinite(outs[0]), of_terms, 0)]
-    return [_shaken(out, rounding, place ^ jnp.uint32(104729 * (k + 1)), _OPAQUE) for k, out in enumerate(outs)]
+        of_terms = _shaken(rounding.np.ones_like(outs[0]), rounding, place ^ np.uint32(15485863), _OPAQUE) - 1
+        outs = [outs[0] + rounding.np.where(rounding.np.isfinite(outs[0]), of_terms, 0)]
+    return [_shaken(out, rounding, place ^ np.uint32(104729 * (k + 1)), _OPAQUE) for k, out in enumerate(outs)]
 
 
-@functools.partial(_traced_once, static_argnames="units")
-def _once(out: Any, operands: list[Any], place: jax.Array, rounding: _Drawn, *, units: int) -> Any:
+@functools.partial(_traced_once, static=("units",))
+def _once(rounding: _Drawn, out: Any, operands: list[Any], place: Any, *, units: int) -> Any:
     """A result that is rounded once, to so many units, where it is no whole number."""
-    return jnp.where(_whole(out, rounding, operands), out, _shaken(out, rounding, place, units))
+    return rounding.np.where(_whole(out, rounding, operands), out, _shaken(out, rounding, place, units))
 
 
 @_traced_once
-def _sum_of_products(
-    out: Any, operands: Sequence[Any], products: Sequence[Any], place: jax.Array, rounding: _Drawn
-) -> Any:
+def _sum_of_products(rounding: _Drawn, out: Any, operands: Sequence[Any], products: Sequence[Any], place: Any) -> Any:
     """A sum or difference, shaken by the rounding of the largest of itself and the products in it."""
-    size, whole = jnp.abs(out), _whole(out, rounding, operands)
+    xp = rounding.np
+    size, whole = xp.abs(out), _whole(out, rounding, operands)
     for x in products:
-        size, whole = jnp.maximum(size, jnp.abs(x)), whole & _whole(x, rounding, ())
-    noise = _shaken(jnp.ones_like(out), rounding, place) - 1
-    return jnp.where(whole | ~jnp.isfinite(size), out, out + size * noise)
+        size, whole = xp.maximum(size, xp.abs(x)), whole & _whole(x, rounding, ())
+    noise = _shaken(xp.ones_like(out), rounding, place) - 1
+    return xp.where(whole | ~xp.isfinite(size), out, out + size * noise)
 
 
 def _whole(x: Any, rounding: _Drawn, operands: Sequence[Any]) -> Any:
@@ -222,9 +261,10 @@ def _whole(x: Any, rounding: _Drawn, operands: Sequence[Any]) -> Any:
 
     `operands` are those that decide it too.
     """
-    whole = (x == jnp.round(x)) & (jnp.abs(x) * rounding.unit <= 1)
+    xp = rounding.np
+    whole = (x == xp.rint(x)) & (xp.abs(x) * rounding.unit <= 1)
     for operand in operands:
-        whole &= jnp.all(operand == jnp.round(operand))
+        whole = whole & xp.all(operand == xp.rint(operand))
     return whole
 
 
@@ -233,50 +273,75 @@ def _deciding(x: Any, operands: Sequence[Any]) -> list[Any]:
 
     In a 16-bit type many results are rounded to whole numbers, and are exact only where all operands are whole too.
     """
-    if not _rounds(jax.typeof(x)) or float(jnp.finfo(x.dtype).eps) <= float(jnp.finfo(np.float32).eps):
+    if not _rounds(x) or _number(x.dtype).eps <= 2.0**-23:
         return []
-    return [operand for operand in operands if _rounds(jax.typeof(operand))]
+    return [operand for operand in operands if _rounds(operand)]
 
 
-def _rounds(aval: Any) -> bool:
-    return hasattr(aval, "dtype") and jnp.issubdtype(aval.dtype, jnp.inexact)
+class _Number(NamedTuple):
+    """What is asked for every equation of a type that arithmetic rounds: its eps, its real type, if it is complex."""
+
+    eps: float
+    real: np.dtype
+    is_complex: bool
 
 
-def _shaken(x: Any, rounding: _Drawn, place: jax.Array, units: int = 1) -> Any:
+@functools.cache
+def _number(dtype: Any) -> _Number:
+    """A type that arithmetic rounds."""
+    info = jnp.finfo(dtype)
+    return _Number(float(info.eps), info.dtype, bool(jnp.issubdtype(dtype, jnp.complexfloating)))
+
+
+def _rounds(x: Any) -> bool:
+    """Whether arithmetic rounds a value, or one like it."""
+    return hasattr(x, "dtype") and _is_inexact(x.dtype)
+
+
+@functools.cache
+def _is_inexact(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
+def _binding(rounding: _Drawn) -> Callable[[Any, list[Any]], list[Any]]:
+    return in_numpy.bind if rounding.np is np else jax_seam.bind
+
+
+def _shaken(x: Any, rounding: _Drawn, place: Any, units: int = 1) -> Any:
     """Multiply each element by 1 + unit xi."""
-    return _multiplied(x, rounding, place, units=units) if _rounds(jax.typeof(x)) else x
+    return _multiplied(rounding, x, place, units=units) if _rounds(x) else x
 
 
-@functools.partial(_traced_once, static_argnames="units")
-def _multiplied(x: Any, rounding: _Drawn, place: jax.Array, *, units: int) -> Any:
+@functools.partial(_traced_once, static=("units",))
+def _multiplied(rounding: _Drawn, x: Any, place: Any, *, units: int) -> Any:
     """`_shaken` of what arithmetic rounds."""
-    size = _at_least(units * rounding.unit, rounding, x.dtype)
-    factor = 1 + _normal(place, x, size, rounding.table)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        return x * jax.lax.complex(factor, _normal(place ^ jnp.uint32(0x2545F491), x, size, rounding.table))
+    number = _number(x.dtype)
+    size = _at_least(units * rounding.unit, rounding, number)
+    factor = 1 + _normal(place, x, size, rounding)
+    if number.is_complex:
+        return x * jax.lax.complex(factor, _normal(place ^ np.uint32(0x2545F491), x, size, rounding))
     return x * factor
 
 
-def _at_least(unit: Any, rounding: _Drawn, dtype: Any) -> Any:
+def _at_least(unit: Any, rounding: _Drawn, number: _Number) -> Any:
     """The unit, or that of a narrower type inside: its eps, as it holds nothing finer around 1."""
-    eps = float(jnp.finfo(dtype).eps)
-    narrow = 0.0 if eps <= np.finfo(np.float64).eps else eps
-    return jnp.maximum(unit, rounding.enlarged * narrow).astype(_real(dtype))
+    narrow = 0.0 if number.eps <= 2.0**-52 else number.eps
+    return rounding.np.maximum(unit, rounding.enlarged * narrow).astype(number.real)
 
 
-def _real(dtype: Any) -> Any:
-    return jnp.finfo(dtype).dtype
-
-
-def _normal(place: jax.Array, x: jax.Array, deviation: Any, table: jax.Array) -> jax.Array:
+def _normal(place: Any, x: Any, deviation: Any, rounding: _Drawn) -> Any:
     """A real number for each of `x`, of mean 0, nearly normal, that `place` alone decides: a stretch of the table."""
-    spread = (place ^ (place >> 15)) * jnp.uint32(0x2C1B3C6D)
-    start = ((spread ^ (spread >> 12)) * jnp.uint32(0x297A2D39)) >> (32 - _starts(table.size).bit_length() + 1)
-    drawn = jax.lax.dynamic_slice(table, (start.astype(jnp.int32),), (x.size,)).reshape(x.shape)
-    return (deviation / math.sqrt(_VARIANCE)) * drawn.astype(_real(x.dtype))
+    table = rounding.table
+    spread = (place ^ (place >> 15)) * np.uint32(0x2C1B3C6D)
+    start = ((spread ^ (spread >> 12)) * np.uint32(0x297A2D39)) >> (32 - _starts(table.size).bit_length() + 1)
+    if rounding.np is np:
+        drawn = table[int(start) : int(start) + x.size]
+    else:
+        drawn = jax.lax.dynamic_slice(table, (start.astype(jnp.int32),), (x.size,))
+    return (deviation / math.sqrt(_VARIANCE)) * drawn.reshape(x.shape).astype(_number(x.dtype).real)
 
 
-def _table(seed: jax.Array, longest: int) -> jax.Array:
+def _table(seed: Any, longest: int) -> Any:
     """Numbers t of mean 0 and variance `_VARIANCE`, as t, -t, t, of which any stretch of `longest` can be taken.
 
     One draw for every rounding would take most of the time. Two stretches share numbers, and as often with the same
@@ -286,12 +351,13 @@ def _table(seed: jax.Array, longest: int) -> jax.Array:
     does not make every error the same size. A byte holds one, and of large arrays it is memory that takes the time.
     """
     size = max(1 << (longest - 1).bit_length(), _FEWEST)
-    h = jax.lax.iota(jnp.uint32, size) * jnp.uint32(0x9E3779B1) + seed * jnp.uint32(0xC2B2AE3D)
+    xp = np if isinstance(seed, np.ndarray) else jnp
+    h = xp.arange(size, dtype=np.uint32) * np.uint32(0x9E3779B1) + seed * np.uint32(0xC2B2AE3D)
     # The finaliser of murmur3: every bit of its result depends on every bit of what it is given.
-    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-    t = jax.lax.population_count(h ^ (h >> 16)).astype(jnp.int8) - jnp.int8(16)
-    return jnp.concatenate([t, -t, t])
+    h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * np.uint32(0xC2B2AE35)
+    t = xp.bitwise_count(h ^ (h >> 16)).astype(np.int8) - np.int8(16)
+    return xp.concatenate([t, -t, t])
 
 
 def _starts(size: int) -> int:
@@ -308,80 +374,81 @@ def _longest(jaxpr: Any) -> int:
     return max([1, *sizes, *(_longest(inner) for eqn in jaxpr.eqns for inner in jax_seam.inner(eqn))])
 
 
-def _sum(eqn: Any, name: str, operands: list[Any], place: jax.Array, rounding: _Drawn) -> Any:
-    (out,) = jax_seam.bind(eqn, operands)
-    terms, squares = _SUMS[name](eqn, operands, out)
+def _sum(eqn: Any, name: str, operands: list[Any], place: Any, rounding: _Drawn) -> Any:
+    bind = functools.partial(_binding(rounding), eqn)
+    (out,) = bind(operands)
+    terms, squares = _SUMS[name](eqn, bind, operands, out)
     product = name in ("dot_general", "conv_general_dilated")
     scattered = name == "scatter_add"
     decide = _deciding(out, operands)
-    return _summed(out, terms, squares, decide, place, rounding, product=product, scattered=scattered)
+    return _summed(rounding, out, terms, squares, decide, place, product=product, scattered=scattered)
 
 
-@functools.partial(_traced_once, static_argnames=("product", "scattered"))
+@functools.partial(_traced_once, static=("product", "scattered"))
 def _summed(
+    rounding: _Drawn,
     out: Any,
     terms: Any,
     squares: Any,
     operands: list[Any],
-    place: jax.Array,
-    rounding: _Drawn,
+    place: Any,
     *,
     product: bool,
     scattered: bool,
 ) -> Any:
     """A sum of so many terms, whose squares add up to `squares`, shaken by the rounding of its partial sums."""
+    xp = rounding.np
     # Engines differ in whether scattered sums are kept in the wide type, so they count as sums in the narrow one.
     unit = rounding.unit if scattered else rounding.sums if product else rounding.reductions
-    longest = jnp.where(rounding.reductions > rounding.sums, RUN if product else SHORT_RUN, RUN)
-    run = jnp.clip(terms, 1, longest)
-    runs = jnp.maximum(terms / run, 1)
+    longest = xp.where(rounding.reductions > rounding.sums, RUN if product else SHORT_RUN, RUN)
+    run = xp.clip(terms, 1, longest)
+    runs = xp.maximum(terms / run, 1)
     # The terms are rounded once each, beside their partial sums.
-    size = jnp.sqrt((1 + (run + runs) / 2) * jnp.abs(squares) + (run / runs + runs) / 3 * jnp.abs(out) ** 2)
-    walked = _normal(place ^ jnp.uint32(0x165667B1), out, _at_least(unit, rounding, out.dtype), rounding.table)
+    size = xp.sqrt((1 + (run + runs) / 2) * xp.abs(squares) + (run / runs + runs) / 3 * xp.abs(out) ** 2)
+    walked = _normal(place ^ np.uint32(0x165667B1), out, _at_least(unit, rounding, _number(out.dtype)), rounding)
     # Where squares overflow although the sum does not, nothing is known of its noise; NaN says so.
-    size = jnp.where(jnp.isfinite(size), size, jnp.where(jnp.isfinite(jnp.abs(out)), jnp.nan, 0))
+    size = xp.where(xp.isfinite(size), size, xp.where(xp.isfinite(xp.abs(out)), np.nan, 0))
     walked = walked * size.astype(walked.dtype)
-    return jnp.where(_whole(out, rounding, operands), out, _shaken(out + walked.astype(out.dtype), rounding, place))
+    return xp.where(_whole(out, rounding, operands), out, _shaken(out + walked.astype(out.dtype), rounding, place))
 
 
 def _square(x: Any) -> Any:
     """|x|^2, in the type of x: what an operation that is linear in x adds up for the variance of its result."""
-    x = jnp.asarray(x)
-    return (x * x.conj()).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x * x
+    return (x * x.conj()).astype(x.dtype) if _number(x.dtype).is_complex else x * x
 
 
-def _of_product(eqn: Any, operands: list[Any], out: Any) -> tuple[Any, Any]:
-    (squares,) = jax_seam.bind(eqn, [_square(x) for x in operands])
+def _of_product(eqn: Any, bind: _Bind, operands: list[Any], out: Any) -> tuple[Any, Any]:
+    (squares,) = bind([_square(x) for x in operands])
     terms = jax_seam.contracted(eqn) if jax_seam.name(eqn) == "dot_general" else jax_seam.convolved(eqn)
     return float(terms), squares
 
 
-def _of_sum(eqn: Any, operands: list[Any], out: Any) -> tuple[Any, Any]:
-    (squares,) = jax_seam.bind(eqn, [_square(operands[0])])
+def _of_sum(eqn: Any, bind: _Bind, operands: list[Any], out: Any) -> tuple[Any, Any]:
+    (squares,) = bind([_square(operands[0])])
     return operands[0].size / max(out.size, 1), squares
 
 
-def _of_prefixes(eqn: Any, operands: list[Any], out: Any) -> tuple[Any, Any]:
-    (squares,) = jax_seam.bind(eqn, [_square(operands[0])])
+def _of_prefixes(eqn: Any, bind: _Bind, operands: list[Any], out: Any) -> tuple[Any, Any]:
+    (squares,) = bind([_square(operands[0])])
     axis = eqn.params["axis"]
     turn = out.shape[axis] if eqn.params["reverse"] else -1
-    numbers = jnp.abs(jax.lax.broadcasted_iota(squares.dtype, out.shape, axis) - turn)
-    return numbers, squares
+    along = np.arange(out.shape[axis]).reshape([-1 if k == axis else 1 for k in range(out.ndim)])
+    return np.abs(along - turn).astype(squares.dtype), squares
 
 
-def _of_windows(eqn: Any, operands: list[Any], out: Any) -> tuple[Any, Any]:
-    (squares,) = jax_seam.bind(eqn, [_square(operands[0])])
+def _of_windows(eqn: Any, bind: _Bind, operands: list[Any], out: Any) -> tuple[Any, Any]:
+    (squares,) = bind([_square(operands[0])])
     return float(math.prod(eqn.params["window_dimensions"])), squares
 
 
-def _of_scatter(eqn: Any, operands: list[Any], out: Any) -> tuple[Any, Any]:
+def _of_scatter(eqn: Any, bind: _Bind, operands: list[Any], out: Any) -> tuple[Any, Any]:
     into, at, added = operands
-    (squares,) = jax_seam.bind(eqn, [_square(into), at, _square(added)])
-    (terms,) = jax_seam.bind(eqn, [jnp.ones_like(into), at, jnp.ones_like(added)])
-    return jnp.abs(terms), squares
+    (squares,) = bind([_square(into), at, _square(added)])
+    (terms,) = bind([np.ones(into.shape, into.dtype), at, np.ones(added.shape, added.dtype)])
+    return abs(terms), squares
 
 
-_SUMS: dict[str, Callable[[Any, list[Any], Any], tuple[Any, Any]]] = {
+_SUMS: dict[str, Callable[[Any, _Bind, list[Any], Any], tuple[Any, Any]]] = {
     "dot_general": _of_product,
     "conv_general_dilated": _of_product,
     "reduce_sum": _of_sum,

@@ -4,7 +4,6 @@ shard_map.
 A visitor says what one primitive gives; the walk does the rest, and can itself be traced, jitted and scanned.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,19 +15,21 @@ from jaxgrad import jax_seam
 from jaxgrad.jax_seam import ClosedJaxpr
 
 # (equation, values of its operands, a number of this place) -> values of its results.
-Visitor: TypeAlias = Callable[[Any, list[Any], jax.Array], list[Any]]
+Visitor: TypeAlias = Callable[[Any, list[Any], Any], list[Any]]
 
 
 class _Walk(NamedTuple):
     """What a walk does: with each primitive, with those that decide whether a loop goes on, and with constants.
 
-    With `turns`, what a while loop computes that has not ended after so many is NaN.
+    With `turns`, what a while loop computes that has not ended after so many is NaN. With `now` nothing is traced: the
+    values are arrays.
     """
 
     visit: Visitor
     decide: Visitor
     constant: Callable[[Any], Any] = lambda value: value
     turns: int | None = None
+    now: bool = False
 
 
 def evaluate(program: ClosedJaxpr, values: Sequence[Any], visit: Visitor, place: jax.Array) -> list[Any]:
@@ -38,6 +39,16 @@ def evaluate(program: ClosedJaxpr, values: Sequence[Any], visit: Visitor, place:
     Equations without results, such as `jax.debug.print`, are left out. Raises what the primitives raise.
     """
     return _walked(program, values, _Walk(visit, _plain), place)
+
+
+def evaluate_now(program: ClosedJaxpr, values: Sequence[np.ndarray], visit: Visitor, place: np.uint32) -> list[Any]:
+    """The same for NumPy's arrays, one equation after another, and scans turn by turn.
+
+    The visitor gets the same places. Overflows and what is no number are silent. Raises `ValueError` for a while loop
+    and a `shard_map`, which are for `evaluate`.
+    """
+    with np.errstate(all="ignore"):
+        return _walked(program, values, _Walk(visit, visit, np.asarray, now=True), place)
 
 
 def bounded(program: ClosedJaxpr, values: Sequence[Any], turns: int) -> list[Any]:
@@ -59,17 +70,20 @@ def widened(program: ClosedJaxpr, values: Sequence[Any]) -> list[Any]:
     return _walked(program, list(map(_in_float64, values)), walk, jnp.uint32(0))
 
 
-def _walked(program: ClosedJaxpr, values: Sequence[Any], walk: _Walk, place: jax.Array) -> list[Any]:
+def _walked(program: ClosedJaxpr, values: Sequence[Any], walk: _Walk, place: Any) -> list[Any]:
     jaxpr = program.jaxpr
     known: dict[Any, Any] = dict(zip(jaxpr.constvars, map(walk.constant, program.consts), strict=True))
     known.update(zip(jaxpr.invars, values, strict=True))
 
     def value(atom: Any) -> Any:
-        return walk.constant(atom.val) if jax_seam.literal(atom) else known[atom]
+        if not jax_seam.literal(atom):
+            return known[atom]
+        return np.asarray(atom.val, atom.aval.dtype) if walk.now else walk.constant(atom.val)
 
+    inside = _mixed if walk.now else another
     for number, eqn in enumerate(jaxpr.eqns):
         if eqn.outvars:
-            made = _results(eqn, list(map(value, eqn.invars)), walk, another(place, number))
+            made = _results(eqn, list(map(value, eqn.invars)), walk, inside(place, np.uint32(number)))
             known.update(zip(eqn.outvars, made, strict=True))
     return list(map(value, jaxpr.outvars))
 
@@ -107,18 +121,22 @@ def _in_float64(value: Any) -> Any:
     return jnp.asarray(value, _wide_type(dtype)) if dtype is not None and _is_float(value) else value
 
 
-# Traced once, and then copied into each program: it is called for every equation.
-@functools.partial(jax.jit, inline=True)
-def another(place: jax.Array, number: Any) -> jax.Array:
+def _mixed(place: Any, number: Any) -> Any:
     """A number for a place inside `place`: the two are mixed so that no two places share one but by chance."""
     # The multipliers are those of the hash functions murmur3 and xxhash: odd, with bits spread evenly.
-    mixed = place * jnp.uint32(0x85EBCA6B) + jnp.asarray(number).astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
-    return mixed ^ (mixed >> 15) ^ jnp.uint32(0x27D4EB2F)
+    mixed = place * np.uint32(0x85EBCA6B) + number * np.uint32(0x9E3779B1)
+    return mixed ^ (mixed >> 15) ^ np.uint32(0x27D4EB2F)
 
 
-def _results(eqn: Any, operands: list[Any], walk: _Walk, place: jax.Array) -> list[Any]:
+# Traced once, and then copied into each program: it is called for every equation.
+another = jax.jit(_mixed, inline=True)
+
+
+def _results(eqn: Any, operands: list[Any], walk: _Walk, place: Any) -> list[Any]:
     if (body := jax_seam.called(eqn)) is not None:
         return _walked(body, operands, walk, place)
+    if walk.now:
+        return _results_now(eqn, operands, walk, place)
     if (scan := jax_seam.scan(eqn)) is not None:
         return _scan(scan, operands, walk, place)
     if (loop := jax_seam.while_loop(eqn)) is not None:
@@ -132,6 +150,35 @@ def _results(eqn: Any, operands: list[Any], walk: _Walk, place: jax.Array) -> li
         run = mapped.rebuild(lambda place, *given: tuple(_walked(body, given, walk, place)), 1)
         return list(run(place, *operands))
     return walk.visit(eqn, operands, place)
+
+
+def _results_now(eqn: Any, operands: list[Any], walk: _Walk, place: Any) -> list[Any]:
+    if (scan := jax_seam.scan(eqn)) is not None:
+        return _scan_now(scan, operands, walk, place)
+    if (branches := jax_seam.branches(eqn)) is not None:
+        index, *rest = operands
+        return _walked(branches[min(max(int(index), 0), len(branches) - 1)], rest, walk, place)
+    if jax_seam.while_loop(eqn) is not None or jax_seam.shard_map(eqn) is not None:
+        raise ValueError(f"{jax_seam.name(eqn)} is not evaluated one equation after another")
+    return walk.visit(eqn, operands, place)
+
+
+def _scan_now(scan: jax_seam.Scan, operands: list[Any], walk: _Walk, place: Any) -> list[Any]:
+    constants, rest = operands[: scan.constants], operands[scan.constants :]
+    carried, scanned = rest[: scan.carried], rest[scan.carried :]
+    found: list[list[Any]] = []
+    for turn in range(scan.length):
+        at = scan.length - 1 - turn if scan.reverse else turn
+        made = _walked(
+            scan.body,
+            [*constants, *carried, *(np.asarray(x[at]) for x in scanned)],
+            walk,
+            _mixed(place, np.uint32(turn)),
+        )
+        carried = made[: scan.carried]
+        found.append(made[scan.carried :])
+    stacked = [np.stack(each) for each in zip(*(found[::-1] if scan.reverse else found), strict=True)]
+    return [*carried, *stacked]
 
 
 def _scan(scan: jax_seam.Scan, operands: list[Any], walk: _Walk, place: jax.Array) -> list[Any]:

@@ -308,7 +308,9 @@ def _changed(program: Program, step: Step, run: Callable[..., Any], variant: str
     like = program.shapes[step.results[0]]
 
     def in_shape(*operands: Any) -> Sequence[Any]:
-        return (jnp.broadcast_to(run(*operands), like.shape).astype(like.dtype),)
+        made = run(*operands)
+        xp = np if isinstance(made, (np.ndarray, np.generic)) else jnp
+        return (xp.broadcast_to(made, like.shape).astype(like.dtype),)
 
     return Mistake(variant, words, step._replace(run=in_shape))
 

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgrad import jax_seam
 from jaxgrad.checking.question import parameter_names
 from jaxgrad.jax_seam import Literal
+from jaxgrad.jaxprs import in_numpy
 from jaxgrad.jaxprs.taps import marked
 
 
@@ -69,17 +71,27 @@ class Program(NamedTuple):
 
 
 def values(program: Program, leaves: Sequence[Any]) -> dict[int, Any]:
-    """The value of every slot, from those of the program's inputs in their order."""
-    known = {**program.constants, **dict(zip(program.inputs, leaves, strict=True))}
+    """The value of every slot, from those of the program's inputs in their order; in NumPy where it can be."""
+    given = {**program.constants, **dict(zip(program.inputs, leaves, strict=True))}
+    known = {slot: _on_host(x, program.shapes[slot].dtype) for slot, x in given.items()}
     for step in program.steps:
         known.update(zip(step.results, step.run(*(known[slot] for slot in step.operands)), strict=True))
     return known
 
 
 def results(program: Program, leaves: Sequence[Any]) -> dict[str, Any]:
-    """The program's results by name, from the values of its inputs."""
+    """The program's results by name, from the values of its inputs, as JAX's arrays."""
     known = values(program, leaves)
-    return {name: known[slot] for name, slot in program.outputs.items()}
+    made = {name: known[slot] for name, slot in program.outputs.items()}
+    return {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in made.items()}
+
+
+def _on_host(x: Any, dtype: Any) -> Any:
+    """A value as NumPy's array, of the type that the program has it in, if it is computed with in NumPy.
+
+    In float32 it is not: a last digit that is not JAX's may be a large part of what a program cancels.
+    """
+    return np.asarray(x, dtype) if dtype != np.float32 and in_numpy.is_own(dtype) and in_numpy.takes(x) else x
 
 
 class Traced(NamedTuple):
@@ -222,9 +234,13 @@ def _within(place: Place, name: str, caller: Place) -> Place:
 
 
 def bound(primitive: Any, params: dict[str, Any]) -> Callable[..., Sequence[Any]]:
-    """A primitive with its parameters, as a step runs it."""
+    """A primitive with its parameters, as a step runs it: on NumPy's arrays in NumPy, where that has it."""
 
     def run(*values: Any) -> Sequence[Any]:
+        if values and all(isinstance(x, (np.ndarray, np.generic)) and x.dtype != np.float32 for x in values):
+            made = in_numpy.results(str(primitive.name), values, params)
+            if made is not None:
+                return made
         out = primitive.bind(*values, **params)
         return out if primitive.multiple_results else (out,)
 

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from jaxgrad import jax_seam
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jax_seam import ClosedJaxpr, jaxpr_as_fun
+from jaxgrad.jaxprs import in_numpy
 from jaxgrad.port import numpy_values
 from jaxgrad.port.fingerprint import Sketch, blank, resketched, sketch
 from jaxgrad.port.values import Line, Place, Trace, Value, Values, as_float64, decimal, raised, within
@@ -575,21 +575,17 @@ def _bound(eqn: Any, use: str) -> Callable[[Sequence[Any]], list[Any]]:
     if jax_seam.name(eqn) == "reduce_precision" and eqn.params["mantissa_bits"] >= jnp.finfo(use).nmant:
         return lambda given: list(given)
 
-    in_numpy = _NUMPY.get(jax_seam.name(eqn))
+    name, params = jax_seam.name(eqn), {**eqn.params, **types}
 
     def run(given: Sequence[Any]) -> list[Any]:
-        if in_numpy is not None and not any(map(_is_abstract, given)):
-            with np.errstate(all="ignore"):
-                return [in_numpy([np.asarray(_widened(x, use)) for x in given], {**eqn.params, **types})]
+        if all(map(in_numpy.takes, given)):
+            made = in_numpy.results(name, [np.asarray(_widened(x, use)) for x in given], params)
+            if made is not None:
+                return made
         made = jax_seam.bind(eqn, given if keeps else [_widened(x, use) for x in given], **types)
         return made if keeps else [_widened(x, use) for x in made]
 
     return run
-
-
-def _is_abstract(x: Any) -> bool:
-    """Whether NumPy cannot compute with a value as JAX does: it is traced, a key, or of a type that JAX adds."""
-    return isinstance(x, jax.core.Tracer) or _is_key(x) or np.asarray(x).dtype.kind not in "biuf"
 
 
 def _in_numpy(run: Callable[[Sequence[Any]], Any], use: str) -> Callable[[Sequence[Any]], list[Any]]:
@@ -632,107 +628,6 @@ def _constant(x: Any, use: str) -> Any:
         return x
     array = np.asarray(x)
     return jnp.asarray(decimal(array)) if array.dtype == np.float32 and _is_use(array.dtype, use) else jnp.asarray(x)
-
-
-def _axes(p: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(p["axes"])
-
-
-def _slices(p: Mapping[str, Any]) -> tuple[slice, ...]:
-    strides = p["strides"] or (1,) * len(p["start_indices"])
-    return tuple(map(slice, p["start_indices"], p["limit_indices"], strides))
-
-
-def _iota(p: Mapping[str, Any]) -> np.ndarray:
-    shape, axis = p["shape"], p["dimension"]
-    along = np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))])
-    return np.broadcast_to(along, shape).astype(p["dtype"])
-
-
-def _product(a: np.ndarray, b: np.ndarray, p: Mapping[str, Any]) -> np.ndarray:
-    """A product of arrays: batch axes first, then the free ones of each."""
-    (over_a, over_b), (batch_a, batch_b) = p["dimension_numbers"]
-    free_a = [k for k in range(a.ndim) if k not in (*over_a, *batch_a)]
-    free_b = [k for k in range(b.ndim) if k not in (*over_b, *batch_b)]
-    batch, rows, columns = [a.shape[k] for k in batch_a], [a.shape[k] for k in free_a], [b.shape[k] for k in free_b]
-    count, terms = math.prod(batch), math.prod(a.shape[k] for k in over_a)
-    left = a.transpose(*batch_a, *free_a, *over_a).reshape(count, math.prod(rows), terms)
-    right = b.transpose(*batch_b, *over_b, *free_b).reshape(count, terms, math.prod(columns))
-    return (left @ right).reshape((*batch, *rows, *columns))
-
-
-def _broadcast(x: np.ndarray, p: Mapping[str, Any]) -> np.ndarray:
-    axes, shape = p["broadcast_dimensions"], p["shape"]
-    sizes = [1] * len(shape)
-    for axis, size in zip(axes, x.shape, strict=True):
-        sizes[axis] = size
-    return np.broadcast_to(x.reshape(sizes), shape)
-
-
-def _reshaped(x: np.ndarray, p: Mapping[str, Any]) -> np.ndarray:
-    """A reshape, before which JAX transposes by `dimensions`: so it derives convolutions of groups, and order "F"."""
-    return (x if p["dimensions"] is None else x.transpose(p["dimensions"])).reshape(p["new_sizes"])
-
-
-# The commonest operations in NumPy: JAX compiles each operation for each shape, which takes longer than it saves here.
-_NUMPY: dict[str, Callable[[list[np.ndarray], Mapping[str, Any]], Any]] = {
-    "add": lambda x, p: np.add(*x),
-    "add_any": lambda x, p: np.add(*x),
-    "sub": lambda x, p: np.subtract(*x),
-    "mul": lambda x, p: np.multiply(*x),
-    "max": lambda x, p: np.maximum(*x),
-    "min": lambda x, p: np.minimum(*x),
-    "neg": lambda x, p: np.negative(*x),
-    "exp": lambda x, p: np.exp(*x),
-    "log": lambda x, p: np.log(*x),
-    "log1p": lambda x, p: np.log1p(*x),
-    "expm1": lambda x, p: np.expm1(*x),
-    "tanh": lambda x, p: np.tanh(*x),
-    "sin": lambda x, p: np.sin(*x),
-    "cos": lambda x, p: np.cos(*x),
-    "sqrt": lambda x, p: np.sqrt(*x),
-    "rsqrt": lambda x, p: 1 / np.sqrt(*x),
-    "square": lambda x, p: np.square(*x),
-    "abs": lambda x, p: np.abs(*x),
-    "integer_pow": lambda x, p: x[0] ** float(p["y"]) if x[0].dtype.kind == "f" else x[0] ** p["y"],
-    "eq": lambda x, p: np.equal(*x),
-    "ne": lambda x, p: np.not_equal(*x),
-    "lt": lambda x, p: np.less(*x),
-    "le": lambda x, p: np.less_equal(*x),
-    "gt": lambda x, p: np.greater(*x),
-    "ge": lambda x, p: np.greater_equal(*x),
-    "stop_gradient": lambda x, p: x[0],
-    "name": lambda x, p: x[0],
-    "copy": lambda x, p: x[0],
-    "broadcast_in_dim": lambda x, p: _broadcast(x[0], p),
-    "reshape": lambda x, p: _reshaped(x[0], p),
-    "squeeze": lambda x, p: np.squeeze(x[0], tuple(p["dimensions"])),
-    "transpose": lambda x, p: np.transpose(x[0], p["permutation"]),
-    "concatenate": lambda x, p: np.concatenate(x, p["dimension"]),
-    "reduce_sum": lambda x, p: np.sum(x[0], _axes(p), dtype=x[0].dtype),
-    "reduce_max": lambda x, p: np.max(x[0], _axes(p)),
-    "reduce_min": lambda x, p: np.min(x[0], _axes(p)),
-    "reduce_and": lambda x, p: np.all(x[0], _axes(p)),
-    "reduce_or": lambda x, p: np.any(x[0], _axes(p)),
-    "div": lambda x, p: np.divide(*x) if x[0].dtype.kind in "fV" else np.trunc(x[0] / x[1]).astype(x[0].dtype),
-    "pow": lambda x, p: np.power(*x),
-    "sign": lambda x, p: np.sign(*x),
-    "floor": lambda x, p: np.floor(*x),
-    "and": lambda x, p: np.bitwise_and(*x),
-    "or": lambda x, p: np.bitwise_or(*x),
-    "not": lambda x, p: np.invert(*x),
-    "is_finite": lambda x, p: np.isfinite(*x),
-    "logistic": lambda x, p: special.expit(x[0]),
-    "erf": lambda x, p: special.erf(x[0]),
-    "erfc": lambda x, p: special.erfc(x[0]),
-    "convert_element_type": lambda x, p: x[0].astype(p["new_dtype"]),
-    "select_n": lambda x, p: np.where(x[0], x[2], x[1]) if x[0].dtype == bool else np.choose(x[0], x[1:]),
-    "slice": lambda x, p: x[0][_slices(p)],
-    "rev": lambda x, p: np.flip(x[0], tuple(p["dimensions"])),
-    "clamp": lambda x, p: np.clip(x[1], x[0], x[2]),
-    "iota": lambda x, p: _iota(p),
-    "dot_general": lambda x, p: _product(x[0], x[1], p),
-}
 
 
 # Places.
