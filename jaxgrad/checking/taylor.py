@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from jaxgrad.jax_seam import ClosedJaxpr
+from jaxgrad.jaxprs import in_numpy
 from jaxgrad.jaxprs.casts import holds
 from jaxgrad.jaxprs.walk import bounded
 
@@ -59,6 +60,8 @@ _NARROW_TYPES = {"f32": 2.0**-23, "c64": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0*
 
 # Of a function of fewer numbers one call evaluates all steps: calls would take longer than f.
 _SMALL_CALL = 2**16
+# Of a function of so few equations NumPy evaluates some five hundred steps before XLA has compiled it.
+_FEW_EQUATIONS = 200
 
 # f along a direction: from the direction and steps to a number for each.
 _Evaluate = Callable[[np.ndarray, Sequence[float] | np.ndarray], np.ndarray]
@@ -124,9 +127,9 @@ def judge(
 ) -> dict[str, list[Judgement]]:
     """Whether each of `gradients` is the gradient of `f` at `x`, by leaf of `x`.
 
-    Every leaf is moved alone, along random directions; the worst direction counts. f is compiled once and evaluated
-    at one step after another, some 50 times a direction, for all gradients together. An error below 1e-9 of the
-    gradient is forgiven, and so is what the rounding of f hides.
+    Every leaf is moved alone, along random directions; the worst direction counts. f is traced once, compiled if it is
+    not small, and evaluated at one step after another, some 50 times a direction, for all gradients together. An error
+    below 1e-9 of the gradient is forgiven, and so is what the rounding of f hides.
 
     Args:
         f: from a list of arrays to a real float64 scalar; traceable by JAX.
@@ -153,26 +156,32 @@ def judge(
         raise ValueError("Taylor's remainder needs float64; convert x, and enable 64-bit types in JAX")
     program = jax.make_jaxpr(f)(x)
     f = _ending(f, program, x)
-    along = _along_steps(f, sum(leaf.size for leaf in x))
-    still = [jnp.zeros_like(leaf) for leaf in x]
+    along = _along_steps(f, program, sum(leaf.size for leaf in x))
+    point: list[Any] = [np.asarray(leaf) for leaf in x]
+    still = [np.zeros_like(leaf) for leaf in point]
     coarsest = _coarsest(program)
     found: dict[str, list[Judgement]] = {engine: [] for engine in gradients}
     for number in range(len(x)) if inputs is None else inputs:
         of_engine = {engine: np.asarray(of[number]) for engine, of in gradients.items()}
 
         def evaluate(direction: np.ndarray, steps: Sequence[float] | np.ndarray, number: int = number) -> np.ndarray:
-            return along(x, [*still[:number], jnp.asarray(direction), *still[number + 1 :]], np.asarray(steps))
+            return along(point, [*still[:number], direction, *still[number + 1 :]], np.asarray(steps))
 
         keys = jax.random.split(jax.random.fold_in(key, number), directions)
-        for engine, judgement in _leaf(evaluate, np.asarray(x[number]), of_engine, keys, coarsest).items():
+        for engine, judgement in _leaf(evaluate, point[number], of_engine, keys, coarsest).items():
             found[engine].append(judgement)
     return found
 
 
 def _along_steps(
-    f: Callable[[list[Array]], Array], size: int
-) -> Callable[[list[Array], list[Array], np.ndarray], np.ndarray]:
+    f: Callable[[list[Array]], Array], program: ClosedJaxpr, size: int
+) -> Callable[[list[Any], list[Any], np.ndarray], np.ndarray]:
     """The values of f at x + h v for each of up to `2 _STEPS + 1` steps h, of arguments with `size` numbers in all."""
+    work = in_numpy.work(program)
+    if work is not None and not work.others and work.equations <= _FEW_EQUATIONS and work.numbers <= _SMALL_CALL:
+        return lambda x, v, steps: np.array(
+            [in_numpy.evaluate(program, [leaf + h * d for leaf, d in zip(x, v, strict=True)])[0] for h in steps]
+        )
     most = 2 * _STEPS + 1
 
     def at(x: list[Array], v: list[Array], h: Array) -> Array:

@@ -13,6 +13,7 @@ from scipy import special
 
 from jaxgrad import jax_seam
 from jaxgrad.jax_seam import ClosedJaxpr
+from jaxgrad.jaxprs.walk import evaluate_now
 
 # (operands, the equation's parameters) -> its one result.
 _Operation: TypeAlias = Callable[[Sequence[np.ndarray], Mapping[str, Any]], Any]
@@ -53,6 +54,11 @@ def bind(eqn: Any, operands: Sequence[Any]) -> list[np.ndarray]:
         return [np.asarray(_ONE[name](operands, eqn.params))]
     made = _SEVERAL[name](operands, eqn.params) if has(eqn) else jax_seam.bind(eqn, operands)
     return list(map(np.asarray, made))
+
+
+def evaluate(program: ClosedJaxpr, values: Sequence[Any]) -> list[np.ndarray]:
+    """The results of a program that `work` is known of."""
+    return evaluate_now(program, list(map(np.asarray, values)), lambda eqn, given, _: bind(eqn, given), np.uint32(0))
 
 
 class Work(NamedTuple):

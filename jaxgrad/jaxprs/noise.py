@@ -188,7 +188,7 @@ def noisy_now(program: ClosedJaxpr) -> Callable[..., list[Any]]:
 
     def run(seed: int, rounding: Rounding, *values: np.ndarray) -> list[np.ndarray]:
         if not any(rounding):
-            return evaluate_now(program, values, lambda eqn, given, _: in_numpy.bind(eqn, given), np.uint32(seed))
+            return in_numpy.evaluate(program, values)
         unit, sums, reductions, enlarged = map(np.float64, rounding)
         drawn = _Drawn(unit, sums, reductions, enlarged, _table(np.array([seed], np.uint32), longest))
         return evaluate_now(program, values, _rounding_with(drawn), np.uint32(seed))

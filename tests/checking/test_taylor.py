@@ -271,17 +271,17 @@ def test_f_too_rough_for_float64_is_not_wrong():
     assert verdict(lambda x: jnp.sin(x[1:]).sum(), huge, jnp.cos(x).at[0].set(0)) != "wrong"
 
 
-def test_f_is_compiled_once():
+@pytest.mark.parametrize(("size", "count"), [(3, 1), (2**17, 2)])
+def test_f_is_traced_once_for_its_program_and_once_more_where_it_is_compiled(size, count):
     traces = []
 
     def f(x):
         traces.append(1)
         return sum(jnp.sin(leaf).sum() for leaf in x)
 
-    x = [normal(0, 3), normal(1, 4)]
+    x = [normal(0, size), normal(1, 4)]
     judge(f, x, {"a": [jnp.cos(leaf) for leaf in x], "b": x}, jax.random.key(0))
-    # Once for the types in its program, and once for all evaluations.
-    assert len(traces) == 2
+    assert len(traces) == count
 
 
 def test_float32_is_refused():

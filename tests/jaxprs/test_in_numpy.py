@@ -7,7 +7,6 @@ import pytest
 
 from jaxgrad.jaxprs import in_numpy
 from jaxgrad.jaxprs.noise import EXACT, noisy, noisy_now, rounding
-from jaxgrad.jaxprs.walk import evaluate_now
 
 RNG = np.random.default_rng(0)
 X, Y, W = (RNG.standard_normal(shape) for shape in ((4, 5, 3), (4, 5, 3), (3, 5)))
@@ -22,9 +21,7 @@ def both(fn, *args):
         assert in_numpy.work(program) is not None and not in_numpy.work(program).others
         expected = jax.tree.leaves(jax.jit(fn)(*args))
         assert len(expected) == len(jax.tree.leaves(shapes))
-        found = evaluate_now(
-            program, jax.tree.leaves(args), lambda eqn, given, _: in_numpy.bind(eqn, given), np.uint32(0)
-        )
+        found = in_numpy.evaluate(program, jax.tree.leaves(args))
     return expected, found
 
 
@@ -134,7 +131,7 @@ def test_what_numpy_has_not_is_counted_once_for_a_shape_and_evaluated_by_jax():
 
     with jax.enable_x64(True):
         program = jax.make_jaxpr(fn)(W)
-        found = evaluate_now(program, [W], lambda eqn, given, _: in_numpy.bind(eqn, given), np.uint32(0))
+        found = in_numpy.evaluate(program, [W])
         np.testing.assert_allclose(found[0], jax.jit(fn)(W), rtol=1e-12)
     assert [name for name, _ in in_numpy.work(program).others] == ["cholesky"]
 
