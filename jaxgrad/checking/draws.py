@@ -1,6 +1,5 @@
 """A function's results with its roundings drawn at random, for one draw after another."""
 
-import functools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
@@ -15,13 +14,14 @@ from jaxgrad.jaxprs.noise import Draw, Rounding, noisy_now, repeated
 # One call for several draws spares calls, fresh memory for each of them and copies; but it holds what all of them give.
 _TOGETHER = 4
 _MOST_TOGETHER = 2**22
-# Seconds, of which the ratios matter: of an equation and its noise in NumPy, and for each of its numbers; to compile an
-# equation by itself; to compile a program with its noise, and more for each of its equations.
-_EQUATION, _NUMBER, _ALONE = 25e-6, 5e-9, 30e-3
+# Seconds, of which the ratios matter: of an equation and its noise in NumPy, and for each of its numbers; to compile
+# an equation by itself; to compile a program with its noise, and more for each of its equations.
+_EQUATION, _NUMBER, _ALONE = 20e-6, 5e-9, 30e-3
 _COMPILED, _COMPILED_EQUATION = 0.15, 6e-3
-# Most programs are asked for one measurement of noise or two, of some forty draws each; those that are asked for more
-# are asked in every type and for every seed of a check, some thirty times.
-_MOST_DRAWS = 90
+# Most programs are asked for some forty draws or eighty; that of a check's first row, in every type and for every seed,
+# for a thousand, of which compiled ones take a third of the time. What was asked before does not count: the last digit
+# of a report would hang on it.
+_DRAWS = 300
 
 
 def evaluated(fn: Callable[..., Any], static: tuple[Hashable, ...], draws: Sequence[Draw], *args: Any) -> Iterator[Any]:
@@ -31,7 +31,7 @@ def evaluated(fn: Callable[..., Any], static: tuple[Hashable, ...], draws: Seque
     """
     program, structure = traced(fn, static, args)
     leaves = jax.tree.leaves(args)
-    if _soon(program, len(draws)):
+    if _at_hand(program) and not in_numpy.underflows(program, leaves):
         once, given = noisy_now(program), [np.asarray(leaf) for leaf in leaves]
         yield from (jax.tree.unflatten(structure, once(draw.seed, draw.rounding, *given)) for draw in draws)
         return
@@ -44,23 +44,13 @@ def evaluated(fn: Callable[..., Any], static: tuple[Hashable, ...], draws: Seque
         yield from (jax.tree.unflatten(structure, [x[at] for x in arrays]) for at in range(len(part)))
 
 
-@functools.lru_cache(maxsize=256)
-def _drawn(program: ClosedJaxpr) -> list[int]:
-    """How many draws of a program were evaluated in NumPy."""
-    return [0]
-
-
-def _soon(program: ClosedJaxpr, draws: int) -> bool:
-    """Whether some draws of a program, with those before them, are evaluated sooner in NumPy than it is compiled."""
-    work, so_far = in_numpy.work(program), _drawn(program)
-    total = so_far[0] + draws
-    if work is None or total > _MOST_DRAWS:
+def _at_hand(program: ClosedJaxpr) -> bool:
+    """Whether the draws of a program are evaluated sooner in NumPy than it is compiled."""
+    work = in_numpy.work(program)
+    if work is None:
         return False
-    each = work.equations * _EQUATION + work.numbers * _NUMBER
-    if len(work.others) * _ALONE + total * each > _COMPILED + work.written * _COMPILED_EQUATION:
-        return False
-    so_far[0] = total
-    return True
+    taken = len(work.others) * _ALONE + _DRAWS * (work.equations * _EQUATION + work.numbers * _NUMBER)
+    return taken <= _COMPILED + work.written * _COMPILED_EQUATION
 
 
 def _stacked(draws: Sequence[Draw], length: int) -> tuple[np.ndarray, np.ndarray, Rounding]:

@@ -156,7 +156,7 @@ def judge(
         raise ValueError("Taylor's remainder needs float64; convert x, and enable 64-bit types in JAX")
     program = jax.make_jaxpr(f)(x)
     f = _ending(f, program, x)
-    along = _along_steps(f, program, sum(leaf.size for leaf in x))
+    along = _along_steps(f, program, x)
     point: list[Any] = [np.asarray(leaf) for leaf in x]
     still = [np.zeros_like(leaf) for leaf in point]
     coarsest = _coarsest(program)
@@ -174,11 +174,12 @@ def judge(
 
 
 def _along_steps(
-    f: Callable[[list[Array]], Array], program: ClosedJaxpr, size: int
+    f: Callable[[list[Array]], Array], program: ClosedJaxpr, x: list[Array]
 ) -> Callable[[list[Any], list[Any], np.ndarray], np.ndarray]:
-    """The values of f at x + h v for each of up to `2 _STEPS + 1` steps h, of arguments with `size` numbers in all."""
+    """The values of f at x + h v for each of up to `2 _STEPS + 1` steps h."""
     work = in_numpy.work(program)
-    if work is not None and not work.others and work.equations <= _FEW_EQUATIONS and work.numbers <= _SMALL_CALL:
+    few = work is not None and not work.others and max(work.equations / _FEW_EQUATIONS, work.numbers / _SMALL_CALL) <= 1
+    if few and not in_numpy.underflows(program, x):
         return lambda x, v, steps: np.array(
             [in_numpy.evaluate(program, [leaf + h * d for leaf, d in zip(x, v, strict=True)])[0] for h in steps]
         )
@@ -191,7 +192,7 @@ def _along_steps(
         one = lambda k, found: found.at[k].set(at(x, v, steps[k]))  # noqa: E731
         return jax.lax.fori_loop(0, count, one, jnp.zeros(most))
 
-    if size > _SMALL_CALL:
+    if sum(leaf.size for leaf in x) > _SMALL_CALL:
         step = jax.jit(at)
         return lambda x, v, steps: np.array([float(step(x, v, jnp.float64(h))) for h in steps])
     together = jax.jit(at_each)

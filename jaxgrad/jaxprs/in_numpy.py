@@ -61,6 +61,36 @@ def evaluate(program: ClosedJaxpr, values: Sequence[Any]) -> list[np.ndarray]:
     return evaluate_now(program, list(map(np.asarray, values)), lambda eqn, given, _: bind(eqn, given), np.uint32(0))
 
 
+def underflows(program: ClosedJaxpr, values: Sequence[Any]) -> bool:
+    """Whether a number in a program that `work` is known of is too small to be normal.
+
+    XLA takes it for 0, and NumPy does not, whose results may then be others.
+    """
+
+    def visit(eqn: Any, given: list[Any], place: Any) -> list[np.ndarray]:
+        made = bind(eqn, given)
+        if any(_is_subnormal(x) for x in made):
+            raise _Underflow
+        return made
+
+    try:
+        evaluate_now(program, list(map(np.asarray, values)), visit, np.uint32(0))
+    except _Underflow:
+        return True
+    return False
+
+
+class _Underflow(Exception):
+    """A number is too small to be normal."""
+
+
+def _is_subnormal(x: np.ndarray) -> bool:
+    if x.dtype.kind != "f":
+        return False
+    sizes = np.abs(x)
+    return bool(((sizes < np.finfo(x.dtype).smallest_normal) & (sizes > 0)).any())
+
+
 class Work(NamedTuple):
     """What it takes to evaluate a program one equation after another: equations and numbers, those of every turn.
 
@@ -306,6 +336,31 @@ def _unstacked(operands: Sequence[np.ndarray], p: Mapping[str, Any]) -> list[np.
     return list(np.moveaxis(operands[0], p["axis"], 0))
 
 
+def _converted(x: np.ndarray, dtype: Any) -> np.ndarray:
+    """A value in another type; integers have no infinity, so that floats beyond them are their last number."""
+    wanted = np.dtype(dtype)
+    if x.dtype.kind != "f" or wanted.kind not in "iu":
+        return x.astype(wanted)
+    least, most = _ends(wanted)
+    inside = (x > float(least)) & (x < float(most))
+    ends = np.where(x > 0, np.asarray(most, wanted), np.asarray(least, wanted))
+    return np.where(inside, np.where(inside, x, 0).astype(wanted), np.where(np.isnan(x), wanted.type(0), ends))
+
+
+def _divided(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A quotient; of integers it is rounded to 0, and that by 0 is the number whose bits are all set."""
+    if x.dtype.kind == "f":
+        return np.divide(x, y)
+    quotient = np.floor_divide(x, y)
+    up = (np.remainder(x, y) != 0) & ((x < 0) != (y < 0))
+    return np.where(y == 0, np.invert(np.zeros_like(quotient)), quotient + up.astype(quotient.dtype))
+
+
+def _remainder(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The remainder of such a quotient; of a division by 0 the dividend."""
+    return np.fmod(x, y) if x.dtype.kind == "f" else np.where(y == 0, x, np.fmod(x, y))
+
+
 def _arg(of: Callable[..., Any]) -> _Operation:
     return lambda x, p: of(x[0], p["axes"][0]).astype(p["index_dtype"])
 
@@ -376,8 +431,8 @@ _ONE: dict[str, _Operation] = {
     "reduce_prod": lambda x, p: np.prod(x[0], _axes(p), dtype=x[0].dtype),
     "reduce_max": lambda x, p: _largest(x[0], p),
     "reduce_min": lambda x, p: _least(x[0], p),
-    "reduce_and": lambda x, p: np.all(x[0], _axes(p)),
-    "reduce_or": lambda x, p: np.any(x[0], _axes(p)),
+    "reduce_and": lambda x, p: np.bitwise_and.reduce(x[0], _axes(p)),
+    "reduce_or": lambda x, p: np.bitwise_or.reduce(x[0], _axes(p)),
     "argmax": _arg(np.argmax),
     "argmin": _arg(np.argmin),
     "cumsum": _accumulated(np.add),
@@ -385,8 +440,8 @@ _ONE: dict[str, _Operation] = {
     "cummax": _accumulated(np.maximum),
     "cummin": _accumulated(np.minimum),
     "cumlogsumexp": _accumulated(np.logaddexp),
-    "div": lambda x, p: np.divide(*x) if x[0].dtype.kind == "f" else np.trunc(x[0] / x[1]).astype(x[0].dtype),
-    "rem": lambda x, p: np.fmod(*x),
+    "div": lambda x, p: _divided(*x),
+    "rem": lambda x, p: _remainder(*x),
     "pow": lambda x, p: np.asarray(np.power(*x), x[0].dtype),
     "sign": lambda x, p: np.sign(*x),
     "floor": lambda x, p: np.floor(*x),
@@ -399,7 +454,7 @@ _ONE: dict[str, _Operation] = {
     "logistic": lambda x, p: special.expit(x[0]),
     "erf": lambda x, p: special.erf(x[0]),
     "erfc": lambda x, p: special.erfc(x[0]),
-    "convert_element_type": lambda x, p: x[0].astype(p["new_dtype"]),
+    "convert_element_type": lambda x, p: _converted(x[0], p["new_dtype"]),
     "select_n": lambda x, p: np.where(x[0], x[2], x[1]) if x[0].dtype == bool else np.choose(x[0], x[1:]),
     "slice": lambda x, p: x[0][_slices(p)],
     "dynamic_slice": lambda x, p: x[0][_starts(x[0], p["slice_sizes"], x[1:])],

@@ -176,7 +176,7 @@ def noisy(program: ClosedJaxpr) -> Callable[..., list[Any]]:
 
     def run(seed: Any, rounding: Rounding, *values: Any) -> list[Any]:
         seed = jnp.asarray(seed, jnp.uint32)
-        drawn = _Drawn(*rounding, jnp.asarray(_table(seed, longest)))
+        drawn = _Drawn(*rounding, jnp.asarray(_table(seed, _size(longest))))
         return evaluate(program, values, _rounding_with(drawn), seed)
 
     return run
@@ -190,7 +190,7 @@ def noisy_now(program: ClosedJaxpr) -> Callable[..., list[Any]]:
         if not any(rounding):
             return in_numpy.evaluate(program, values)
         unit, sums, reductions, enlarged = map(np.float64, rounding)
-        drawn = _Drawn(unit, sums, reductions, enlarged, _table(np.array([seed], np.uint32), longest))
+        drawn = _Drawn(unit, sums, reductions, enlarged, _table_now(seed, _size(longest)))
         return evaluate_now(program, values, _rounding_with(drawn), np.uint32(seed))
 
     return run
@@ -203,17 +203,25 @@ def _rounding_with(drawn: _Drawn) -> Callable[[Any, list[Any], Any], list[Any]]:
 
     def visit(eqn: Any, operands: list[Any], place: Any) -> list[Any]:
         contracted = [x for x in operands if id(x) in products]
-        outs = _rounded(eqn, operands, place, drawn, contracted)
-        if jax_seam.name(eqn) in _PRODUCTS or (contracted and jax_seam.name(eqn).replace("-", "_") in MOVES):
+        name = _plain_name(eqn.primitive)
+        outs = _rounded(eqn, name, operands, place, drawn, contracted)
+        if name in _PRODUCTS or (contracted and name in MOVES):
             products.update({id(out): out for out in outs})
         return outs
 
     return visit
 
 
-def _rounded(eqn: Any, operands: list[Any], place: Any, rounding: _Drawn, contracted: Sequence[Any]) -> list[Any]:
+@functools.cache
+def _plain_name(primitive: Any) -> str:
+    return str(primitive.name).replace("-", "_")
+
+
+def _rounded(
+    eqn: Any, name: str, operands: list[Any], place: Any, rounding: _Drawn, contracted: Sequence[Any]
+) -> list[Any]:
     """What an equation gives with its roundings drawn; compilers may leave those of `contracted` operands out."""
-    name, bind = jax_seam.name(eqn).replace("-", "_"), _binding(rounding)
+    bind = _binding(rounding)
     if name in MOVES or not any(_rounds(var.aval) for var in eqn.outvars):
         return bind(eqn, operands)
     if name in _SUMS:
@@ -338,11 +346,13 @@ def _normal(place: Any, x: Any, deviation: Any, rounding: _Drawn) -> Any:
         drawn = table[int(start) : int(start) + x.size]
     else:
         drawn = jax.lax.dynamic_slice(table, (start.astype(jnp.int32),), (x.size,))
-    return (deviation / math.sqrt(_VARIANCE)) * drawn.reshape(x.shape).astype(_number(x.dtype).real)
+    wide = _number(x.dtype).real
+    drawn = drawn if drawn.dtype == wide else drawn.astype(wide)
+    return (deviation / math.sqrt(_VARIANCE)) * drawn.reshape(x.shape)
 
 
-def _table(seed: Any, longest: int) -> Any:
-    """Numbers t of mean 0 and variance `_VARIANCE`, as t, -t, t, of which any stretch of `longest` can be taken.
+def _table(seed: Any, size: int) -> Any:
+    """So many numbers t of mean 0 and variance `_VARIANCE`, as t, -t, t, of which any stretch of `size` can be taken.
 
     One draw for every rounding would take most of the time. Two stretches share numbers, and as often with the same
     sign as with the other: over samples, what they share adds nothing to the variance of any sum.
@@ -350,7 +360,6 @@ def _table(seed: Any, longest: int) -> Any:
     The bits set in a hash of 32 bits are binomial, with mean 16: cheaper than a normal draw, and unlike a mere sign it
     does not make every error the same size. A byte holds one, and of large arrays it is memory that takes the time.
     """
-    size = max(1 << (longest - 1).bit_length(), _FEWEST)
     xp = np if isinstance(seed, np.ndarray) else jnp
     h = xp.arange(size, dtype=np.uint32) * np.uint32(0x9E3779B1) + seed * np.uint32(0xC2B2AE3D)
     # The finaliser of murmur3: every bit of its result depends on every bit of what it is given.
@@ -358,6 +367,18 @@ def _table(seed: Any, longest: int) -> Any:
     h = (h ^ (h >> 13)) * np.uint32(0xC2B2AE35)
     t = xp.bitwise_count(h ^ (h >> 16)).astype(np.int8) - np.int8(16)
     return xp.concatenate([t, -t, t])
+
+
+# A program is asked with the same few dozen seeds for every type and example.
+@functools.lru_cache(maxsize=64)
+def _table_now(seed: int, size: int) -> np.ndarray:
+    """The table in float64, in which nearly all numbers are: of bytes each stretch would have to be converted."""
+    return np.asarray(_table(np.array([seed], np.uint32), size), np.float64)
+
+
+def _size(longest: int) -> int:
+    """How many numbers a table has for arrays of at most so many."""
+    return max(1 << (longest - 1).bit_length(), _FEWEST)
 
 
 def _starts(size: int) -> int:
@@ -401,7 +422,7 @@ def _summed(
     # Engines differ in whether scattered sums are kept in the wide type, so they count as sums in the narrow one.
     unit = rounding.unit if scattered else rounding.sums if product else rounding.reductions
     longest = xp.where(rounding.reductions > rounding.sums, RUN if product else SHORT_RUN, RUN)
-    run = xp.clip(terms, 1, longest)
+    run = xp.minimum(xp.maximum(terms, 1), longest)
     runs = xp.maximum(terms / run, 1)
     # The terms are rounded once each, beside their partial sums.
     size = xp.sqrt((1 + (run + runs) / 2) * xp.abs(squares) + (run / runs + runs) / 3 * xp.abs(out) ** 2)

@@ -4,6 +4,7 @@ shard_map.
 A visitor says what one primitive gives; the walk does the rest, and can itself be traced, jitted and scanned.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,15 +22,13 @@ Visitor: TypeAlias = Callable[[Any, list[Any], Any], list[Any]]
 class _Walk(NamedTuple):
     """What a walk does: with each primitive, with those that decide whether a loop goes on, and with constants.
 
-    With `turns`, what a while loop computes that has not ended after so many is NaN. With `now` nothing is traced: the
-    values are arrays.
+    With `turns`, what a while loop computes that has not ended after so many is NaN.
     """
 
     visit: Visitor
     decide: Visitor
     constant: Callable[[Any], Any] = lambda value: value
     turns: int | None = None
-    now: bool = False
 
 
 def evaluate(program: ClosedJaxpr, values: Sequence[Any], visit: Visitor, place: jax.Array) -> list[Any]:
@@ -48,7 +47,7 @@ def evaluate_now(program: ClosedJaxpr, values: Sequence[np.ndarray], visit: Visi
     and a `shard_map`, which are for `evaluate`.
     """
     with np.errstate(all="ignore"):
-        return _walked(program, values, _Walk(visit, visit, np.asarray, now=True), place)
+        return _now(program, values, visit, place)
 
 
 def bounded(program: ClosedJaxpr, values: Sequence[Any], turns: int) -> list[Any]:
@@ -76,14 +75,11 @@ def _walked(program: ClosedJaxpr, values: Sequence[Any], walk: _Walk, place: Any
     known.update(zip(jaxpr.invars, values, strict=True))
 
     def value(atom: Any) -> Any:
-        if not jax_seam.literal(atom):
-            return known[atom]
-        return np.asarray(atom.val, atom.aval.dtype) if walk.now else walk.constant(atom.val)
+        return walk.constant(atom.val) if jax_seam.literal(atom) else known[atom]
 
-    inside = _mixed if walk.now else another
     for number, eqn in enumerate(jaxpr.eqns):
         if eqn.outvars:
-            made = _results(eqn, list(map(value, eqn.invars)), walk, inside(place, np.uint32(number)))
+            made = _results(eqn, list(map(value, eqn.invars)), walk, another(place, np.uint32(number)))
             known.update(zip(eqn.outvars, made, strict=True))
     return list(map(value, jaxpr.outvars))
 
@@ -135,8 +131,6 @@ another = jax.jit(_mixed, inline=True)
 def _results(eqn: Any, operands: list[Any], walk: _Walk, place: Any) -> list[Any]:
     if (body := jax_seam.called(eqn)) is not None:
         return _walked(body, operands, walk, place)
-    if walk.now:
-        return _results_now(eqn, operands, walk, place)
     if (scan := jax_seam.scan(eqn)) is not None:
         return _scan(scan, operands, walk, place)
     if (loop := jax_seam.while_loop(eqn)) is not None:
@@ -150,35 +144,6 @@ def _results(eqn: Any, operands: list[Any], walk: _Walk, place: Any) -> list[Any
         run = mapped.rebuild(lambda place, *given: tuple(_walked(body, given, walk, place)), 1)
         return list(run(place, *operands))
     return walk.visit(eqn, operands, place)
-
-
-def _results_now(eqn: Any, operands: list[Any], walk: _Walk, place: Any) -> list[Any]:
-    if (scan := jax_seam.scan(eqn)) is not None:
-        return _scan_now(scan, operands, walk, place)
-    if (branches := jax_seam.branches(eqn)) is not None:
-        index, *rest = operands
-        return _walked(branches[min(max(int(index), 0), len(branches) - 1)], rest, walk, place)
-    if jax_seam.while_loop(eqn) is not None or jax_seam.shard_map(eqn) is not None:
-        raise ValueError(f"{jax_seam.name(eqn)} is not evaluated one equation after another")
-    return walk.visit(eqn, operands, place)
-
-
-def _scan_now(scan: jax_seam.Scan, operands: list[Any], walk: _Walk, place: Any) -> list[Any]:
-    constants, rest = operands[: scan.constants], operands[scan.constants :]
-    carried, scanned = rest[: scan.carried], rest[scan.carried :]
-    found: list[list[Any]] = []
-    for turn in range(scan.length):
-        at = scan.length - 1 - turn if scan.reverse else turn
-        made = _walked(
-            scan.body,
-            [*constants, *carried, *(np.asarray(x[at]) for x in scanned)],
-            walk,
-            _mixed(place, np.uint32(turn)),
-        )
-        carried = made[: scan.carried]
-        found.append(made[scan.carried :])
-    stacked = [np.stack(each) for each in zip(*(found[::-1] if scan.reverse else found), strict=True)]
-    return [*carried, *stacked]
 
 
 def _scan(scan: jax_seam.Scan, operands: list[Any], walk: _Walk, place: jax.Array) -> list[Any]:
@@ -257,3 +222,88 @@ def _is_float(x: Any) -> bool:
 
 def _where(goes_on: Any, new: Any, old: Any) -> Any:
     return jnp.where(goes_on.reshape(goes_on.shape + (1,) * (new.ndim - goes_on.ndim)), new, old)
+
+
+# Without tracing.
+
+
+class _Line(NamedTuple):
+    """An equation as it is evaluated: its number, its operands and results by key, and what it holds, if it does.
+
+    `inside` takes the operands, the visitor and the place.
+    """
+
+    eqn: Any
+    number: np.uint32
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
+    inside: Callable[[list[Any], Visitor, Any], list[Any]] | None
+
+
+class _Plan(NamedTuple):
+    """A program as it is evaluated: constants by key, the keys of what it is given and gives, and its equations."""
+
+    constants: dict[int, np.ndarray]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    lines: tuple[_Line, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(program: ClosedJaxpr) -> _Plan:
+    """What is asked of a program's equations for every evaluation. A variable's key is its identity."""
+    jaxpr = program.jaxpr
+    constants = dict(zip(map(id, jaxpr.constvars), map(np.asarray, program.consts), strict=True))
+    atoms = [*(atom for eqn in jaxpr.eqns for atom in eqn.invars), *jaxpr.outvars]
+    constants |= {id(atom): np.asarray(atom.val, atom.aval.dtype) for atom in atoms if jax_seam.literal(atom)}
+
+    def keys(atoms: Sequence[Any]) -> tuple[int, ...]:
+        return tuple(map(id, atoms))
+
+    lines = tuple(
+        _Line(eqn, np.uint32(number), keys(eqn.invars), keys(eqn.outvars), _inside(eqn))
+        for number, eqn in enumerate(jaxpr.eqns)
+        if eqn.outvars
+    )
+    return _Plan(constants, keys(jaxpr.invars), keys(jaxpr.outvars), lines)
+
+
+def _inside(eqn: Any) -> Callable[[list[Any], Visitor, Any], list[Any]] | None:
+    if (body := jax_seam.called(eqn)) is not None:
+        return functools.partial(_now, body)
+    if (scan := jax_seam.scan(eqn)) is not None:
+        return functools.partial(_scan_now, scan)
+    if (branches := jax_seam.branches(eqn)) is not None:
+        return functools.partial(_branch_now, branches)
+    if jax_seam.while_loop(eqn) is not None or jax_seam.shard_map(eqn) is not None:
+        raise ValueError(f"{jax_seam.name(eqn)} is not evaluated one equation after another")
+    return None
+
+
+def _now(program: ClosedJaxpr, values: Sequence[Any], visit: Visitor, place: Any) -> list[Any]:
+    plan = _plan(program)
+    known = {**plan.constants, **dict(zip(plan.inputs, values, strict=True))}
+    for eqn, number, operands, results, inside in plan.lines:
+        given, here = [known[key] for key in operands], _mixed(place, number)
+        made = visit(eqn, given, here) if inside is None else inside(given, visit, here)
+        known.update(zip(results, made, strict=True))
+    return [known[key] for key in plan.outputs]
+
+
+def _scan_now(scan: jax_seam.Scan, operands: list[Any], visit: Visitor, place: Any) -> list[Any]:
+    constants, rest = operands[: scan.constants], operands[scan.constants :]
+    carried, scanned = rest[: scan.carried], rest[scan.carried :]
+    found: list[list[Any]] = []
+    for turn in range(scan.length):
+        at = scan.length - 1 - turn if scan.reverse else turn
+        slices = [np.asarray(x[at]) for x in scanned]
+        made = _now(scan.body, [*constants, *carried, *slices], visit, _mixed(place, np.uint32(turn)))
+        carried = made[: scan.carried]
+        found.append(made[scan.carried :])
+    stacked = [np.stack(each) for each in zip(*(found[::-1] if scan.reverse else found), strict=True)]
+    return [*carried, *stacked]
+
+
+def _branch_now(branches: Sequence[ClosedJaxpr], operands: list[Any], visit: Visitor, place: Any) -> list[Any]:
+    index, *rest = operands
+    return _now(branches[min(max(int(index), 0), len(branches) - 1)], rest, visit, place)

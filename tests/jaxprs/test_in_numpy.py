@@ -109,6 +109,35 @@ def test_what_is_no_number_is_silent_and_as_in_jax():
         np.testing.assert_array_equal(found, expected)
 
 
+BEYOND = np.array([1e30, -1e30, np.nan, np.inf, -np.inf, 2.0**31, -2.5, 2.9])
+WHOLE = np.array([7, -7, 5, -(2**62) - 1, 0, 9, -(2**63)])
+
+
+@pytest.mark.parametrize("wanted", [np.int32, np.int64, np.uint8, np.uint32, bool])
+def test_floats_beyond_an_integers_range_are_its_ends(wanted):
+    (expected,), (found,) = both(lambda x: jax.lax.convert_element_type(x, wanted), BEYOND)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_integers_are_divided_as_in_jax_by_0_too():
+    by = np.array([2, 2, -3, 3, 0, 0, 2])
+    of = lambda x, y: (jax.lax.div(x, y), jax.lax.rem(x, y), x & y, jax.lax.reduce_and_p.bind(x, axes=(0,)))  # noqa: E731
+    for expected, found in zip(*both(of, WHOLE, by), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    unsigned = WHOLE.astype(np.uint32)
+    for expected, found in zip(
+        *both(lambda x, y: (jax.lax.div(x, y), jax.lax.rem(x, y)), unsigned, unsigned[::-1]), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_numbers_too_small_to_be_normal_are_noticed():
+    with jax.enable_x64(True):
+        program = jax.make_jaxpr(lambda x: x / jnp.sqrt(jnp.sum(x * x)))(X)
+        assert in_numpy.underflows(program, [1e-160 * X])
+        assert not in_numpy.underflows(program, [1e-170 * X]) and not in_numpy.underflows(program, [X])
+
+
 @pytest.mark.parametrize(
     ("fn", "x"),
     [
