@@ -23,8 +23,7 @@ def has(eqn: Any) -> bool:
     """Whether NumPy computes an equation: its operation is here, and all types are NumPy's own."""
     avals = [atom.aval for atom in (*eqn.invars, *eqn.outvars)]
     name = jax_seam.name(eqn)
-    # Sorted by several keys, numbers are compared in JAX's order of them.
-    known = name in _ONE or (name in _SEVERAL and eqn.params.get("num_keys", 1) == 1)
+    known = name in _ONE or (name in _SEVERAL and _in_one_order(eqn.params))
     return known and all(is_own(getattr(aval, "dtype", None)) for aval in avals)
 
 
@@ -42,18 +41,32 @@ def is_own(dtype: Any) -> bool:
 
 
 def results(name: str, operands: Sequence[np.ndarray], params: Mapping[str, Any]) -> list[np.ndarray] | None:
-    """What an operation gives; None where NumPy has none of that name. Overflows and what is no number are silent."""
+    """What an operation gives; None where NumPy has it not. Overflows and what is no number are silent."""
     with np.errstate(all="ignore"):
-        return [np.asarray(_ONE[name](operands, params))] if name in _ONE else None
+        return _computed(name, operands, params)
 
 
 def bind(eqn: Any, operands: Sequence[Any]) -> list[np.ndarray]:
     """The results of an equation of a program that `work` is known of, for NumPy's arrays and numbers."""
-    name = jax_seam.name(eqn)
-    if name in _ONE:
-        return [np.asarray(_ONE[name](operands, eqn.params))]
-    made = _SEVERAL[name](operands, eqn.params) if has(eqn) else jax_seam.bind(eqn, operands)
-    return list(map(np.asarray, made))
+    made = _computed(jax_seam.name(eqn), operands, eqn.params)
+    return list(map(np.asarray, jax_seam.bind(eqn, operands))) if made is None else made
+
+
+def _computed(name: str, operands: Sequence[Any], params: Mapping[str, Any]) -> list[np.ndarray] | None:
+    try:
+        if name in _ONE:
+            return [np.asarray(_ONE[name](operands, params))]
+        if name in _SEVERAL and _in_one_order(params):
+            return list(map(np.asarray, _SEVERAL[name](operands, params)))
+    except (KeyError, AttributeError):
+        # A JAX whose operation has other parameters computes itself what it means by them.
+        return None
+    return None
+
+
+def _in_one_order(params: Mapping[str, Any]) -> bool:
+    """Whether numbers that are sorted are so by one key: by several they are compared in JAX's order of them."""
+    return bool(params.get("num_keys", 1) == 1)
 
 
 def evaluate(program: ClosedJaxpr, values: Sequence[Any]) -> list[np.ndarray]:

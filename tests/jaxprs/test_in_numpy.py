@@ -165,6 +165,14 @@ def test_what_numpy_has_not_is_counted_once_for_a_shape_and_evaluated_by_jax():
     assert [name for name, _ in in_numpy.work(program).others] == ["cholesky"]
 
 
+def test_an_operation_whose_parameters_have_other_names_is_jaxs(monkeypatch):
+    with jax.enable_x64(True):
+        program = jax.make_jaxpr(lambda x: x.sum(1))(W)
+        sums = program.jaxpr.eqns[0]
+        monkeypatch.setattr(in_numpy, "_axes", lambda params: params["dimensions_of_a_later_jax"])
+        np.testing.assert_allclose(in_numpy.bind(sums, [W])[0], W.sum(1), rtol=1e-14)
+
+
 def test_a_loop_is_work_in_every_turn_and_written_once():
     once = in_numpy.work(jax.make_jaxpr(lambda x: jnp.sin(x) * 2)(X))
     loop = in_numpy.work(jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 50, lambda _, x: jnp.sin(x) * 2, x))(X))
