@@ -39,7 +39,7 @@ def evaluated(fn: Callable[..., Any], static: tuple[Hashable, ...], draws: Seque
     length = _TOGETHER if sum(map(np.size, leaves)) <= _MOST_TOGETHER else 1
     for start in range(0, len(draws), length):
         part = draws[start : start + length]
-        results = run(Program(_repeated, (program,), (*_stacked(part, length), *leaves), times=length))
+        results = run(Program(repeated, (program,), (*_stacked(part, length), *leaves), times=length))
         arrays = list(map(np.asarray, results))
         yield from (jax.tree.unflatten(structure, [x[at] for x in arrays]) for at in range(len(part)))
 
@@ -58,7 +58,3 @@ def _stacked(draws: Sequence[Draw], length: int) -> tuple[np.ndarray, np.ndarray
     padded = [*draws, *[draws[-1]] * (length - len(draws))]
     roundings = jax.tree.map(lambda *each: np.array(each), *(draw.rounding for draw in padded))
     return np.array(len(draws)), np.array([draw.seed for draw in padded], np.uint32), roundings
-
-
-def _repeated(program: ClosedJaxpr, count: Any, seeds: Any, roundings: Rounding, *leaves: Any) -> list[Any]:
-    return repeated(program)(count, seeds, roundings, *leaves)

@@ -178,8 +178,8 @@ def _along_steps(
 ) -> Callable[[list[Any], list[Any], np.ndarray], np.ndarray]:
     """The values of f at x + h v for each of up to `2 _STEPS + 1` steps h."""
     work = in_numpy.work(program)
-    few = work is not None and not work.others and max(work.equations / _FEW_EQUATIONS, work.numbers / _SMALL_CALL) <= 1
-    if few and not in_numpy.underflows(program, x):
+    small = work is not None and work.equations <= _FEW_EQUATIONS and work.numbers <= _SMALL_CALL and not work.others
+    if small and not in_numpy.underflows(program, x):
         return lambda x, v, steps: np.array(
             [in_numpy.evaluate(program, [leaf + h * d for leaf, d in zip(x, v, strict=True)])[0] for h in steps]
         )

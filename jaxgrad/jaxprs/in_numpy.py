@@ -4,7 +4,7 @@ where a program is small or runs a few times.
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -79,22 +79,16 @@ def underflows(program: ClosedJaxpr, values: Sequence[Any]) -> bool:
 
     XLA takes it for 0, and NumPy does not, whose results may then be others.
     """
+    found = False
 
     def visit(eqn: Any, given: list[Any], place: Any) -> list[np.ndarray]:
+        nonlocal found
         made = bind(eqn, given)
-        if any(_is_subnormal(x) for x in made):
-            raise _Underflow
+        found = found or any(map(_is_subnormal, made))
         return made
 
-    try:
-        evaluate_now(program, list(map(np.asarray, values)), visit, np.uint32(0))
-    except _Underflow:
-        return True
-    return False
-
-
-class _Underflow(Exception):
-    """A number is too small to be normal."""
+    evaluate_now(program, list(map(np.asarray, values)), visit, np.uint32(0))
+    return found
 
 
 def _is_subnormal(x: np.ndarray) -> bool:
@@ -170,8 +164,12 @@ def _slices(p: Mapping[str, Any]) -> tuple[slice, ...]:
 
 def _iota(p: Mapping[str, Any]) -> np.ndarray:
     shape, axis = p["shape"], p["dimension"]
-    along = np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))])
-    return np.broadcast_to(along, shape).astype(p["dtype"])
+    return np.broadcast_to(along(np.arange(shape[axis]), axis, len(shape)), shape).astype(p["dtype"])
+
+
+def along(numbers: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    """Numbers along one of so many axes."""
+    return numbers.reshape([-1 if k == axis else 1 for k in range(rank)])
 
 
 def _product(a: np.ndarray, b: np.ndarray, p: Mapping[str, Any]) -> np.ndarray:
@@ -238,57 +236,58 @@ def _padded(operands: Sequence[np.ndarray], p: Mapping[str, Any]) -> np.ndarray:
     return made[tuple(cut)]
 
 
-class _Places:
-    """Where in an array the windows of a gather or scatter lie: an index for each axis, and which windows lie inside.
+class _Windows(NamedTuple):
+    """The windows of a gather or scatter: their shape, an index of their numbers for each axis, and which lie inside.
 
-    `order` brings axes, those that tell windows before those inside of them, to where the result has them.
+    Those that reach beyond the array are moved into it; where that is not wanted, they are not `inside`.
     """
 
-    def __init__(
-        self,
-        shape: Sequence[int],
-        indices: np.ndarray,
-        sizes: Sequence[int],
-        start_axes: Sequence[int],
-        batch: Sequence[tuple[int, int]],
-        mode: Any,
-    ) -> None:
-        starts: list[Any] = [np.zeros(indices.shape[:-1], np.int64)] * len(shape)
-        for k, axis in enumerate(start_axes):
-            starts[axis] = indices[..., k].astype(np.int64)
-        for axis, of_indices in batch:
-            along = np.arange(shape[axis])
-            starts[axis] = along.reshape([-1 if k == of_indices else 1 for k in range(indices.ndim - 1)])
-        last = [n - size for n, size in zip(shape, sizes, strict=True)]
-        inside = [(start >= 0) & (start <= most) for start, most in zip(starts, last, strict=True)]
-        # Of a window that is left out no number is used, wherever it is taken from.
-        starts = [np.clip(start, 0, most) for start, most in zip(starts, last, strict=True)]
-        self.windows = indices.shape[:-1]
-        all_in = np.broadcast_to(np.logical_and.reduce(np.broadcast_arrays(*inside)) if inside else True, self.windows)
-        self.inside = all_in if "FILL" in str(mode) else np.ones(self.windows, bool)
-        rank = len(shape)
-        self.at = tuple(
-            np.broadcast_to(start, self.windows).reshape(*self.windows, *[1] * rank)
-            + np.arange(size).reshape([-1 if k == axis else 1 for k in range(rank)])
-            for axis, (start, size) in enumerate(zip(starts, sizes, strict=True))
-        )
+    shape: tuple[int, ...]
+    at: tuple[np.ndarray, ...]
+    inside: np.ndarray
+
+
+def _windows(
+    shape: Sequence[int],
+    indices: np.ndarray,
+    sizes: Sequence[int],
+    start_axes: Sequence[int],
+    batch: Iterable[tuple[int, int]],
+    mode: Any,
+) -> _Windows:
+    """The windows of some sizes in an array of a shape, whose starts along some axes `indices` has in its last one."""
+    windows, rank = indices.shape[:-1], len(shape)
+    starts: list[Any] = [np.zeros(windows, np.int64)] * rank
+    for k, axis in enumerate(start_axes):
+        starts[axis] = indices[..., k].astype(np.int64)
+    for axis, of_indices in batch:
+        starts[axis] = along(np.arange(shape[axis]), of_indices, len(windows))
+    last = [n - size for n, size in zip(shape, sizes, strict=True)]
+    inside = np.ones(windows, bool)
+    if "FILL" in str(mode):
+        for start, most in zip(starts, last, strict=True):
+            inside &= (start >= 0) & (start <= most)
+    at = tuple(
+        np.broadcast_to(np.clip(start, 0, most), windows).reshape(*windows, *[1] * rank)
+        + along(np.arange(size), axis, rank)
+        for axis, (start, most, size) in enumerate(zip(starts, last, sizes, strict=True))
+    )
+    return _Windows(windows, at, inside)
 
 
 def _gathered(operands: Sequence[np.ndarray], p: Mapping[str, Any]) -> np.ndarray:
     x, indices = operands
     d = p["dimension_numbers"]
-    batch = tuple(zip(d.operand_batching_dims, d.start_indices_batching_dims, strict=True))
-    places = _Places(x.shape, indices, p["slice_sizes"], d.start_index_map, batch, p["mode"])
-    found = x[places.at] if x.ndim else np.broadcast_to(x, places.windows)
-    if not places.inside.all():
-        left_out = ~places.inside.reshape(*places.windows, *[1] * x.ndim)
+    batch = zip(d.operand_batching_dims, d.start_indices_batching_dims, strict=True)
+    windows, at, inside = _windows(x.shape, indices, p["slice_sizes"], d.start_index_map, batch, p["mode"])
+    found = x[at] if x.ndim else np.broadcast_to(x, windows)
+    if not inside.all():
+        left_out = ~inside.reshape(*windows, *[1] * x.ndim)
         found = np.where(left_out, _filling(p["fill_value"], x.dtype), found)
     dropped = (*d.collapsed_slice_dims, *d.operand_batching_dims)
-    count = len(places.windows)
-    found = found.reshape([*places.windows, *(n for k, n in enumerate(p["slice_sizes"]) if k not in dropped)])
-    inside = iter(range(count, found.ndim))
-    outside = iter(range(count))
-    order = [next(inside) if k in d.offset_dims else next(outside) for k in range(found.ndim)]
+    found = found.reshape([*windows, *(n for k, n in enumerate(p["slice_sizes"]) if k not in dropped)])
+    of_windows, within = iter(range(len(windows))), iter(range(len(windows), found.ndim))
+    order = [next(within) if k in d.offset_dims else next(of_windows) for k in range(found.ndim)]
     return found.transpose(order)
 
 
@@ -296,27 +295,23 @@ def _filling(value: Any, dtype: np.dtype) -> Any:
     """What stands where a gather reaches beyond an array: by itself NaN, or an integer that is none of its numbers."""
     if value is not None:
         return np.asarray(value, dtype)
-    if dtype.kind == "f":
-        return np.asarray(np.nan, dtype)
-    if dtype.kind == "b":
-        return np.asarray(True)
-    info = np.iinfo(dtype)
-    return np.asarray(info.min if dtype.kind == "i" else info.max, dtype)
+    least, most = _ends(dtype)
+    return np.asarray({"f": np.nan, "i": least}.get(dtype.kind, most), dtype)
 
 
 def _scattered(add: bool) -> _Operation:
     def run(operands: Sequence[np.ndarray], p: Mapping[str, Any]) -> np.ndarray:
         x, indices, updates = operands
         d = p["dimension_numbers"]
-        batch = tuple(zip(d.operand_batching_dims, d.scatter_indices_batching_dims, strict=True))
+        batch = zip(d.operand_batching_dims, d.scatter_indices_batching_dims, strict=True)
         left = (*d.inserted_window_dims, *d.operand_batching_dims)
-        windows = iter(updates.shape[k] for k in d.update_window_dims)
-        sizes = [1 if k in left else next(windows) for k in range(x.ndim)]
-        places = _Places(x.shape, indices, sizes, d.scatter_dims_to_operand_dims, batch, p["mode"])
+        given = iter(updates.shape[k] for k in d.update_window_dims)
+        sizes = [1 if k in left else next(given) for k in range(x.ndim)]
+        windows, places, inside = _windows(x.shape, indices, sizes, d.scatter_dims_to_operand_dims, batch, p["mode"])
         order = [k for k in range(updates.ndim) if k not in d.update_window_dims]
-        added = updates.transpose([*order, *d.update_window_dims]).reshape([*places.windows, *sizes])
-        at = [np.broadcast_to(each, added.shape)[places.inside].ravel() for each in places.at]
-        added = added[places.inside].ravel()
+        added = updates.transpose([*order, *d.update_window_dims]).reshape([*windows, *sizes])
+        at = [np.broadcast_to(each, added.shape)[inside].ravel() for each in places]
+        added = added[inside].ravel()
         made = np.array(x, order="C")
         if not x.ndim:
             return made + added.sum() if add else added[-1] if added.size else made

@@ -139,27 +139,24 @@ class Draw(NamedTuple):
     seed: int
 
 
-def repeated(program: ClosedJaxpr) -> Callable[..., list[Any]]:
-    """The program as a function `(count, seeds, roundings, *values)`: `noisy` for each draw, results stacked.
+def repeated(program: ClosedJaxpr, count: Any, seeds: Any, roundings: Rounding, *values: Any) -> list[Any]:
+    """What `noisy` of a program gives for each draw, results stacked.
 
     Draws beyond the first `count` are not computed. Keys are given as their data.
     """
     once = noisy(program)
 
-    def run(count: Any, seeds: Any, roundings: Rounding, *values: Any) -> list[Any]:
-        def draw(number: Any, seed: Any, rounding: Rounding) -> list[Any]:
-            def computed() -> list[Any]:
-                return [_data(x) for x in once(seed, rounding, *values)]
+    def draw(number: Any, seed: Any, rounding: Rounding) -> list[Any]:
+        def computed() -> list[Any]:
+            return [_data(x) for x in once(seed, rounding, *values)]
 
-            def left_out() -> list[Any]:
-                shapes = [jax.eval_shape(_data, jax.ShapeDtypeStruct(x.shape, x.dtype)) for x in program.out_avals]
-                return [jnp.zeros(x.shape, x.dtype) for x in shapes]
+        def left_out() -> list[Any]:
+            shapes = [jax.eval_shape(_data, jax.ShapeDtypeStruct(x.shape, x.dtype)) for x in program.out_avals]
+            return [jnp.zeros(x.shape, x.dtype) for x in shapes]
 
-            return jax.lax.cond(number < count, computed, left_out)
+        return jax.lax.cond(number < count, computed, left_out)
 
-        return jax.lax.map(lambda given: draw(*given), (jnp.arange(len(seeds)), seeds, roundings))
-
-    return run
+    return jax.lax.map(lambda given: draw(*given), (jnp.arange(len(seeds)), seeds, roundings))
 
 
 def _data(x: Any) -> Any:
@@ -453,8 +450,8 @@ def _of_prefixes(eqn: Any, bind: _Bind, operands: list[Any], out: Any) -> tuple[
     (squares,) = bind([_square(operands[0])])
     axis = eqn.params["axis"]
     turn = out.shape[axis] if eqn.params["reverse"] else -1
-    along = np.arange(out.shape[axis]).reshape([-1 if k == axis else 1 for k in range(out.ndim)])
-    return np.abs(along - turn).astype(squares.dtype), squares
+    numbers = in_numpy.along(np.arange(out.shape[axis]), axis, out.ndim)
+    return np.abs(numbers - turn).astype(squares.dtype), squares
 
 
 def _of_windows(eqn: Any, bind: _Bind, operands: list[Any], out: Any) -> tuple[Any, Any]:

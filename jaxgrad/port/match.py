@@ -195,20 +195,20 @@ def drawn(module: Any, seed: int) -> dict[str, np.ndarray]:
     """
     if not hasattr(module, "named_parameters"):
         return {}
-    first = torch_values.tied(module)
-    buffers = torch_values.buffers_of(module)
+    tied, buffers = torch_values.tied(module), torch_values.buffers_of(module)
     tensors = torch_values.as_they_are(module)
+    first = {name: tied.get(name, name) for name in tensors}
     wanted = [
         (number, name)
         for number, name in enumerate(tensors)
         # A table that the module computes with, such as a mask or frequencies, is what it is.
-        if first.get(name, name) == name and (name not in buffers or re.search(r"running|mean|var", name))
+        if first[name] == name and (name not in buffers or re.search(r"running|mean|var", name))
     ]
     seeds = [(seed, 6, number) for number, _ in wanted]
     positive = ["var" in name.split(".")[-1] for _, name in wanted]
     numbers = of_each(redrawn, [tensors[name] for _, name in wanted], seeds, positive)
     found = {name: x for (_, name), x in zip(wanted, numbers, strict=True)}
-    return {name: found[first.get(name, name)] for name in tensors if first.get(name, name) in found}
+    return {name: found[of] for name, of in first.items() if of in found}
 
 
 def tables(run: torch_values.TorchRun, paths: Sequence[str], known: Container[str]) -> dict[str, np.ndarray]:
