@@ -32,7 +32,7 @@ MOST_UNJUDGED = 0.25
 # A noise of at most this part of an element is small beside it: what agrees does so to some 6 %.
 _SMALL_PART = 2.0**-6
 # Samples are taken apart into so many elements, whose squares stay in a core's cache and need no memory of their own.
-_PART = 2**15
+_PART = 2**16
 
 
 class Noise(NamedTuple):
@@ -180,6 +180,12 @@ def exact(expected: np.ndarray) -> Noise:
     return Noise(np.zeros(shape), 1, (1.0,), np.zeros(shape, bool))
 
 
+def independent(shape: tuple[int, ...]) -> tuple[float, ...]:
+    """The freedom of an array's noise if the errors of all its elements are independent."""
+    size = math.prod(shape)
+    return (float(max(size, 1)), *(max(size / max(length, 1), 1.0) for length in shape))
+
+
 def floored(noise: Noise, expected: np.ndarray, dtype: Any) -> Noise:
     """Noise with at least the rounding of the result itself to its type, and the size of what underflows."""
     if not is_number(expected):
@@ -190,8 +196,14 @@ def floored(noise: Noise, expected: np.ndarray, dtype: Any) -> Noise:
 def least_of(expected: np.ndarray, dtype: Any) -> np.ndarray:
     """The rounding of numbers to a type, at least the size of what underflows."""
     info = jnp.finfo(dtype)
-    size = np.where(np.isfinite(expected), np.abs(expected), 0.0)
-    return np.maximum(float(info.eps) / 2 * size, float(info.smallest_normal))
+    return np.maximum(float(info.eps) / 2 * sizes_of(expected), float(info.smallest_normal))
+
+
+def sizes_of(x: np.ndarray) -> np.ndarray:
+    """The sizes of an array's elements, 0 for those that are not finite."""
+    sizes: np.ndarray = np.abs(x)
+    # Of a large array every look at all elements counts.
+    return sizes if math.isfinite(sizes.max(initial=0.0)) else np.where(np.isfinite(sizes), sizes, 0.0)
 
 
 def scaled(noise: Noise, factor: float) -> Noise:
@@ -304,35 +316,49 @@ class _Measured(NamedTuple):
 def _measure(expected: np.ndarray, actual: np.ndarray, noise: Noise, dtype: Any) -> _Measured:
     """One part of the arrays compared; `dtype` is None where they are of integers or booleans."""
     a, b = _wide(expected), _wide(actual)
-    gap, same, unsure, bad = _told_apart(a, b, noise)
-    nan = np.isnan(a) & np.isnan(b)
-    judged = np.where(same | bad | unsure, 0.0, gap)
-    ratios = _ratios(judged, noise.deviation)
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.abs(a - b)
+    if math.isfinite(gap.sum()) and not noise.unsure.any():
+        # Most arrays are of numbers that are all judged, and of large ones every look at all elements counts.
+        judged, far, same, unsure = gap, gap, not gap.any(), 0
+        bad = nan = _At(0, (0,) * gap.ndim)
+    else:
+        told = _told_apart(a, b, gap, noise)
+        judged = np.where(told.same | told.bad | told.unsure, 0.0, gap)
+        far = np.where(told.same, 0.0, gap)
+        same, unsure = bool(told.same.all()), int(told.unsure.sum())
+        bad, nan = (_At(int(of.sum()), _largest_at(of)) for of in (told.bad, np.isnan(a) & np.isnan(b)))
+    sizes, ratios = sizes_of(a), _ratios(judged, noise.deviation)
     at = _largest_at(ratios)
     return _Measured(
         squared(judged),
         squared(noise.deviation),
-        squared(np.where(np.isfinite(a), np.abs(a), 0.0)),
-        bool(same.all()),
-        _At(int(bad.sum()), _largest_at(bad)),
-        _At(int(nan.sum()), _largest_at(nan)),
+        squared(sizes),
+        same,
+        bad,
+        nan,
         _At(float(ratios[at]) if ratios.size else 0.0, at),
-        int(unsure.sum()),
-        float(np.max(gap, where=~same, initial=0.0)),
-        0.0 if dtype is None else float(np.max(judged / _spacing(a, b, dtype), initial=0.0)),
+        unsure,
+        float(np.max(far, initial=0.0)),
+        0.0 if dtype is None else float(np.max(judged / _spacing(sizes, b, dtype), initial=0.0)),
     )
 
 
-def _told_apart(a: np.ndarray, b: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The distance of each element, and whether it is the same, hangs on a choice, or is not finite in one alone."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        gap = np.abs(a - b)
+class _Apart(NamedTuple):
+    """Which elements are the same, hang on a choice, or are not finite in one array alone."""
+
+    same: np.ndarray
+    unsure: np.ndarray
+    bad: np.ndarray
+
+
+def _told_apart(a: np.ndarray, b: np.ndarray, gap: np.ndarray, noise: Noise) -> _Apart:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     # An element that hangs on a choice has been judged if it agrees all the same, within a noise that is small beside
     # it: a sum over a layer hangs on many, none of which matters much. NaN beside a number is no choice.
     agrees = same | ((gap <= LEAST * noise.deviation) & (noise.deviation <= _SMALL_PART * np.abs(a)))
     unsure = noise.unsure & ~agrees & (noise.lost | ~np.isnan(b) | ~np.isfinite(a))
-    return gap, same, unsure, ~np.isfinite(gap) & ~same & ~unsure
+    return _Apart(same, unsure, ~np.isfinite(gap) & ~same & ~unsure)
 
 
 def _part_of(noise: Noise, part: Any) -> Noise:
@@ -343,7 +369,14 @@ def _part_of(noise: Noise, part: Any) -> Noise:
 def squared(x: np.ndarray) -> Sums:
     """The squares of an array, summed."""
     unit = largest(x)
-    squares = (x / unit) ** 2
+    if 1 / _ORDINARY < unit < _ORDINARY:
+        unit = 1.0
+    else:
+        x = x / unit
+    if x.ndim == 2:
+        slices: tuple[np.ndarray, ...] = (np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->j", x, x))
+        return Sums(unit, float(slices[0].sum()), slices)
+    squares = x * x
     return Sums(unit, float(squares.sum()), tuple(along(squares, axis) for axis in range(x.ndim)))
 
 
@@ -418,8 +451,10 @@ def _lost(expected: np.ndarray, actual: np.ndarray, noise: Noise, slices: tuple[
     faint = np.full(expected.shape, slices is None)
     for axis, of in enumerate(slices or ()):
         faint |= across(of, axis, expected.ndim)
-    _, same, unsure, _ = _told_apart(_wide(expected), _wide(actual), noise)
-    return _Lost(int((faint & ~same).sum()), int((faint & ~same & ~unsure).sum()))
+    a, b = _wide(expected), _wide(actual)
+    with np.errstate(invalid="ignore", over="ignore"):
+        told = _told_apart(a, b, np.abs(a - b), noise)
+    return _Lost(int((faint & ~told.same).sum()), int((faint & ~told.same & ~told.unsure).sum()))
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
@@ -447,7 +482,8 @@ def _shares(measured: _Measured, noise: Noise, shape: tuple[int, ...]) -> tuple[
 
 def _ratios(distances: np.ndarray, limits: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return np.where(distances == 0, 0.0, distances / limits)
+        found = distances / limits
+    return np.where(distances == 0, 0.0, found) if math.isnan(np.max(found, initial=0.0)) else found
 
 
 def _ratio(a: float, b: float) -> float:
@@ -478,6 +514,9 @@ def largest(x: np.ndarray) -> float:
     return float(np.max(sizes, where=np.isfinite(sizes), initial=0.0)) or 1.0
 
 
+# Of numbers whose largest is between this and its inverse, no square overflows, and only squares of what is nothing
+# beside the largest underflow.
+_ORDINARY = 1e100
 # Of smaller parts of the largest, squares of errors could underflow: at 1e-16 of themselves to 1e-300.
 _SMALLEST_PART = 1e-130
 
@@ -495,9 +534,10 @@ def stands_alone(pairs: Mapping[tuple[str, str], Difference]) -> str | None:
     return suspects[0] if len(engines) > 2 and len(suspects) == 1 else None
 
 
-def _spacing(a: np.ndarray, b: np.ndarray, dtype: Any) -> np.ndarray:
-    """The distance from the larger of |a| and |b| to the next number of `dtype`."""
+def _spacing(sizes: np.ndarray, b: np.ndarray, dtype: Any) -> np.ndarray:
+    """The distance from the larger of some sizes and |b| to the next number of `dtype`."""
     info = jnp.finfo(dtype)
-    larger = np.maximum(np.maximum(np.abs(a), np.abs(b)), float(info.smallest_normal))
-    larger = np.where(np.isfinite(larger), larger, 1.0)
+    larger = np.maximum(np.maximum(sizes, np.abs(b)), float(info.smallest_normal))
+    if not math.isfinite(larger.max(initial=0.0)):
+        larger = np.where(np.isfinite(larger), larger, 1.0)
     return np.spacing(larger) * (float(info.eps) / float(np.finfo(np.float64).eps))

@@ -21,7 +21,7 @@ _COMPILED, _COMPILED_EQUATION = 0.15, 6e-3
 # Most programs are asked for some forty draws or eighty; that of a check's first row, in every type and for every seed,
 # for a thousand, of which compiled ones take a third of the time. What was asked before does not count: the last digit
 # of a report would hang on it.
-_DRAWS = 300
+_DRAWS = 60
 
 
 def evaluated(fn: Callable[..., Any], static: tuple[Hashable, ...], draws: Sequence[Draw], *args: Any) -> Iterator[Any]:

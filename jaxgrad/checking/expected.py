@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from jaxgrad.checking import glance
-from jaxgrad.checking.compare import Noise, Spread, exact, floored, is_number, scaled
+from jaxgrad.checking.compare import Noise, Spread, exact, floored, independent, is_number, scaled
 from jaxgrad.checking.oracles import Samples
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.threads import of_each
@@ -20,8 +20,10 @@ _ENLARGED = {"float64": (2.0**7, 2.0**13), "float32": (1.0, 16.0), "bfloat16": (
 # factor are those of a choice that flips: rare ones are seen with larger roundings only, ties with any.
 _SMOOTH = 4.0
 
-# Of answers of at most as many elements noise is measured whole at once: compiling takes most of their time.
+# Of answers of at most as many elements each is measured by itself, at a first look too.
 SMALL = 2**16
+# Samples for small answers: when noise is measured whole, and at a first look.
+_MANY, _FEW = 32, 5
 # The name of a type to an oracle's own answer in it, to one question.
 Answers: TypeAlias = Callable[[str], Pulled]
 
@@ -42,7 +44,7 @@ class Expected(NamedTuple):
 def samples_for(answer: Pulled) -> int:
     """How many samples noise is measured with: fewer of large answers, where many elements say what noise is."""
     elements = _elements(answer)
-    return 32 if elements <= SMALL else 16 if elements <= 2**18 else 8
+    return _MANY if elements <= SMALL else 16 if elements <= 2**18 else 8
 
 
 def _elements(answer: Pulled) -> int:
@@ -111,24 +113,52 @@ def measured(sampled: Samples, answer: Pulled, dtype: str, narrow: bool = False)
     """The noise of an answer's arrays, from samples with a type's roundings drawn at random.
 
     `narrow` is as in `noise.rounding`: reductions keep their sums in the type itself.
+    """
+    leaves, samples = _leaves(answer), samples_for(answer)
+    pairs = max(4, samples // 4)
+    usual, hang = _in_pairs(sampled, leaves, dtype, pairs, narrow)
+    small, _ = _ENLARGED[dtype]
+    for sample in sampled([Draw(rounding(dtype, small, narrow), seed) for seed in range(pairs + 1, samples + 1)]):
+        _add(usual, sample)
+    return _like(answer, _noises(leaves, usual, hang, dtype))
+
+
+def few_samples(sampled: Samples, dtype: str) -> Expected:
+    """A small answer, and its noise at a first look: by a few of the samples that measure it whole.
+
+    Limits are those of the whole measurement, as if noise were known as well and all elements' errors were independent,
+    which makes those of sums the strictest there are. By `_FEW` samples an element's noise is less than half of
+    what it is once in 17 times, and more than twice that once in 800: what is right may be measured whole for it, and
+    what is wrong hardly passes for it.
+    """
+    answer = exactly(sampled)
+    leaves = _leaves(answer)
+    noises = _noises(leaves, *_in_pairs(sampled, leaves, dtype, _FEW, False), dtype)
+    strict = (noise._replace(samples=_MANY, freedom=independent(noise.deviation.shape)) for noise in noises)
+    return Expected(answer, _like(answer, list(strict)), whole=False)
+
+
+def _in_pairs(
+    sampled: Samples, leaves: Sequence[np.ndarray], dtype: str, pairs: int, narrow: bool
+) -> tuple[list[Spread], list["_Hangs"]]:
+    """The first samples, and which elements of each array hang on a choice.
 
     Each element's error is measured twice, with small roundings and with large ones, drawn alike. Where the two are
     not in proportion the element is `unsure`.
     """
-    leaves, samples = _leaves(answer), samples_for(answer)
     small, large = _ENLARGED[dtype]
     usual, enlarged = ([Spread(leaf) for leaf in leaves] for _ in range(2))
-    few = max(4, samples // 4)
-    first, rest = range(1, few + 1), range(few + 1, samples + 1)
-    in_turn = [Draw(rounding(dtype, by, narrow), seed) for seed in first for by in (small, large)]
+    in_turn = [Draw(rounding(dtype, by, narrow), seed) for seed in range(1, pairs + 1) for by in (small, large)]
     for number, sample in enumerate(sampled(in_turn)):
         _add(enlarged if number % 2 else usual, sample)
-    unsure = [_hangs_on_a_choice(*pair, large / small) for pair in zip(usual, enlarged, strict=True)]
-    del enlarged
-    for sample in sampled([Draw(rounding(dtype, small, narrow), seed) for seed in rest]):
-        _add(usual, sample)
+    return usual, [_hangs_on_a_choice(*pair, large / small) for pair in zip(usual, enlarged, strict=True)]
+
+
+def _noises(leaves: Sequence[np.ndarray], usual: list[Spread], hang: Sequence["_Hangs"], dtype: str) -> list[Noise]:
+    """The noise of each array by its samples, of which `usual` is emptied."""
+    small, _ = _ENLARGED[dtype]
     found = []
-    for leaf, hangs in zip(leaves, unsure, strict=True):
+    for leaf, hangs in zip(leaves, hang, strict=True):
         # What is no longer needed makes room for the next: of a large model each list is as much as its parameters.
         spread = usual.pop(0)
         if not is_number(leaf):
@@ -137,7 +167,7 @@ def measured(sampled: Samples, answer: Pulled, dtype: str, narrow: bool = False)
         noise = scaled(spread.noise(), 1 / small)
         own = noise._replace(unsure=noise.unsure | hangs.unsure, lost=noise.lost | hangs.lost)
         found.append(floored(own, leaf, dtype))
-    return _like(answer, found)
+    return found
 
 
 class _Hangs(NamedTuple):

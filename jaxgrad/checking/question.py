@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxgrad import jax_seam
 from jaxgrad.checking import domains as of_domains
+from jaxgrad.checking.compare import parts_of
 from jaxgrad.checking.domains import Domain
 from jaxgrad.errors import JaxgradError
 
@@ -311,4 +312,5 @@ def size_of(question: Question) -> int:
 def survives(question: Question, dtype: str) -> bool:
     """Whether the numbers of a float64 question are the same ones in a type."""
     leaves = [x for leaves in question for x in leaves if is_number(x)]
-    return all(np.array_equal(x, in_type(x, dtype), equal_nan=True) for x in leaves)
+    parts = (x[part] for x in map(np.asarray, leaves) for part in parts_of(x.shape))
+    return all(np.array_equal(part, in_type(part, dtype), equal_nan=True) for part in parts)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxgrad.checking import taylor
 from jaxgrad.checking.compare import Noise, floored, is_number, limit
 from jaxgrad.checking.domains import moved
-from jaxgrad.checking.expected import SMALL, Expected, by_own_errors, expect, first_look
+from jaxgrad.checking.expected import SMALL, Expected, by_own_errors, expect, few_samples, first_look
 from jaxgrad.checking.findings import (
     HAND,
     TRUTH,
@@ -57,7 +57,6 @@ def source_of(
     if kept is None or (whole and not kept.expected.whole):
         with in_type("float64"):
             wide = widened(q)
-            whole = whole or size_of(wide) <= SMALL
             shared = None if whole else _of_float64(subject, dtype, second, key)
             kept = subject.kept.sources[place] = shared or _asked_of(subject, wide, dtype, second, whole)
     return kept
@@ -99,13 +98,17 @@ def _asked_of(subject: Subject, q: Question, dtype: str, second: bool, whole: bo
     own = functools.partial(in_jax.rounded, subject.hand, q, second)
     try:
         # Its own error in float32 is what is in question there, and no measure of it.
-        expected = expect(own, dtype) if whole else first_look(own, dtype)
+        look = expect if whole else few_samples if size_of(q) <= SMALL else first_look
+        expected = look(own, dtype)
         return Source(TRUTH, expected, [] if second else in_jax.node_names(subject.hand, q))
     except Exception as error:
         raise Unanswered(f"there is no oracle, and in float64 the function says {first_line(error)}") from error
 
 
 def _at_first_look(oracle: Oracle, sampled: Samples, q: Question, dtype: str, second: bool) -> Expected:
+    if size_of(q) <= SMALL:
+        return few_samples(sampled, dtype)
+
     def answered(dtype: str) -> Pulled:
         with in_type(dtype):
             return oracle.pull(taken_to(q, dtype), second)[0]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxgrad import GradientMismatch, check
-from jaxgrad.checking import glance
+from jaxgrad.checking import glance, sources
 from jaxgrad.checking.compare import compare
-from jaxgrad.checking.expected import expect, first_look
+from jaxgrad.checking.expected import expect, few_samples, first_look
 from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.jaxprs.noise import EXACT
@@ -127,8 +127,11 @@ def test_what_is_not_finite_is_unsure():
     assert at_a_glance(expected, errors).unsure[2, 3]
 
 
-@pytest.mark.parametrize(("size", "look", "draws"), [(70_000, first_look, 4), (70_000, expect, 21), (100, expect, 41)])
-def test_a_large_answer_takes_four_evaluations_at_a_first_look(size: int, look, draws: int):
+@pytest.mark.parametrize(
+    ("size", "look", "draws"),
+    [(70_000, first_look, 4), (70_000, expect, 21), (100, few_samples, 11), (100, expect, 41)],
+)
+def test_a_first_look_takes_few_evaluations(size: int, look, draws: int):
     expected, drawn = RNG.standard_normal(size), []
 
     def sampled(given):
@@ -139,7 +142,74 @@ def test_a_large_answer_takes_four_evaluations_at_a_first_look(size: int, look, 
 
     found = look(sampled, "float32")
     assert len(drawn) == draws and drawn[0].rounding == EXACT
-    assert found.whole == (draws != 4)
+    assert found.whole == (look is expect)
+
+
+# By a few samples.
+
+
+def few(expected, made):
+    """The noise of an array at a first look, where `made` gives an error of it for a seed."""
+
+    def sampled(draws):
+        for draw in draws:
+            scale = draw.rounding.unit / UNIT
+            yield Pulled([], [], [expected + scale * (made(draw.seed) if draw.rounding != EXACT else 0)])
+
+    found = few_samples(sampled, "float32")
+    assert not found.whole
+    return found.noise.inputs[0]
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (8, 16), (3, 5, 4), (1, 200), (0, 3)])
+def test_what_noise_makes_is_nearly_always_settled_by_a_few_samples(shape):
+    settled = 0
+    for trial in range(50):
+        expected = RNG.standard_normal(shape)
+        noise = few(expected, lambda seed: 1e-6 * np.random.default_rng((trial, seed)).standard_normal(shape))  # noqa: B023
+        found = compare(expected, expected + 1e-6 * RNG.standard_normal(shape), noise, "float32")
+        settled += found.agrees and not found.unjudged
+    assert settled >= 45
+
+
+def test_a_few_samples_settle_nothing_that_all_of_them_tell():
+    """An error of 5 times the noise in every element, 6 in a row and 18 in an element."""
+    for trial in range(50):
+        expected = RNG.standard_normal((8, 16))
+        noise = few(expected, lambda seed: 1e-6 * np.random.default_rng((trial, seed)).standard_normal((8, 16)))  # noqa: B023
+        for wrong, times in ((np.s_[:], 5), (np.s_[3], 6), (np.s_[3, 7], 18)):
+            planted = expected.copy()
+            planted[wrong] += times * 1e-6
+            assert not compare(expected, planted, noise, "float32").agrees, (times, trial)
+
+
+def test_an_element_that_some_rounding_makes_another_is_unsure():
+    expected = RNG.standard_normal((8, 16))
+    errors = lambda seed: 1e-6 * (1 + (seed == 3) * np.eye(8, 16))  # noqa: E731
+    assert not few(expected, errors).unsure.any()
+
+    def sampled(draws):
+        for draw in draws:
+            scale = draw.rounding.unit / UNIT
+            yield Pulled([], [], [expected + scale * errors(draw.seed) + 0.1 * (scale > 1) * np.eye(8, 16)])
+
+    assert (few_samples(sampled, "float32").noise.inputs[0].unsure == np.eye(8, 16, dtype=bool)).all()
+
+
+def test_small_functions_that_are_right_are_not_measured_whole(monkeypatch):
+    asked = []
+    monkeypatch.setattr(sources, "expect", lambda *args: asked.append(args) or expect(*args))
+    assert check(rule(lambda x: jnp.cos(x)), jax.ShapeDtypeStruct((4, 5), jnp.float32), reference=jnp.sin).passed
+    assert not asked
+    with pytest.raises(GradientMismatch):
+        check(rule(lambda x: 1.01 * jnp.cos(x)), jax.ShapeDtypeStruct((4, 5), jnp.float32), reference=jnp.sin)
+    assert asked
+
+
+def rule(slope):
+    fn = jax.custom_vjp(lambda x: jnp.sin(x))
+    fn.defvjp(lambda x: (jnp.sin(x), x), lambda x, dy: (dy * slope(x),))
+    return fn
 
 
 # By an oracle's own error in float32.

@@ -356,7 +356,9 @@ def _pull_program(
     directions: list[Any] | None,
     layout: str,
     roundings: Roundings | None,
+    look: Callable[[Sequence[Any]], None] = lambda ys: None,
 ) -> tuple[Pulled, list[str]]:
+    """What `pull` gives, or one sample of `noise`; `look` is given the outputs that are differentiated."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -370,6 +372,7 @@ def _pull_program(
         with collecting_torch_taps() as taps, _our_errors("forward pass"):
             outs = leaves(call.fn(*call.args, **call.kwargs))
         ys = [y for y in outs if differentiable(y)]
+        look(ys)
         cotangents = [_laid_out(dy, layout, y.dtype) for dy, y in zip(_fitting(dys, ys), ys, strict=True)]
         at = list(call.inputs.values())
         first = _gradients(ys, cotangents, [*at, *taps.values()], directions is not None, "backward pass")
@@ -640,14 +643,11 @@ def _tapped(program: TorchProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
     return list(reversed(taps))
 
 
-def _has_own_backward(program: TorchProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether somebody's `autograd.Function`, in Python or C++, is on the way back from the outputs."""
+def _have_own_backward(ys: Sequence[Any]) -> bool:
+    """Whether somebody's `autograd.Function`, in Python or C++, is on the way back from outputs."""
     import torch
 
-    call = _bound(program, args, dict(kwargs), None)
-    with _calling(call), _our_errors("forward pass"):
-        left = [y.grad_fn for y in leaves(call.fn(*call.args, **call.kwargs))]
-    seen = set()
+    left, seen = [y.grad_fn for y in ys], set()
     while left:
         node = left.pop()
         if node is None or node in seen:
@@ -728,8 +728,12 @@ def torch_oracle(name: str, reference: Any, asked: Call, names: Mapping[str, Any
         args, kwargs = jax.tree.unflatten(asked.structure, values)
         return args, kwargs
 
+    has_own_backward: set[bool] = set()
+
     def answered(q: Question, second: bool) -> tuple[Pulled, list[str]]:
-        return pull(program, *given(q), q.dys, q.directions if second else None)
+        look = lambda ys: has_own_backward.add(_have_own_backward(ys))  # noqa: E731
+        directions = q.directions if second else None
+        return _pull_program(program, *given(q), q.dys, directions, "contiguous", None, look)
 
     def sampled(q: Question, second: bool) -> Samples:
         def sample(rounding: Rounding, seed: int) -> Pulled:
@@ -744,7 +748,9 @@ def torch_oracle(name: str, reference: Any, asked: Call, names: Mapping[str, Any
         return lambda draws: (sample(*draw) for draw in draws)
 
     def flaw(q: Question) -> str:
-        if not _has_own_backward(program, *given(q)):
+        if not has_own_backward:
+            answered(q, False)
+        if True not in has_own_backward:
             return ""
         shapes = [dy.shape for dy in q.dys]
         usual = pull(program, *given(q), q.dys)[0].inputs
