@@ -1,8 +1,10 @@
 """Compiled programs of the functions that are checked, kept as long as they are likely to be asked again."""
 
+import contextlib
 import functools
+import gc
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
 
@@ -19,6 +21,25 @@ _KEPT = 64
 _SMALL = 2**24
 # As many turns are counted of a loop that a condition ends: an iteration that converges seldom takes more.
 _TURNS = 2**10
+# After so many new objects Python looks for garbage among the youngest, where it would after some hundreds.
+_YOUNG = 100_000
+
+
+@contextlib.contextmanager
+def garbage_waits() -> Iterator[None]:
+    """Python looks for cycles of unused objects more seldom meanwhile.
+
+    A trace makes many objects, nearly all of which stay, and looking at all of them again and again takes a tenth of a
+    check. What it was set to before holds again afterwards; where it was turned off, it stays so.
+    """
+    before = gc.get_threshold()
+    young, *older = before
+    if young:
+        gc.set_threshold(max(young, _YOUNG), *older)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class Program(NamedTuple):

@@ -57,12 +57,8 @@ def pull_again(
     directions: list[Any],
 ) -> Pulled:
     """Second order: the pullback of the inner product of the first cotangents with `directions`."""
-
-    def inner(inputs: list[Any], carried: list[Any]) -> Any:
-        return inner_product(directions, pull(fn, inputs, carried, dys).inputs)
-
-    out = jax.eval_shape(inner, inputs, carried)
-    return Pulled([], [], pull(inner, inputs, carried, [jnp.ones((), out.dtype)]).inputs)
+    slope, vjp = jax.vjp(lambda inputs: inner_product(directions, pull(fn, inputs, carried, dys).inputs), inputs)
+    return Pulled([], [], vjp(jnp.ones((), slope.dtype))[0])
 
 
 def inner_product(a: list[Any], b: list[Any]) -> Any:

@@ -25,6 +25,7 @@ from jaxgrad.checking.oracles import Oracle
 from jaxgrad.checking.oracles.jax import jax_oracle
 from jaxgrad.checking.oracles.numpy import numpy_oracle
 from jaxgrad.checking.oracles.torch import torch_oracle
+from jaxgrad.checking.programs import garbage_waits
 from jaxgrad.checking.question import CARRIED, DTYPES, Call, applied, call
 from jaxgrad.checking.subject import Subject, forward, in_type
 from jaxgrad.checking.transforms import DEFAULT, TRANSFORMS
@@ -136,7 +137,7 @@ def check(
         settings = list(_settings(subject, dtypes, transforms, seeds, not findings))
         rest = list(_settings(subject, dtypes, transforms, seeds, False)) * (len(all_sizes) - number)
         total = len(findings) + len(settings) + len(rest)
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        with ThreadPoolExecutor(max_workers=1) as pool, garbage_waits():
             for at, (setting, asked_for) in enumerate(settings):
                 usable = any(f.setting.dtype == setting.dtype and f.outcome == AGREES for f in findings)
                 # What is refused in a type that agrees elsewhere is the transformation, or an input of unusual size.

@@ -4,7 +4,6 @@ What should come of it is always made of the oracle's plain answers, one an exam
 once however many transformations a function is tried under.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.oracles.jax import Function, on_host, pullback
-from jaxgrad.checking.programs import Program, run
+from jaxgrad.checking.programs import Program, run, traced
 from jaxgrad.checking.pullback import Pulled, inner_product, pull
 from jaxgrad.checking.question import CARRIED, INPUT, Call, Question, asked, drawn, numbers_of, variants
+from jaxgrad.jax_seam import ClosedJaxpr, jaxpr_as_fun
 
 # The names of the examples that several settings ask: the first, and the second of a batch of all inputs.
 FIRST, SECOND = "", "second"
@@ -151,12 +151,22 @@ def _by_remat(group: Group, of: Asked) -> list[Program]:
 
 def _by_vmap(group: Group, of: Asked) -> list[Program]:
     together, axes = _together(group, of.call)
-    flat = tuple(tuple(part) for part in axes)
-    return [Program(_vmap, (of.fn, flat), (together,))]
+    flat = tuple(axis for part in axes for axis in part)
+    return [Program(_vmap, (*_of_one(group, of), flat), (together,))]
 
 
 def _by_scan(group: Group, of: Asked) -> list[Program]:
-    return [Program(_scan, (of.fn,), (_together(group, of.call)[0],))]
+    together, _ = _together(group, of.call)
+    return [Program(_scan, _of_one(group, of), (together,))]
+
+
+def _of_one(group: Group, of: Asked) -> tuple[ClosedJaxpr, Any]:
+    """The pullback of one example, traced, and the tree of what it gives.
+
+    A transformation is given the same equations by the function itself, which would be traced for each anew.
+    """
+    alone = pullback(of.fn, group.questions[0], False)
+    return traced(alone.fn, alone.static, alone.args)
 
 
 def _by_jvp(group: Group, of: Asked) -> list[Program]:
@@ -173,16 +183,14 @@ def _remat(fn: Function, q: Question) -> Pulled:
     return pull(fn, q.inputs, q.carried, q.dys, jax.checkpoint)
 
 
-def _vmap(fn: Function, axes: tuple[tuple[int | None, ...], ...], q: Question) -> Pulled:
-    inputs, carried, dys, _ = map(list, axes)
-    return jax.vmap(functools.partial(pull, fn), in_axes=(inputs, carried, dys))(q.inputs, q.carried, q.dys)
+def _vmap(pullback: ClosedJaxpr, answer: Any, axes: tuple[int | None, ...], q: Question) -> Pulled:
+    results = jax.vmap(jaxpr_as_fun(pullback), in_axes=axes)(*jax.tree.leaves(q))
+    return jax.tree.unflatten(answer, results)
 
 
-def _scan(fn: Function, q: Question) -> Pulled:
-    def step(carry: int, xs: tuple[Any, ...]) -> tuple[int, Pulled]:
-        return carry, pull(fn, *xs)
-
-    return jax.lax.scan(step, 0, (q.inputs, q.carried, q.dys))[1]
+def _scan(pullback: ClosedJaxpr, answer: Any, q: Question) -> Pulled:
+    _, results = jax.lax.scan(lambda carry, xs: (carry, jaxpr_as_fun(pullback)(*xs)), 0, jax.tree.leaves(q))
+    return jax.tree.unflatten(answer, results)
 
 
 def _jvp(fn: Function, q: Question) -> Pulled:
