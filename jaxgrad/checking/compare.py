@@ -27,6 +27,8 @@ ALPHA = 1e-9
 # The error that float32 and bfloat16 really make is up to twice the measured noise (tests/jaxprs/test_noise.py, which
 # fails above that); another right formula may make as much again.
 LEAST = 4.0
+# The samples that the noise of a small answer is measured with.
+USUAL = 32
 # A tensor of which more than this share cannot be judged has not been judged.
 MOST_UNJUDGED = 0.25
 # A noise of at most this part of an element is small beside it: what agrees does so to some 6 %.
@@ -427,7 +429,7 @@ def _faint(found: _Measured, noise: Noise, shape: tuple[int, ...], dtype: Any) -
     size = math.prod(shape)
     if not size:
         return ()
-    zero = (100 * float(jnp.finfo(np.float64).eps) / float(jnp.finfo(dtype).eps)) ** 2
+    zero = _zero(dtype) ** 2
     unit = max(found.sizes.unit, found.noise.unit)
     sizes, noisy = found.sizes.in_units_of(unit), found.noise.in_units_of(unit)
     most = limit(min(noise.freedom[0], size), noise.samples) ** 2
@@ -435,6 +437,20 @@ def _faint(found: _Measured, noise: Noise, shape: tuple[int, ...], dtype: Any) -
         return None
     pairs = zip(sizes.slices, noisy.slices, strict=True) if len(shape) > 1 else ()
     return tuple((zero * noise < own) & (own <= noise) for own, noise in pairs)
+
+
+def _zero(dtype: Any) -> float:
+    """The part of its noise in a type that an array is of if it is no more than noise in float64 too."""
+    return 100 * float(jnp.finfo(np.float64).eps) / float(jnp.finfo(dtype).eps)
+
+
+def may_drown(difference: Difference, dtype: Any) -> bool:
+    """Whether an array is smaller than what its noise may reach if all its errors are one, whatever is known of them.
+
+    That is a question for noise that is measured whole: at a first look errors are taken to be independent.
+    """
+    most = 1 / limit(1.0, USUAL)
+    return not difference.exact and most < difference.noise < 1 / _zero(dtype)
 
 
 class _Lost(NamedTuple):

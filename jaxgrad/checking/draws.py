@@ -9,7 +9,7 @@ import numpy as np
 from jaxgrad.checking.programs import Program, run, traced
 from jaxgrad.jax_seam import ClosedJaxpr
 from jaxgrad.jaxprs import in_numpy
-from jaxgrad.jaxprs.noise import Draw, Rounding, noisy_now, repeated
+from jaxgrad.jaxprs.noise import EXACT, Draw, Rounding, noisy_now, repeated
 
 # One call for several draws spares calls, fresh memory for each of them and copies; but it holds what all of them give.
 _TOGETHER = 4
@@ -31,9 +31,12 @@ def evaluated(fn: Callable[..., Any], static: tuple[Hashable, ...], draws: Seque
     """
     program, structure = traced(fn, static, args)
     leaves = jax.tree.leaves(args)
-    if _at_hand(program) and not in_numpy.underflows(program, leaves):
-        once, given = noisy_now(program), [np.asarray(leaf) for leaf in leaves]
-        yield from (jax.tree.unflatten(structure, once(draw.seed, draw.rounding, *given)) for draw in draws)
+    exact = in_numpy.if_normal(program, leaves) if _at_hand(program) else None
+    if exact is not None:
+        once, given = noisy_now(program), list(map(np.asarray, leaves))
+        for draw in draws:
+            results = exact if draw.rounding == EXACT else once(draw.seed, draw.rounding, *given)
+            yield jax.tree.unflatten(structure, results)
         return
     # A pullback gives about as many numbers as it is given.
     length = _TOGETHER if sum(map(np.size, leaves)) <= _MOST_TOGETHER else 1

@@ -1,13 +1,13 @@
 """What an oracle expects of an example, in float64, and the noise that a type's arithmetic has there."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from jaxgrad.checking import glance
-from jaxgrad.checking.compare import Noise, Spread, exact, floored, independent, is_number, scaled
+from jaxgrad.checking.compare import USUAL, Noise, Spread, exact, floored, independent, is_number, scaled
 from jaxgrad.checking.oracles import Samples
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.threads import of_each
@@ -22,8 +22,8 @@ _SMOOTH = 4.0
 
 # Of answers of at most as many elements each is measured by itself, at a first look too.
 SMALL = 2**16
-# Samples for small answers: when noise is measured whole, and at a first look.
-_MANY, _FEW = 32, 5
+# Pairs of samples for small answers at a first look.
+_FEW = 5
 # The name of a type to an oracle's own answer in it, to one question.
 Answers: TypeAlias = Callable[[str], Pulled]
 
@@ -44,7 +44,7 @@ class Expected(NamedTuple):
 def samples_for(answer: Pulled) -> int:
     """How many samples noise is measured with: fewer of large answers, where many elements say what noise is."""
     elements = _elements(answer)
-    return _MANY if elements <= SMALL else 16 if elements <= 2**18 else 8
+    return USUAL if elements <= SMALL else 16 if elements <= 2**18 else 8
 
 
 def _elements(answer: Pulled) -> int:
@@ -116,7 +116,7 @@ def measured(sampled: Samples, answer: Pulled, dtype: str, narrow: bool = False)
     """
     leaves, samples = _leaves(answer), samples_for(answer)
     pairs = max(4, samples // 4)
-    usual, hang = _in_pairs(sampled, leaves, dtype, pairs, narrow)
+    usual, hang = _in_pairs(sampled(_pairs(dtype, pairs, narrow)), leaves, dtype)
     small, _ = _ENLARGED[dtype]
     for sample in sampled([Draw(rounding(dtype, small, narrow), seed) for seed in range(pairs + 1, samples + 1)]):
         _add(usual, sample)
@@ -131,25 +131,29 @@ def few_samples(sampled: Samples, dtype: str) -> Expected:
     what it is once in 17 times, and more than twice that once in 800: what is right may be measured whole for it, and
     what is wrong hardly passes for it.
     """
-    answer = exactly(sampled)
+    # Asked all at once: a program is prepared for each time that it is asked.
+    drawn = iter(sampled([Draw(EXACT, 0), *_pairs(dtype, _FEW)]))
+    answer = next(drawn)
     leaves = _leaves(answer)
-    noises = _noises(leaves, *_in_pairs(sampled, leaves, dtype, _FEW, False), dtype)
-    strict = (noise._replace(samples=_MANY, freedom=independent(noise.deviation.shape)) for noise in noises)
+    noises = _noises(leaves, *_in_pairs(drawn, leaves, dtype), dtype)
+    strict = (noise._replace(samples=USUAL, freedom=independent(noise.deviation.shape)) for noise in noises)
     return Expected(answer, _like(answer, list(strict)), whole=False)
 
 
-def _in_pairs(
-    sampled: Samples, leaves: Sequence[np.ndarray], dtype: str, pairs: int, narrow: bool
-) -> tuple[list[Spread], list["_Hangs"]]:
-    """The first samples, and which elements of each array hang on a choice.
+def _pairs(dtype: str, count: int, narrow: bool = False) -> list[Draw]:
+    """Draws for `_in_pairs`: each with small roundings and with large ones."""
+    return [Draw(rounding(dtype, by, narrow), seed) for seed in range(1, count + 1) for by in _ENLARGED[dtype]]
+
+
+def _in_pairs(drawn: Iterable[Pulled], leaves: Sequence[np.ndarray], dtype: str) -> tuple[list[Spread], list["_Hangs"]]:
+    """The samples of `_pairs` with small roundings, and which elements of each array hang on a choice.
 
     Each element's error is measured twice, with small roundings and with large ones, drawn alike. Where the two are
     not in proportion the element is `unsure`.
     """
     small, large = _ENLARGED[dtype]
     usual, enlarged = ([Spread(leaf) for leaf in leaves] for _ in range(2))
-    in_turn = [Draw(rounding(dtype, by, narrow), seed) for seed in range(1, pairs + 1) for by in (small, large)]
-    for number, sample in enumerate(sampled(in_turn)):
+    for number, sample in enumerate(drawn):
         _add(enlarged if number % 2 else usual, sample)
     return usual, [_hangs_on_a_choice(*pair, large / small) for pair in zip(usual, enlarged, strict=True)]
 

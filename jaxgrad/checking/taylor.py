@@ -179,7 +179,7 @@ def _along_steps(
     """The values of f at x + h v for each of up to `2 _STEPS + 1` steps h."""
     work = in_numpy.work(program)
     small = work is not None and work.equations <= _FEW_EQUATIONS and work.numbers <= _SMALL_CALL and not work.others
-    if small and not in_numpy.underflows(program, x):
+    if small and in_numpy.if_normal(program, x) is not None:
         return lambda x, v, steps: np.array(
             [in_numpy.evaluate(program, [leaf + h * d for leaf, d in zip(x, v, strict=True)])[0] for h in steps]
         )

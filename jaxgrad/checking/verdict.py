@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxgrad.checking import programs
 from jaxgrad.checking.appeal import appealed, cast_of, without_conventions
-from jaxgrad.checking.compare import compare, exact, floored, is_number, scaled, stands_alone
+from jaxgrad.checking.compare import compare, exact, floored, is_number, may_drown, scaled, stands_alone
 from jaxgrad.checking.expected import expect
 from jaxgrad.checking.findings import (
     AGREES,
@@ -106,15 +106,16 @@ def _looked_at(
     """A group beside what is expected of it, and its tensors: by a first look, or where that is not enough whole."""
     asked = gathered(subject, setting, group, run, names, called, whole=False)
     tensors = tuple(tensors_of(subject, asked))
-    if not asked.source.expected.whole and not _are_settled(tensors):
+    if not asked.source.expected.whole and not _are_settled(tensors, setting.dtype):
         asked = gathered(subject, setting, group, run, names, called)
         tensors = tuple(tensors_of(subject, asked))
     return asked, tensors
 
 
-def _are_settled(tensors: Sequence[Tensor]) -> bool:
-    """Whether nearly all was judged at a first look, and agrees."""
-    return all(d.agrees and d.unjudged <= _MOST_LEFT * d.size for tensor in tensors for d in tensor.pairs.values())
+def _are_settled(tensors: Sequence[Tensor], dtype: str) -> bool:
+    """Whether nearly all was judged at a first look, agrees, and is far above its noise."""
+    seen = [d for tensor in tensors for d in tensor.pairs.values()]
+    return all(d.agrees and d.unjudged <= _MOST_LEFT * d.size and not may_drown(d, dtype) for d in seen)
 
 
 _TWO_FORWARDS = (

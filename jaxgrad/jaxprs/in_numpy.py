@@ -74,10 +74,10 @@ def evaluate(program: ClosedJaxpr, values: Sequence[Any]) -> list[np.ndarray]:
     return evaluate_now(program, list(map(np.asarray, values)), lambda eqn, given, _: bind(eqn, given), np.uint32(0))
 
 
-def underflows(program: ClosedJaxpr, values: Sequence[Any]) -> bool:
-    """Whether a number in a program that `work` is known of is too small to be normal.
+def if_normal(program: ClosedJaxpr, values: Sequence[Any]) -> list[np.ndarray] | None:
+    """What a program that `work` is known of gives; None where a number in it is too small to be normal.
 
-    XLA takes it for 0, and NumPy does not, whose results may then be others.
+    XLA takes such a number for 0, and NumPy does not, whose results may then be others.
     """
     found = False
 
@@ -87,8 +87,8 @@ def underflows(program: ClosedJaxpr, values: Sequence[Any]) -> bool:
         found = found or any(map(_is_subnormal, made))
         return made
 
-    evaluate_now(program, list(map(np.asarray, values)), visit, np.uint32(0))
-    return found
+    results = evaluate_now(program, list(map(np.asarray, values)), visit, np.uint32(0))
+    return None if found else results
 
 
 def _is_subnormal(x: np.ndarray) -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 from jaxgrad import GradientMismatch, check
 from jaxgrad.checking import glance, sources
-from jaxgrad.checking.compare import compare
+from jaxgrad.checking.compare import compare, may_drown
 from jaxgrad.checking.expected import expect, few_samples, first_look
 from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled
@@ -302,3 +302,11 @@ def test_a_large_function_without_an_oracle_is_not_measured_by_its_own_error():
 def test_one_that_is_wrong_is_measured_whole_before_it_is_called_so(wrong):
     with pytest.raises(GradientMismatch, match="measured over 16"):
         check(scaled_by(wrong), LARGE, reference=jnp.sin, **ONCE)
+
+
+@pytest.mark.parametrize(("size", "noise", "drowns"), [(1.0, 0.2, True), (1.0, 0.05, False), (1e-20, 1e-7, False)])
+def test_an_array_that_its_noise_may_reach_is_not_settled(size: float, noise: float, drowns: bool):
+    """What is nothing in float64 too is 0, and is no smaller for its noise."""
+    expected = np.full(4, size)
+    found = compare(expected, expected + 0.5 * noise, few(expected, lambda seed: np.full(4, noise)), "float32")
+    assert found.agrees and may_drown(found, "float32") == drowns
