@@ -60,6 +60,9 @@ _ELEMENTARY = frozenset(
     "exp exp2 log log1p expm1 tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh logistic erf erfc pow "
     "integer_pow rsqrt cbrt atan2".split()
 )
+# Of these, those that are whole of whole numbers other than 0 too; the rest, such as tanh, are only rounded so.
+_ALGEBRAIC = frozenset("exp2 pow integer_pow cbrt rsqrt".split())
+_TRANSCENDENTAL = _ELEMENTARY - _ALGEBRAIC
 # Of the number of bits that are set in 32, each by chance.
 _VARIANCE = 8
 # The fewest numbers in a table of noise, so that small arrays seldom share any.
@@ -227,10 +230,11 @@ def _rounded(
         (out,) = bind(eqn, operands)
         if not _rounds(out):
             return [out]
-        return [_sum_of_products(rounding, out, _deciding(out, operands), list(contracted), place)]
+        return [_sum_of_products(rounding, out, _floats(operands), list(contracted), place)]
     if name in _EXACT or name in _ELEMENTARY:
         (out,) = bind(eqn, operands)
-        return [_once(rounding, out, _deciding(out, operands), place, units=1 if name in _EXACT else 2)]
+        units = 1 if name in _EXACT else 2
+        return [_once(rounding, out, _floats(operands), place, units=units, at_0=name in _TRANSCENDENTAL)]
     # An algorithm behind one name, such as a factorisation, a special function or somebody's kernel: stable ones give
     # the nearly right result of nearly the right operands.
     shaken = [_shaken(x, rounding, place ^ np.uint32(7919 * (k + 1)), _OPAQUE) for k, x in enumerate(operands)]
@@ -244,10 +248,13 @@ def _rounded(
     return [_shaken(out, rounding, place ^ np.uint32(104729 * (k + 1)), _OPAQUE) for k, out in enumerate(outs)]
 
 
-@functools.partial(_traced_once, static=("units",))
-def _once(rounding: _Drawn, out: Any, operands: list[Any], place: Any, *, units: int) -> Any:
-    """A result that is rounded once, to so many units, where it is no whole number."""
-    return rounding.np.where(_whole(out, rounding, operands), out, _shaken(out, rounding, place, units))
+@functools.partial(_traced_once, static=("units", "at_0"))
+def _once(rounding: _Drawn, out: Any, operands: list[Any], place: Any, *, units: int, at_0: bool) -> Any:
+    """A result that is rounded once, to so many units, where it is no whole number; or, `at_0`, not made of 0."""
+    whole = _whole(out, rounding, [] if at_0 else operands)
+    for operand in operands if at_0 else ():
+        whole = whole & (operand == 0)
+    return rounding.np.where(whole, out, _shaken(out, rounding, place, units))
 
 
 @_traced_once
@@ -262,24 +269,23 @@ def _sum_of_products(rounding: _Drawn, out: Any, operands: Sequence[Any], produc
 
 
 def _whole(x: Any, rounding: _Drawn, operands: Sequence[Any]) -> Any:
-    """Where a result is a whole number that its type holds, such as a float that counts: nothing is rounded there.
+    """Where a result is a whole number made of whole numbers, as a float is that counts: nothing is rounded there.
 
-    `operands` are those that decide it too.
+    1 + tanh(x) is 0 for many x that are not whole, and log(1 + exp(x)) too: there it is all rounding.
     """
     xp = rounding.np
     whole = (x == xp.rint(x)) & (xp.abs(x) * rounding.unit <= 1)
+    if xp is np and not whole.any():
+        return whole
+    # In a 16-bit type many elements are rounded to whole numbers, but hardly all.
+    by_element = _number(x.dtype).eps <= 2.0**-23
     for operand in operands:
-        whole = whole & xp.all(operand == xp.rint(operand))
+        same = operand == xp.rint(operand)
+        whole = whole & (same if by_element and operand.shape in ((), x.shape) else xp.all(same))
     return whole
 
 
-def _deciding(x: Any, operands: Sequence[Any]) -> list[Any]:
-    """The operands that decide, beside the result itself, whether it is whole: the floats, of a 16-bit result.
-
-    In a 16-bit type many results are rounded to whole numbers, and are exact only where all operands are whole too.
-    """
-    if not _rounds(x) or _number(x.dtype).eps <= 2.0**-23:
-        return []
+def _floats(operands: list[Any]) -> list[Any]:
     return [operand for operand in operands if _rounds(operand)]
 
 
@@ -398,8 +404,7 @@ def _sum(eqn: Any, name: str, operands: list[Any], place: Any, rounding: _Drawn)
     terms, squares = _SUMS[name](eqn, bind, operands, out)
     product = name in ("dot_general", "conv_general_dilated")
     scattered = name == "scatter_add"
-    decide = _deciding(out, operands)
-    return _summed(rounding, out, terms, squares, decide, place, product=product, scattered=scattered)
+    return _summed(rounding, out, terms, squares, _floats(operands), place, product=product, scattered=scattered)
 
 
 @functools.partial(_traced_once, static=("product", "scattered"))
@@ -427,7 +432,8 @@ def _summed(
     # Where squares overflow although the sum does not, nothing is known of its noise; NaN says so.
     size = xp.where(xp.isfinite(size), size, xp.where(xp.isfinite(xp.abs(out)), np.nan, 0))
     walked = walked * size.astype(walked.dtype)
-    return xp.where(_whole(out, rounding, operands), out, _shaken(out + walked.astype(out.dtype), rounding, place))
+    whole = _whole(out, rounding, ()) & xp.all(xp.stack([xp.all(x == xp.rint(x)) for x in operands]))
+    return xp.where(whole, out, _shaken(out + walked.astype(out.dtype), rounding, place))
 
 
 def _square(x: Any) -> Any:

@@ -529,3 +529,39 @@ def test_the_table_of_transformations_takes_one_more_row(monkeypatch):
     monkeypatch.setitem(TRANSFORMS, "again", twice)
     report = check(tanh(), of(3), reference=jnp.tanh, dtypes=("float64",), transforms=("again",), seeds=(0,))
     assert [f.setting.transform for f in report.findings] == ["again"] and report.passed
+
+
+def with_slope_of(fn, factor=1.0):
+    """A function whose rule is JAX's own derivative, times a factor."""
+    return ruled(fn, lambda args, dy: (factor * jax.vjp(fn, *args)[1](dy)[0],))
+
+
+CUBIC = 0.7978845608028654
+ACCURATE_AND_NOT = {
+    "gelu by tanh": (
+        lambda x: x * jax.nn.sigmoid(2 * CUBIC * (x + 0.044715 * x**3)),
+        lambda x: 0.5 * x * (1 + jnp.tanh(CUBIC * (x + 0.044715 * x**3))),
+    ),
+    "gelu by erf": (
+        lambda x: x * jax.scipy.special.erfc(-x / np.sqrt(2)) / 2,
+        lambda x: x * (1 + jax.lax.erf(x / np.sqrt(2))) / 2,
+    ),
+    "softplus": (lambda x: jnp.logaddexp(x, 0), lambda x: jnp.log(1 + jnp.exp(x))),
+    "sigmoid by tanh": (jax.nn.sigmoid, lambda x: 0.5 * (1 + jnp.tanh(x / 2))),
+    "one minus sigmoid": (lambda x: jax.nn.sigmoid(-x), lambda x: 1 - jax.nn.sigmoid(x)),
+    "exp minus one": (jnp.expm1, lambda x: jnp.exp(x) - 1),
+    "one minus cosine": (lambda x: 2 * jnp.sin(x / 2) ** 2, lambda x: 1 - jnp.cos(x)),
+    "erfc": (jax.scipy.special.erfc, lambda x: 1 - jax.lax.erf(x)),
+    "log softmax": (lambda x: jax.nn.log_softmax(x), lambda x: jnp.log(jax.nn.softmax(x))),
+}
+
+
+@pytest.mark.parametrize("name", ACCURATE_AND_NOT)
+def test_an_oracle_that_cancels_to_nothing_far_from_0_accuses_nobody(name: str):
+    """1 + tanh(x) is 0 where x is -20: a rounding of what is not 0, although 0 and 1 are whole numbers."""
+    accurate, other = ACCURATE_AND_NOT[name]
+    settings = {"dtypes": ("float64", "float32"), "transforms": ("jit", "reach"), "seeds": (0,)}
+    like = of(6, 5)
+    assert check(with_slope_of(accurate), like, reference=other, **settings).passed
+    with pytest.raises(GradientMismatch, match="the cotangent of input x"):
+        check(with_slope_of(accurate, 1 + 1e-5), like, reference=other, **settings)

@@ -84,6 +84,29 @@ def test_moves_and_choices_and_whole_numbers_are_exact(fn):
     assert not samples(fn, normal(4, 3))[1].any()
 
 
+FAR = np.array([-40.0, -25.5, 31.0])
+
+
+@pytest.mark.parametrize(
+    ("fn", "rounded"),
+    [
+        (jnp.tanh, True),
+        (jax.nn.sigmoid, True),
+        (jax.scipy.special.erfc, [True, True, False]),
+        (lambda x: 1 + 1e-30 / x, True),
+        (lambda x: jnp.sum(jnp.exp(-jnp.abs(x)[:, None] * jnp.array([0.0, 1.0])), 1), True),
+        (lambda x: jnp.floor(x) ** 2, False),
+        (lambda x: jnp.exp(0 * x) + jnp.cos(0 * x), False),
+        (lambda x: jnp.sum(jnp.ones((3, 8)) * jnp.floor(x)[:, None], 1) / 8, False),
+    ],
+    ids=["tanh", "sigmoid", "erfc", "1 and a little", "sum", "a square", "at 0", "a mean of whole numbers"],
+)
+def test_what_is_whole_by_rounding_is_rounded(fn, rounded):
+    """Where tanh is -1 it is a number beside -1, and 1 + tanh all rounding. Numbers that are counted are exact."""
+    shaken = np.any(samples(fn, FAR)[1], 0)
+    np.testing.assert_array_equal(shaken, np.broadcast_to(rounded, shaken.shape))
+
+
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
     with jax.enable_x64(True):
         x = jnp.asarray(normal(40).astype(np.float64))
