@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.compare import Noise, compare, exact, floored, is_number, scaled
+from jaxgrad.checking.domains import EDGES
 from jaxgrad.checking.expected import stacked
 from jaxgrad.checking.findings import (
     HAND,
@@ -66,6 +67,9 @@ def gathered(
     questions = [widened(q) for q in group.questions]
     truths = [row.expect(s.expected.answer, q) for s, q in zip(sources, questions, strict=True)]
     noises = [noise_of(row, s.expected, q, setting.dtype) for s, q in zip(sources, questions, strict=True)]
+    noise = joined(noises, stacked_noise)
+    if EDGES in group.examples:
+        noise = Pulled(*([_underflowing(n, setting.dtype) for n in part] for part in noise))
     return Gathered(
         setting,
         row,
@@ -74,10 +78,21 @@ def gathered(
         names,
         sources[0],
         joined(truths, _stacked),
-        joined(noises, stacked_noise),
+        noise,
         _natives(subject, setting, group, sources[0]),
         called,
     )
+
+
+def _underflowing(noise: Noise, dtype: str) -> Noise:
+    """Noise where inputs are a type's smallest numbers: what is made of them underflows in one formula and not another.
+
+    The quotient of what did underflow and the square of an input is large again. What is said to be nothing is what
+    could not be squared itself, in types that have many such numbers.
+    """
+    info = jnp.finfo(dtype)
+    least = float(info.smallest_normal) ** 0.5 if info.smallest_normal < info.eps**4 else 0.0
+    return noise._replace(deviation=np.maximum(noise.deviation, least))
 
 
 def joined(each: Sequence[Pulled], join: Callable[[list[Any]], Any]) -> Pulled:

@@ -565,3 +565,39 @@ def test_an_oracle_that_cancels_to_nothing_far_from_0_accuses_nobody(name: str):
     assert check(with_slope_of(accurate), like, reference=other, **settings).passed
     with pytest.raises(GradientMismatch, match="the cotangent of input x"):
         check(with_slope_of(accurate, 1 + 1e-5), like, reference=other, **settings)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1 + 1e-3])
+def test_what_underflows_at_the_edges_of_a_type_is_nobody_s_fault(factor: float):
+    """Dy * x is 0 where x is as small as can be, and 1e-277 once it is divided by 1e-32: dy * (x / r) is that."""
+
+    def backward(args, dy):
+        y, x = args
+        return factor * dy * x / (x * x + y * y), -dy * y / (x * x + y * y)
+
+    settings = {"dtypes": ("float64", "float32"), "transforms": ("reach",), "seeds": (0,)}
+    fn, like = ruled(jnp.arctan2, backward), (of(6, 5), of(6, 5))
+    if factor == 1:
+        assert check(fn, *like, reference=jnp.arctan2, **settings).passed
+        return
+    with pytest.raises(GradientMismatch, match="cotangent of input x1"):
+        check(fn, *like, reference=jnp.arctan2, **settings)
+
+
+def test_an_oracle_that_is_off_in_a_narrow_type_alone_accuses_nobody():
+    x = np.asarray(300 + np.random.default_rng(0).standard_normal((8, 16)), np.float32)
+
+    def norm(x):
+        return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+    def backward(args, dy, factor):
+        deviation, y = jnp.sqrt(args[0].var(-1, keepdims=True) + 1e-5), norm(args[0])
+        mean = lambda z: z.mean(-1, keepdims=True)  # noqa: E731
+        return (factor * (dy - mean(dy) - y * mean(dy * y)) / deviation,)
+
+    # Its variance is the mean of squares less the square of the mean.
+    settings = {"reference": lambda x: jax.nn.standardize(x, epsilon=1e-5), "transforms": ("jit",), "seeds": (0,)}
+    report = check(ruled(norm, functools.partial(backward, factor=1)), x, **settings)
+    assert any("jax.grad itself is off in bfloat16" in f.why for f in report.findings)
+    with pytest.raises(GradientMismatch, match="the cotangent of input x"):
+        check(ruled(norm, functools.partial(backward, factor=1.5)), x, **settings)
