@@ -31,6 +31,8 @@ LEAST = 4.0
 USUAL = 32
 # A tensor of which more than this share cannot be judged has not been judged.
 MOST_UNJUDGED = 0.25
+# Nor one whose few elements that are not 0 are those that cannot: their part of the sum of squares.
+MOST_HIDDEN = 0.5
 # A noise of at most this part of an element is small beside it: what agrees does so to some 6 %.
 _SMALL_PART = 2.0**-6
 # Samples are taken apart into so many elements, whose squares stay in a core's cache and need no memory of their own.
@@ -56,11 +58,12 @@ class Noise(NamedTuple):
 class Difference(NamedTuple):
     """How two arrays differ, computed in float64.
 
-    `share` is the largest part of its limit that any statistic takes: above 1 the arrays differ, and `where` names
-    the statistic ("as a whole", "slice 3 of axis 0", "element [3, 4]"). `relative` is the 2-norm of the difference
-    over that of the expected array and `noise` that of the noise; `tolerance` is the limit of `relative`, so for a
-    tensor that differs only in a slice it is not what decided. `unjudged` counts elements of which nothing can be
-    said: they hang on a choice, or are part of a slice or tensor that drowns in its noise (`faint`).
+    `share` is the largest part of its limit that any statistic takes: above 1 the arrays differ, and `where` names the
+    statistic ("as a whole", "slice 3 of axis 0", "element [3, 4]"). `relative` is the 2-norm of the difference over
+    that of the expected array and `noise` that of the noise; `tolerance` is the limit of `relative`, so for a tensor
+    that differs only in a slice it is not what decided. `unjudged` counts elements of which nothing can be said: they
+    hang on a choice, or are part of a slice or tensor that drowns in its noise (`faint`). `hidden` is the part of the
+    expected array's 2-norm that those have which hang on a choice.
     `not_finite` describes NaN or infinities that are not the same in both; `both_nan` NaN at the same places.
     """
 
@@ -80,11 +83,12 @@ class Difference(NamedTuple):
     size: int
     not_finite: str | None
     both_nan: str | None
+    hidden: float = 0.0
 
     @property
     def judged(self) -> bool:
         """Whether enough elements were compared for the answer to mean something."""
-        return self.unjudged <= MOST_UNJUDGED * self.size
+        return self.unjudged <= MOST_UNJUDGED * self.size and self.hidden**2 <= MOST_HIDDEN
 
 
 class Spread:
@@ -269,6 +273,7 @@ def compare(
         faint=faint.number,
         size=int(expected.size),
         not_finite=f"{a} against {b} at {list(at)}, {found.bad.number} in all" if found.bad.number else None,
+        hidden=_ratio(found.hidden, of_expected),
         both_nan=f"first at {list(nan.at)}, {nan.number} of {expected.size}" if nan.number else None,
     )
 
@@ -301,7 +306,10 @@ class Sums(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """What is known of two arrays, or of a part of them. `gap` is of what is judged; `unsure` counts what is not."""
+    """What is known of two arrays, or of a part of them. `gap` is of what is judged; `unsure` counts what is not.
+
+    `hidden` is the 2-norm of what hangs on a choice.
+    """
 
     gap: Sums
     noise: Sums
@@ -311,6 +319,7 @@ class _Measured(NamedTuple):
     nan: _At
     worst: _At
     unsure: int
+    hidden: float
     largest: float
     ulps: float
 
@@ -322,13 +331,14 @@ def _measure(expected: np.ndarray, actual: np.ndarray, noise: Noise, dtype: Any)
         gap = np.abs(a - b)
     if math.isfinite(gap.sum()) and not noise.unsure.any():
         # Most arrays are of numbers that are all judged, and of large ones every look at all elements counts.
-        judged, far, same, unsure = gap, gap, not gap.any(), 0
+        judged, far, same, unsure, hidden = gap, gap, not gap.any(), 0, 0.0
         bad = nan = _At(0, (0,) * gap.ndim)
     else:
         told = _told_apart(a, b, gap, noise)
         judged = np.where(told.same | told.bad | told.unsure, 0.0, gap)
         far = np.where(told.same, 0.0, gap)
         same, unsure = bool(told.same.all()), int(told.unsure.sum())
+        hidden = squared(np.where(told.unsure, sizes_of(a), 0.0)).norm()
         bad, nan = (_At(int(of.sum()), _largest_at(of)) for of in (told.bad, np.isnan(a) & np.isnan(b)))
     sizes, ratios = sizes_of(a), _ratios(judged, noise.deviation)
     at = _largest_at(ratios)
@@ -341,6 +351,7 @@ def _measure(expected: np.ndarray, actual: np.ndarray, noise: Noise, dtype: Any)
         nan,
         _At(float(ratios[at]) if ratios.size else 0.0, at),
         unsure,
+        hidden,
         float(np.max(far, initial=0.0)),
         0.0 if dtype is None else float(np.max(judged / _spacing(sizes, b, dtype), initial=0.0)),
     )
@@ -415,6 +426,7 @@ def _merged(measured: Sequence[_Measured], parts: Sequence[Any]) -> _Measured:
         nan=first("nan"),
         worst=worst,
         unsure=sum(m.unsure for m in measured),
+        hidden=math.hypot(*(m.hidden for m in measured)),
         largest=max(m.largest for m in measured),
         ulps=max(m.ulps for m in measured),
     )

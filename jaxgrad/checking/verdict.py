@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxgrad.checking import programs
 from jaxgrad.checking.appeal import appealed, cast_of, without_conventions
-from jaxgrad.checking.compare import compare, exact, floored, is_number, may_drown, scaled, stands_alone
+from jaxgrad.checking.compare import MOST_UNJUDGED, compare, exact, floored, is_number, may_drown, scaled, stands_alone
 from jaxgrad.checking.expected import expect
 from jaxgrad.checking.findings import (
     AGREES,
@@ -115,7 +115,7 @@ def _looked_at(
 def _are_settled(tensors: Sequence[Tensor], dtype: str) -> bool:
     """Whether nearly all was judged at a first look, agrees, and is far above its noise."""
     seen = [d for tensor in tensors for d in tensor.pairs.values()]
-    return all(d.agrees and d.unjudged <= _MOST_LEFT * d.size and not may_drown(d, dtype) for d in seen)
+    return all(d.agrees and d.judged and d.unjudged <= _MOST_LEFT * d.size and not may_drown(d, dtype) for d in seen)
 
 
 _TWO_FORWARDS = (
@@ -436,7 +436,8 @@ def _why_not_judged(tensor: Tensor, setting: Setting) -> str:
                 f" ({d.noise:.0%} of the whole)"
             )
         if not d.judged:
-            return f"{d.unjudged} of {d.size} elements of {tensor.name} hang on a choice that rounding flips"
+            most = f", {d.hidden:.0%} of its 2-norm," if d.unjudged <= MOST_UNJUDGED * d.size else ""
+            return f"{d.unjudged} of {d.size} elements of {tensor.name}{most} hang on a choice that rounding flips"
     return ""
 
 

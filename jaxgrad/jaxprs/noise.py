@@ -63,6 +63,8 @@ _ELEMENTARY = frozenset(
 # Of these, those that are whole of whole numbers other than 0 too; the rest, such as tanh, are only rounded so.
 _ALGEBRAIC = frozenset("exp2 pow integer_pow cbrt rsqrt".split())
 _TRANSCENDENTAL = _ELEMENTARY - _ALGEBRAIC
+# Numbers of so many bits are made by counting: of those that arithmetic rounds in types of at most this eps, few are.
+_SHORT, _WIDE = 8, 2.0**-23
 # Of the number of bits that are set in 32, each by chance.
 _VARIANCE = 8
 # The fewest numbers in a table of noise, so that small arrays seldom share any.
@@ -269,7 +271,7 @@ def _sum_of_products(rounding: _Drawn, out: Any, operands: Sequence[Any], produc
 
 
 def _whole(x: Any, rounding: _Drawn, operands: Sequence[Any]) -> Any:
-    """Where a result is a whole number made of whole numbers, as a float is that counts: nothing is rounded there.
+    """Where a result is a whole number made of short ones, as a float is that counts: nothing is rounded there.
 
     1 + tanh(x) is 0 for many x that are not whole, and log(1 + exp(x)) too: there it is all rounding.
     """
@@ -277,12 +279,21 @@ def _whole(x: Any, rounding: _Drawn, operands: Sequence[Any]) -> Any:
     whole = (x == xp.rint(x)) & (xp.abs(x) * rounding.unit <= 1)
     if xp is np and not whole.any():
         return whole
-    # In a 16-bit type many elements are rounded to whole numbers, but hardly all.
-    by_element = _number(x.dtype).eps <= 2.0**-23
     for operand in operands:
-        same = operand == xp.rint(operand)
-        whole = whole & (same if by_element and operand.shape in ((), x.shape) else xp.all(same))
+        short = _short(operand, xp)
+        by_element = _number(x.dtype).eps <= _WIDE and operand.shape in ((), x.shape)
+        whole = whole & (short if by_element else xp.all(short))
     return whole
+
+
+def _short(x: Any, xp: Any) -> Any:
+    """Where a number has few bits, as one that is counted, halved or doubled; in a 16-bit type, where it is whole."""
+    eps = _number(x.dtype).eps
+    if eps > _WIDE:
+        return x == xp.rint(x)
+    # Dekker's splitting: what is left is rounded to `_SHORT` bits.
+    wide = x * np.asarray(2.0 ** (1 - _SHORT) / eps + 1, _number(x.dtype).real)
+    return wide - (wide - x) == x
 
 
 def _floats(operands: list[Any]) -> list[Any]:
@@ -432,7 +443,7 @@ def _summed(
     # Where squares overflow although the sum does not, nothing is known of its noise; NaN says so.
     size = xp.where(xp.isfinite(size), size, xp.where(xp.isfinite(xp.abs(out)), np.nan, 0))
     walked = walked * size.astype(walked.dtype)
-    whole = _whole(out, rounding, ()) & xp.all(xp.stack([xp.all(x == xp.rint(x)) for x in operands]))
+    whole = _whole(out, rounding, ()) & xp.all(xp.stack([xp.all(_short(x, xp)) for x in operands]))
     return xp.where(whole, out, _shaken(out + walked.astype(out.dtype), rounding, place))
 
 

@@ -93,6 +93,20 @@ def test_what_hangs_on_a_choice_is_counted_and_not_judged():
     assert not compare(expected, flipped, more, "float32").judged
 
 
+def test_few_elements_that_are_nearly_all_of_an_array_have_to_be_judged():
+    """The gradient of a largest element is 0 but for one number of each row."""
+    expected = np.zeros((6, 20))
+    expected[:, 3] = 1.0
+    noise = floored(exact(expected), expected, "float32")._replace(unsure=expected > 0)
+    assert compare(expected, expected, noise, "float32").judged
+    found = compare(expected, 2 * expected, noise, "float32")
+    assert found.agrees and found.unjudged == 6 and found.hidden == 1 and not found.judged
+    two = noise._replace(unsure=noise.unsure & (np.arange(6) < 2)[:, None])
+    wrong = expected.copy()
+    wrong[:2] *= 2
+    assert compare(expected, wrong, two, "float32").judged
+
+
 def test_what_drowns_in_its_noise_is_not_judged_but_zero_is():
     expected = RNG.standard_normal(100)
     drowned = Noise(np.ones(100), 32, (50.0,), np.zeros(100, bool))

@@ -601,3 +601,15 @@ def test_an_oracle_that_is_off_in_a_narrow_type_alone_accuses_nobody():
     assert any("jax.grad itself is off in bfloat16" in f.why for f in report.findings)
     with pytest.raises(GradientMismatch, match="the cotangent of input x"):
         check(ruled(norm, functools.partial(backward, factor=1.5)), x, **settings)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5, -1.0])
+def test_a_place_that_is_counted_in_floats_is_no_choice(factor: float):
+    """A median's place is half the count less 1, rounded down: exact, although 0.5 is no whole number."""
+    median = with_slope_of(lambda x: jnp.median(x, 1), factor)
+    settings = {"dtypes": ("bfloat16",), "transforms": ("jit",), "reference": lambda x: jnp.sort(x, 1)[:, 2]}
+    if factor == 1:
+        assert check(median, of(6, 5), **settings).passed
+        return
+    with pytest.raises(GradientMismatch, match="the cotangent of input x"):
+        check(median, of(6, 5), **settings)

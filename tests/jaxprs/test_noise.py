@@ -95,11 +95,24 @@ FAR = np.array([-40.0, -25.5, 31.0])
         (jax.scipy.special.erfc, [True, True, False]),
         (lambda x: 1 + 1e-30 / x, True),
         (lambda x: jnp.sum(jnp.exp(-jnp.abs(x)[:, None] * jnp.array([0.0, 1.0])), 1), True),
+        (lambda x: (jnp.ones_like(x) / 10) * 10, True),
         (lambda x: jnp.floor(x) ** 2, False),
         (lambda x: jnp.exp(0 * x) + jnp.cos(0 * x), False),
         (lambda x: jnp.sum(jnp.ones((3, 8)) * jnp.floor(x)[:, None], 1) / 8, False),
+        (lambda x: 0.5 * jnp.full_like(x, 4), False),
     ],
-    ids=["tanh", "sigmoid", "erfc", "1 and a little", "sum", "a square", "at 0", "a mean of whole numbers"],
+    ids=[
+        "tanh",
+        "sigmoid",
+        "erfc",
+        "1 and a little",
+        "sum",
+        "ten tenths",
+        "a square",
+        "at 0",
+        "a mean",
+        "a half",
+    ],
 )
 def test_what_is_whole_by_rounding_is_rounded(fn, rounded):
     """Where tanh is -1 it is a number beside -1, and 1 + tanh all rounding. Numbers that are counted are exact."""
