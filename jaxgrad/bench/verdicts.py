@@ -173,7 +173,9 @@ def smallest_seen(tensor: Tensor, whole: Tensor, dtype: str) -> float:
 
     def is_seen(step: int) -> bool:
         planted = hand * (1 + unit * 2 ** (step / 4))
-        return not any(compare(expected, planted, noise, dtype).agrees for noise in noises)
+        found = [compare(expected, planted, noise, dtype) for noise in noises]
+        # What cannot be judged does not pass.
+        return not any(d.agrees and d.judged for d in found)
 
     low, high = -17, 80
     while high - low > 1:

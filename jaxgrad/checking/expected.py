@@ -22,8 +22,9 @@ _SMOOTH = 4.0
 
 # Of answers of at most as many elements each is measured by itself, at a first look too.
 SMALL = 2**16
-# Pairs of samples for small answers at a first look.
-_FEW = 5
+# Pairs of samples for small answers at a first look, the part of their noise that counts, and the number of samples by
+# which noise is as good as known: then an element's limit is 6.2 deviations, and another 5 of what was found.
+_FEW, _STRICT, _KNOWN = 5, 0.8, 2**10
 # The name of a type to an oracle's own answer in it, to one question.
 Answers: TypeAlias = Callable[[str], Pulled]
 
@@ -126,18 +127,19 @@ def measured(sampled: Samples, answer: Pulled, dtype: str, narrow: bool = False)
 def few_samples(sampled: Samples, dtype: str) -> Expected:
     """A small answer, and its noise at a first look: by a few of the samples that measure it whole.
 
-    Limits are those of the whole measurement, as if noise were known as well and all elements' errors were independent,
-    which makes those of sums the strictest there are. By `_FEW` samples an element's noise is less than half of
-    what it is once in 17 times, and more than twice that once in 800: what is right may be measured whole for it, and
-    what is wrong hardly passes for it.
+    Limits are as strict as they can be: as if noise were known exactly, and all elements' errors were independent, and
+    of `_STRICT` of the noise that is found. By `_FEW` samples an element's noise is more than twice what it is once in
+    800 times; what passes then is still within 10 times its noise. What is right may be measured whole for it.
     """
     # Asked all at once: a program is prepared for each time that it is asked.
     drawn = iter(sampled([Draw(EXACT, 0), *_pairs(dtype, _FEW)]))
     answer = next(drawn)
     leaves = _leaves(answer)
     noises = _noises(leaves, *_in_pairs(drawn, leaves, dtype), dtype)
-    strict = (noise._replace(samples=USUAL, freedom=independent(noise.deviation.shape)) for noise in noises)
-    return Expected(answer, _like(answer, list(strict)), whole=False)
+    strict = [
+        scaled(noise, _STRICT)._replace(samples=_KNOWN, freedom=independent(noise.deviation.shape)) for noise in noises
+    ]
+    return Expected(answer, _like(answer, strict), whole=False)
 
 
 def _pairs(dtype: str, count: int, narrow: bool = False) -> list[Draw]:

@@ -167,17 +167,18 @@ def test_what_noise_makes_is_nearly_always_settled_by_a_few_samples(shape):
     for trial in range(50):
         expected = RNG.standard_normal(shape)
         noise = few(expected, lambda seed: 1e-6 * np.random.default_rng((trial, seed)).standard_normal(shape))  # noqa: B023
-        found = compare(expected, expected + 1e-6 * RNG.standard_normal(shape), noise, "float32")
+        # Two programs that are right share most of their roundings.
+        found = compare(expected, expected + 0.5e-6 * RNG.standard_normal(shape), noise, "float32")
         settled += found.agrees and not found.unjudged
     assert settled >= 45
 
 
 def test_a_few_samples_settle_nothing_that_all_of_them_tell():
-    """An error of 5 times the noise in every element, 6 in a row and 18 in an element."""
+    """An error of 4 times the noise in every element, 5 in a row and 14 in an element."""
     for trial in range(50):
         expected = RNG.standard_normal((8, 16))
         noise = few(expected, lambda seed: 1e-6 * np.random.default_rng((trial, seed)).standard_normal((8, 16)))  # noqa: B023
-        for wrong, times in ((np.s_[:], 5), (np.s_[3], 6), (np.s_[3, 7], 18)):
+        for wrong, times in ((np.s_[:], 4), (np.s_[3], 5), (np.s_[3, 7], 14)):
             planted = expected.copy()
             planted[wrong] += times * 1e-6
             assert not compare(expected, planted, noise, "float32").agrees, (times, trial)
