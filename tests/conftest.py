@@ -70,7 +70,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # A process may hold some 65,000 memory mappings, and every compiled program in use takes a few.
 MOST_MAPPINGS = 20_000
 # Fewer collections of young objects than Python's 700, 10 and 10 make: a trace makes objects by the ten thousand.
-COLLECTED_AFTER = (50000, 20, 10)
+COLLECTED_AFTER = (50_000, 20, 10)
 # The files that take longest, the longest first: they begin first, so that no worker is left with one at the end.
 SLOWEST = (
     "training/test_resume.py",

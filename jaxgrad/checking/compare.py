@@ -83,7 +83,7 @@ class Difference(NamedTuple):
     size: int
     not_finite: str | None
     both_nan: str | None
-    hidden: float = 0.0
+    hidden: float
 
     @property
     def judged(self) -> bool:
@@ -327,8 +327,7 @@ class _Measured(NamedTuple):
 def _measure(expected: np.ndarray, actual: np.ndarray, noise: Noise, dtype: Any) -> _Measured:
     """One part of the arrays compared; `dtype` is None where they are of integers or booleans."""
     a, b = _wide(expected), _wide(actual)
-    with np.errstate(invalid="ignore", over="ignore"):
-        gap = np.abs(a - b)
+    gap, sizes = _gap(a, b), sizes_of(a)
     if math.isfinite(gap.sum()) and not noise.unsure.any():
         # Most arrays are of numbers that are all judged, and of large ones every look at all elements counts.
         judged, far, same, unsure, hidden = gap, gap, not gap.any(), 0, 0.0
@@ -338,9 +337,9 @@ def _measure(expected: np.ndarray, actual: np.ndarray, noise: Noise, dtype: Any)
         judged = np.where(told.same | told.bad | told.unsure, 0.0, gap)
         far = np.where(told.same, 0.0, gap)
         same, unsure = bool(told.same.all()), int(told.unsure.sum())
-        hidden = squared(np.where(told.unsure, sizes_of(a), 0.0)).norm()
+        hidden = squared(np.where(told.unsure, sizes, 0.0)).norm()
         bad, nan = (_At(int(of.sum()), _largest_at(of)) for of in (told.bad, np.isnan(a) & np.isnan(b)))
-    sizes, ratios = sizes_of(a), _ratios(judged, noise.deviation)
+    ratios = _ratios(judged, noise.deviation)
     at = _largest_at(ratios)
     return _Measured(
         squared(judged),
@@ -355,6 +354,12 @@ def _measure(expected: np.ndarray, actual: np.ndarray, noise: Noise, dtype: Any)
         float(np.max(far, initial=0.0)),
         0.0 if dtype is None else float(np.max(judged / _spacing(sizes, b, dtype), initial=0.0)),
     )
+
+
+def _gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap: np.ndarray = np.abs(a - b)
+    return gap
 
 
 class _Apart(NamedTuple):
@@ -480,8 +485,7 @@ def _lost(expected: np.ndarray, actual: np.ndarray, noise: Noise, slices: tuple[
     for axis, of in enumerate(slices or ()):
         faint |= across(of, axis, expected.ndim)
     a, b = _wide(expected), _wide(actual)
-    with np.errstate(invalid="ignore", over="ignore"):
-        told = _told_apart(a, b, np.abs(a - b), noise)
+    told = _told_apart(a, b, _gap(a, b), noise)
     return _Lost(int((faint & ~told.same).sum()), int((faint & ~told.same & ~told.unsure).sum()))
 
 

@@ -270,9 +270,10 @@ def _sum_of_products(rounding: _Drawn, out: Any, operands: Sequence[Any], produc
     return xp.where(whole | ~xp.isfinite(size), out, out + size * noise)
 
 
-def _whole(x: Any, rounding: _Drawn, operands: Sequence[Any]) -> Any:
+def _whole(x: Any, rounding: _Drawn, operands: Sequence[Any], apart: bool = True) -> Any:
     """Where a result is a whole number made of short ones, as a float is that counts: nothing is rounded there.
 
+    With `apart` an element is made of those at its own place, if the shapes are the same.
     1 + tanh(x) is 0 for many x that are not whole, and log(1 + exp(x)) too: there it is all rounding.
     """
     xp = rounding.np
@@ -281,7 +282,7 @@ def _whole(x: Any, rounding: _Drawn, operands: Sequence[Any]) -> Any:
         return whole
     for operand in operands:
         short = _short(operand, xp)
-        by_element = _number(x.dtype).eps <= _WIDE and operand.shape in ((), x.shape)
+        by_element = apart and _number(x.dtype).eps <= _WIDE and operand.shape in ((), x.shape)
         whole = whole & (short if by_element else xp.all(short))
     return whole
 
@@ -443,7 +444,7 @@ def _summed(
     # Where squares overflow although the sum does not, nothing is known of its noise; NaN says so.
     size = xp.where(xp.isfinite(size), size, xp.where(xp.isfinite(xp.abs(out)), np.nan, 0))
     walked = walked * size.astype(walked.dtype)
-    whole = _whole(out, rounding, ()) & xp.all(xp.stack([xp.all(_short(x, xp)) for x in operands]))
+    whole = _whole(out, rounding, operands, apart=False)
     return xp.where(whole, out, _shaken(out + walked.astype(out.dtype), rounding, place))
 
 
