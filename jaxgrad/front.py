@@ -21,8 +21,8 @@ from jaxgrad.checking.findings import DIFFERS, NOT_JUDGED, Finding, GradientMism
 from jaxgrad.checking.oracles.align import Unmatched, certain
 from jaxgrad.checking.oracles.torch import matched_tensors
 from jaxgrad.checking.question import Call, applied, arguments, call, drawn
-from jaxgrad.checking.subject import in_type
 from jaxgrad.errors import JaxgradError
+from jaxgrad.settings import compared_in
 
 P = ParamSpec("P")
 
@@ -281,7 +281,7 @@ def _inside(module: str, name: str) -> str:
 def _holds_statistics(asked: Asked, dtype: str, shapes: list[Any]) -> bool:
     """Whether the function closes over arrays of zeros or ones of these shapes, which may be the statistics."""
     of = _call(asked)
-    with in_type(dtype):
+    with compared_in(dtype):
         program = jax.make_jaxpr(applied(asked.fn, of))(*drawn(of, dtype, 0))
     constants = [np.asarray(x) for x in program.consts]
     wanted = [tuple(shape) for shape in shapes]

@@ -17,10 +17,11 @@ from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import Question, widened
 from jaxgrad.checking.sources import by_definition, noise_of, source_of
-from jaxgrad.checking.subject import Subject, forward, in_type, own_oracle
+from jaxgrad.checking.subject import Subject, forward, own_oracle
 from jaxgrad.checking.tensors import Gathered, joined, stacked_noise, tensors_of
 from jaxgrad.jax_seam import ClosedJaxpr
 from jaxgrad.jaxprs import casts
+from jaxgrad.settings import compared_in
 
 
 def appealed(
@@ -69,7 +70,7 @@ def _only_backward(subject: Subject, asked: Gathered) -> casts.Cast | None:
         inside = cast_of(own_oracle(subject), asked)
         if inside is None or _eps(inside.dtype) <= _eps(asked.setting.dtype):
             return None
-        with in_type("float64"):
+        with compared_in("float64"):
             own = casts.narrowest(forward(subject, "float64"))
         return inside if own is None or _eps(own.dtype) < _eps(inside.dtype) else None
     return None
@@ -116,7 +117,7 @@ def _of_pullback(
     fn = oracle.program
     if fn is None:
         return None
-    with in_type("float64"):
+    with compared_in("float64"):
         return look(in_jax.program(fn, widened(asked.group.questions[0]), asked.row.second))
 
 
@@ -144,7 +145,7 @@ def _is_narrow(dtype: str) -> bool:
 def _with_noise_of(engine: Oracle, noise: Pulled, asked: Gathered, q: Question, dtype: str) -> Pulled:
     """Noise, and that of an engine's program. Nodes stand in each program's own order, and it need not have all."""
     assert engine.samples is not None
-    with in_type("float64"):
+    with compared_in("float64"):
         sampled = engine.samples(q, asked.row.second)
         # A program of JAX's own may keep the sums of reductions in its type; torch's never do.
         own = measured(sampled, exactly(sampled), dtype, narrow=True)
@@ -196,7 +197,7 @@ def _kink(subject: Subject, asked: Gathered, number: int, at: tuple[int, ...]) -
     inputs = [np.where(x == 0, 2.0**-10, x) for x in q.inputs]
     inputs[number][at] = 0.0
     try:
-        with in_type("float64"):
+        with compared_in("float64"):
             alone = q._replace(inputs=inputs)
             gradients = {HAND: in_jax.pulled(subject.hand, alone, False).inputs}
             judged = by_definition(subject, alone, False, gradients)[HAND]

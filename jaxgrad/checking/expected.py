@@ -1,6 +1,7 @@
 """What an oracle expects of an example, in float64, and the noise that a type's arithmetic has there."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -217,7 +218,8 @@ def combined(noises: Sequence[Noise]) -> Noise:
 
 def stacked(noises: Sequence[Noise]) -> Noise:
     """The noise of several examples' arrays stacked along a new first axis."""
-    whole, *axes = (min(each) for each in zip(*(noise.freedom for noise in noises), strict=True))
+    # Of what is exact no freedom is known along its axes, and of the same array elsewhere it may be.
+    whole, *axes = map(min, itertools.zip_longest(*(noise.freedom for noise in noises), fillvalue=1.0))
     return Noise(
         np.stack([noise.deviation for noise in noises]),
         min(noise.samples for noise in noises),

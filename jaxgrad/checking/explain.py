@@ -6,10 +6,25 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxgrad.checking.compare import Difference
-from jaxgrad.checking.findings import DIFFERS, HAND, NOT_JUDGED, TRUTH, Finding, Report, Setting, Tensor
+from jaxgrad.checking.findings import (
+    ACCURACY,
+    DIFFERS,
+    HAND,
+    NOT_JUDGED,
+    OF_A_LOOP,
+    TORCH,
+    TRUTH,
+    Finding,
+    Report,
+    Setting,
+    Tensor,
+)
 
-# A difference below this may be the accuracy at which an iteration was meant to stop.
-_ACCURACY = 1e-5
+# Why an engine may give zeros alone.
+_NOTHING = {
+    HAND: "the rule returns no cotangent; if on purpose, no_gradient=({!r},)",
+    TORCH: "the torch reference is cut off from {!r} for autograd, by .detach(), torch.no_grad() or NumPy inside",
+}
 
 
 def explain(report: Report, expected: str, reproduce: Callable[[Setting], str]) -> str:
@@ -113,23 +128,25 @@ def _tensor_lines(finding: Finding, tensor: Tensor) -> list[tuple[str, str]]:
         if d.size:
             each = (f"{engine} {_number(value, d.at)}" for engine, value in tensor.values.items())
             lines.append(("worst", f"{list(d.at)}: " + ", ".join(each)))
-        if _converges(finding, d):
-            lines.append(("perhaps", "a loop in it stops at an accuracy of its own; if that is meant, give tolerance="))
-        if _returned_nothing(tensor) and finding.setting.transform != "grad_of_grad":
-            lines.append(("perhaps", f"the rule returns no cotangent; if on purpose, no_gradient=({tensor.name!r},)"))
+        if _converges(finding, d.relative):
+            lines.append(("perhaps", OF_A_LOOP))
+        if tensor.kind == "input" and finding.setting.transform != "grad_of_grad":
+            lines += [("perhaps", _NOTHING[e].format(tensor.name)) for e in _NOTHING if _returned_nothing(tensor, e)]
+    elif finding.alone in finding.taylor and _converges(finding, finding.taylor[finding.alone][tensor.name].error):
+        lines.append(("perhaps", OF_A_LOOP))
     if also:
         lines.append(("then", "also wrong after it: " + ", ".join(also)))
     return lines
 
 
-def _converges(finding: Finding, d: Difference) -> bool:
+def _converges(finding: Finding, off: float) -> bool:
     """Whether a small difference may be what an iteration leaves that ends before the last digit."""
-    return finding.iterates and d.relative < _ACCURACY
+    return finding.iterates and off < ACCURACY
 
 
-def _returned_nothing(tensor: Tensor) -> bool:
-    hand = tensor.values.get(HAND)
-    return tensor.kind == "input" and hand is not None and hand.size > 0 and not np.any(hand)
+def _returned_nothing(tensor: Tensor, engine: str) -> bool:
+    value = tensor.values.get(engine)
+    return value is not None and value.size > 0 and not np.any(value)
 
 
 def _number(value: np.ndarray, at: tuple[int, ...]) -> str:

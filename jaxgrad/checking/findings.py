@@ -19,6 +19,10 @@ MOST_KEPT = 2**16
 
 AGREES, DIFFERS, NOT_JUDGED = "agrees", "differs", "not judged"
 
+# A difference below this may be the accuracy at which an iteration was meant to stop, and what is then said.
+ACCURACY = 1e-5
+OF_A_LOOP = "a loop in it stops at an accuracy of its own; if that is meant, give tolerance="
+
 
 class Tensor(NamedTuple):
     """One output, node or input: every engine's value, and the difference of each pair that has it.

@@ -16,6 +16,7 @@ from jaxgrad.checking.draws import evaluated
 from jaxgrad.checking.expected import measured
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.jaxprs.noise import EXACT, Draw
+from jaxgrad.settings import compared_in
 
 # (draws, arguments) -> results for each draw, every rounding drawn at random.
 Shaken: TypeAlias = Callable[..., Iterator[Any]]
@@ -39,7 +40,7 @@ def measure(run: Shaken, dtype: str, *args: Any) -> Measured:
     Arguments are trees of arrays; floats are taken to float64. It runs on the CPU, which has that type everywhere.
     Raises what the function raises.
     """
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.default_device(jax.devices("cpu")[0]):
+    with compared_in("float64"), jax.default_device(jax.devices("cpu")[0]):
         wide = jax.tree.map(_wide, args)
         values = next(run([Draw(EXACT, 0)], *wide))
         sampled = lambda draws: map(_as_outputs, run(draws, *wide))  # noqa: E731

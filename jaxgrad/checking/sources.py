@@ -22,13 +22,13 @@ from jaxgrad.checking.measure import excess
 from jaxgrad.checking.oracles import Oracle, Samples
 from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled, inner_product, pull
-from jaxgrad.checking.question import Question, numbers_of, size_of, survives, taken_to, widened
-from jaxgrad.checking.question import in_type as as_type
-from jaxgrad.checking.subject import Subject, first_line, in_type
+from jaxgrad.checking.question import Question, in_type, numbers_of, size_of, survives, taken_to, widened
+from jaxgrad.checking.subject import Subject, first_line
 from jaxgrad.checking.taylor import Judgement
 from jaxgrad.checking.transforms import FIRST, SECOND, TRANSFORMS, Asked, Transform, question
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs import casts, walk
+from jaxgrad.settings import compared_in
 
 
 class Unanswered(Exception):
@@ -55,7 +55,7 @@ def source_of(
     place = (key, dtype, second)
     kept = subject.kept.sources.get(place)
     if kept is None or (whole and not kept.expected.whole):
-        with in_type("float64"):
+        with compared_in("float64"):
             wide = widened(q)
             shared = None if whole else _of_float64(subject, dtype, second, key)
             kept = subject.kept.sources[place] = shared or _asked_of(subject, wide, dtype, second, whole)
@@ -110,7 +110,7 @@ def _at_first_look(oracle: Oracle, sampled: Samples, q: Question, dtype: str, se
         return few_samples(sampled, dtype)
 
     def answered(dtype: str) -> Pulled:
-        with in_type(dtype):
+        with compared_in(dtype):
             return oracle.pull(taken_to(q, dtype), second)[0]
 
     expected = first_look(sampled, dtype, answered)
@@ -132,7 +132,7 @@ def _accept(subject: Subject) -> None:
 def _acceptance(subject: Subject) -> str:
     of = Asked(subject.hand, subject.call, "float64", 0, subject.shardings)
     try:
-        with in_type("float64"):
+        with compared_in("float64"):
             q = question(of)
             answer = in_jax.pulled(subject.hand, q, False)
             judged = by_definition(subject, q, False, {HAND: answer.inputs})[HAND]
@@ -207,7 +207,7 @@ def _beside_kinks(
     if not numbers:
         return judged
     points = [
-        [as_type(moved(np.asarray(x), seed, number), "float64") for number, x in enumerate(q.inputs)]
+        [in_type(moved(np.asarray(x), seed, number), "float64") for number, x in enumerate(q.inputs)]
         for seed in range(_BESIDE)
     ]
     pulled = [in_jax.pulled(subject.hand, q._replace(inputs=point), second).inputs for point in points]
@@ -294,7 +294,7 @@ def drawn_in_type(subject: Subject, q: Question, setting: Setting, source: Sourc
         raise Unanswered(
             f"it draws random numbers, which are others in {setting.dtype} than in float64: give a reference in JAX"
         )
-    with in_type(setting.dtype):
+    with compared_in(setting.dtype):
         answer, nodes = oracle.pull(q, second)
     truth = Pulled(*([np.asarray(x, np.float64) if is_number(x) else x for x in part] for part in answer))
     noise = Pulled(
@@ -336,7 +336,7 @@ def calibration(subject: Subject, dtype: str, seed: int, whole: bool) -> dict[tu
     factors = subject.kept.calibrations.get((dtype, seed, whole))
     if factors is None:
         factors = subject.kept.calibrations[dtype, seed, whole] = {}
-        with contextlib.suppress(Exception), in_type(dtype):
+        with contextlib.suppress(Exception), compared_in(dtype):
             q = question(Asked(subject.hand, subject.call, dtype, seed, None))
             source = source_of(subject, q, dtype, False, (seed, FIRST), whole)
             if source.expected.narrow is not None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jaxgrad.checking.oracles.jax import Function, jax_oracle
 from jaxgrad.checking.question import Call, shaped
 from jaxgrad.checking.taylor import Judgement
 from jaxgrad.jaxprs import casts
+from jaxgrad.settings import compared_in
 
 
 @dataclasses.dataclass
@@ -61,15 +62,8 @@ class Subject:
     kept: Kept = dataclasses.field(default_factory=Kept)
 
 
-@contextlib.contextmanager
-def in_type(dtype: str) -> Iterator[None]:
-    """JAX's settings for a comparison in a type: 64-bit types in float64 alone, products at full precision."""
-    with jax.default_matmul_precision("highest"), jax.enable_x64(dtype == "float64"):
-        yield
-
-
 def given_tolerance(subject: Subject, dtype: str) -> float | None:
-    """The caller's tolerance in a type; None where noise decides."""
+    """The caller's tolerance in a type; None where noise alone decides."""
     return subject.tolerance.get(dtype) if isinstance(subject.tolerance, Mapping) else subject.tolerance
 
 
@@ -94,7 +88,7 @@ def has_rules(subject: Subject) -> bool:
 
 def _holds(subject: Subject, names: tuple[str, ...]) -> bool:
     for dtype in ("float64", "float32", "bfloat16"):
-        with contextlib.suppress(Exception), in_type(dtype):
+        with contextlib.suppress(Exception), compared_in(dtype):
             return casts.holds(forward(subject, dtype), names)
     return False
 

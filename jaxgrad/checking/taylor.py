@@ -592,8 +592,13 @@ def _only(direction: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
 
 
 def random_direction(key: PRNGKeyArray, like: Any) -> Any:
-    """A tree of standard normal arrays of the shapes and types of `like`."""
+    """A tree of standard normal arrays of the shapes and types of `like`; zeros for what is no float."""
     leaves, structure = jax.tree.flatten(like)
     keys = jax.random.split(key, len(leaves))
-    drawn = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    drawn = [
+        jax.random.normal(k, leaf.shape, leaf.dtype)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+        else jnp.zeros(leaf.shape, leaf.dtype)
+        for k, leaf in zip(keys, leaves, strict=True)
+    ]
     return jax.tree.unflatten(structure, drawn)

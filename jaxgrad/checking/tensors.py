@@ -1,6 +1,7 @@
 """Every engine's arrays of one setting beside what is expected of them, each with its noise."""
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgrad.checking.compare import Noise, compare, exact, floored, is_number, scaled
+from jaxgrad.checking.compare import Difference, Noise, compare, exact, floored, is_number, scaled, sizes_of
 from jaxgrad.checking.domains import EDGES
 from jaxgrad.checking.expected import stacked
 from jaxgrad.checking.findings import (
@@ -20,10 +21,11 @@ from jaxgrad.checking.findings import (
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import widened
 from jaxgrad.checking.sources import Source, calibration, drawn_in_type, noise_of, source_of
-from jaxgrad.checking.subject import Subject, draws_numbers, given_tolerance, in_type
+from jaxgrad.checking.subject import Subject, draws_numbers, given_tolerance
 from jaxgrad.checking.threads import of_each
 from jaxgrad.checking.transforms import TRANSFORMS, Group, Transform
 from jaxgrad.errors import JaxgradError
+from jaxgrad.settings import compared_in
 
 KINDS = {"outputs": "output", "nodes": "node", "inputs": "input"}
 
@@ -116,7 +118,7 @@ def _natives(subject: Subject, setting: Setting, group: Group, source: Source) -
         if oracle.name == source.name and (known := _known_in(source, setting.dtype)):
             found[oracle.name] = known, source.nodes
             continue
-        with contextlib.suppress(Exception), in_type(setting.dtype):
+        with contextlib.suppress(Exception), compared_in(setting.dtype):
             found[oracle.name] = oracle.pull(group.questions[0], False)
     return found
 
@@ -197,11 +199,50 @@ def _tensor(
         truth = values.get(against, truth)
         values = {**values, against: truth}
         chosen = list(itertools.combinations(values, 2)) if len(values) > 2 else [(HAND, against)]
-        pairs = {(a, b): compare(values[b], values[a], scaled(noise, 2**0.5), "float64", limit) for a, b in chosen}
-        return Tensor(shown, kind, noise, limit is not None, values, pairs)
-    noise = scaled(noise, factor)
-    pairs = {(engine, TRUTH): compare(truth, value, noise, setting.dtype, limit) for engine, value in values.items()}
-    return Tensor(shown, kind, noise, limit is not None, {**values, TRUTH: truth}, pairs)
+        apart = scaled(noise, 2**0.5)
+    else:
+        noise = apart = scaled(noise, factor)
+        chosen = [(engine, TRUTH) for engine in values]
+        values = {**values, TRUTH: truth}
+    compared = functools.partial(_all_compared, subject, setting.dtype, values, chosen)
+    pairs = compared(apart)
+    if part == "inputs" and asked.row.inputs is None and not all(d.agrees for d in pairs.values()):
+        least = _least_that_counts(asked, number)
+        if all(_largest(value) < least for value in values.values()):
+            pairs = compared(apart._replace(deviation=np.maximum(apart.deviation, least)))
+    return Tensor(shown, kind, noise, limit is not None, values, pairs)
+
+
+def _all_compared(
+    subject: Subject, dtype: str, values: Mapping[str, np.ndarray], chosen: Sequence[tuple[str, str]], noise: Noise
+) -> dict[tuple[str, str], Difference]:
+    return {(a, b): _compared(subject, values[b], values[a], noise, dtype) for a, b in chosen}
+
+
+def _compared(subject: Subject, expected: np.ndarray, actual: np.ndarray, noise: Noise, dtype: str) -> Difference:
+    """A comparison by the caller's tolerance, if there is one; one for all types is no less than a type's own noise."""
+    limit = given_tolerance(subject, dtype)
+    if limit is not None and not isinstance(subject.tolerance, Mapping):
+        by_noise = compare(expected, actual, noise, dtype)
+        if by_noise.agrees and by_noise.judged:
+            return by_noise
+    return compare(expected, actual, noise, dtype, limit)
+
+
+def _least_that_counts(asked: Gathered, number: int) -> float:
+    """The size below which nobody could tell an input's cotangent, as a whole, from 0.
+
+    An input that moves by its own size moves the outputs by its size times its cotangent's. What moves them by less
+    than the square of float64's roundoff, as a part of what the input moves them by that counts most, is nothing: of a
+    fixed point, the derivative in where the iteration began is what is left of it after all its steps, and 0 in a rule.
+    """
+    moved = [max(_largest(x) for x in alike) for alike in zip(*(q.inputs for q in asked.group.questions), strict=True)]
+    most = max(x * _largest(dx) for x, dx in zip(moved, asked.truth.inputs, strict=True))
+    return float(np.finfo(np.float64).eps) ** 2 * most / moved[number] if moved[number] else 0.0
+
+
+def _largest(array: Any) -> float:
+    return float(sizes_of(np.asarray(array)).max(initial=0.0))
 
 
 def _left_out(subject: Subject, number: int, hand: np.ndarray, truth: np.ndarray) -> bool:

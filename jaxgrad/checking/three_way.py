@@ -27,12 +27,13 @@ from jaxgrad.checking.oracles.numpy import numpy_oracle
 from jaxgrad.checking.oracles.torch import torch_oracle
 from jaxgrad.checking.programs import garbage_waits
 from jaxgrad.checking.question import CARRIED, DTYPES, Call, applied, call
-from jaxgrad.checking.subject import Subject, forward, in_type
+from jaxgrad.checking.subject import Subject, forward
 from jaxgrad.checking.transforms import DEFAULT, TRANSFORMS
 from jaxgrad.checking.verdict import judge
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs import casts
 from jaxgrad.progress import Progress, kept, silent
+from jaxgrad.settings import compared_in
 
 
 def check(
@@ -85,7 +86,8 @@ def check(
         static_argnums: arguments that are passed as they are.
         no_gradient: names of arguments or leaves that have no gradient on purpose.
         shardings: a `NamedSharding` for each argument, or a tree of them; adds the setting "sharded".
-        tolerance: the largest relative 2-norm of a difference, one or by type, in the place of the measured noise.
+        tolerance: the largest relative 2-norm of a difference: by type, in the place of the measured noise; one number
+            for all, wherever noise allows less.
         nan: "error", or "equal" where NaN at the same place in every engine is meant.
         expected: "agrees", or "differs" for a gradient that is meant not to be the derivative: then outputs must
             agree, the oracles too, and the cotangents of `fn` must differ from theirs.
@@ -281,7 +283,7 @@ def _applies(row: str, subject: Subject) -> bool:
 def _has_forward_mode(subject: Subject) -> bool:
     for dtype in ("float64", "float32"):
         try:
-            with in_type(dtype):
+            with compared_in(dtype):
                 program = forward(subject, dtype)
             return casts.has_custom_jvp(program) and not casts.has_custom_vjp(program)
         except Exception:

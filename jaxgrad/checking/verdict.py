@@ -21,10 +21,12 @@ from jaxgrad.checking.appeal import appealed, cast_of, without_conventions
 from jaxgrad.checking.compare import MOST_UNJUDGED, compare, exact, floored, is_number, may_drown, scaled, stands_alone
 from jaxgrad.checking.expected import expect
 from jaxgrad.checking.findings import (
+    ACCURACY,
     AGREES,
     DIFFERS,
     HAND,
     NOT_JUDGED,
+    OF_A_LOOP,
     Finding,
     Setting,
     Tensor,
@@ -34,12 +36,13 @@ from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import Question, numbers_of, widened
 from jaxgrad.checking.sources import Unanswered, by_definition, forget_examples
-from jaxgrad.checking.subject import Subject, first_line, forward, given_tolerance, has_rules, in_type
+from jaxgrad.checking.subject import Subject, first_line, forward, given_tolerance, has_rules
 from jaxgrad.checking.taylor import Judgement
 from jaxgrad.checking.tensors import KINDS, Gathered, called_apart, gathered, of_a_call, tensors_of
 from jaxgrad.checking.transforms import TRANSFORMS, Asked, Group, Transform, answered, question
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs import casts, taps
+from jaxgrad.settings import compared_in
 
 # The largest share of a tensor's elements that may hang on a choice at a first look.
 _MOST_LEFT = 1e-2
@@ -51,7 +54,7 @@ def begin(subject: Subject, setting: Setting, pool: Executor) -> None:
     What goes wrong is left to `judge`, which comes to it again.
     """
     row, of = TRANSFORMS[setting.transform], _asked(subject, setting)
-    with contextlib.suppress(Exception), in_type(setting.dtype):
+    with contextlib.suppress(Exception), compared_in(setting.dtype):
         for group in row.groups(of):
             for program in row.programs(group, of):
                 programs.begin(program, pool)
@@ -69,7 +72,7 @@ def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
     if setting.transform == "jit" and (why := _not_linear(subject)):
         return _outcome(setting, (), DIFFERS, why, alone=HAND)
     try:
-        with in_type(setting.dtype):
+        with compared_in(setting.dtype):
             groups = row.groups(of)
             runs = [answered(row, group, of) for group in groups]
             names = _names(subject, row, groups[0].questions[0]) if groups else None
@@ -95,7 +98,7 @@ def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
         return _outcome(setting, (), NOT_JUDGED, str(unanswered))
     found = _judged(subject, [asked for asked, _ in looks], tuple(tensor for _, seen in looks for tensor in seen))
     if found.outcome == AGREES and subject.kept.flaw is None:
-        with in_type(setting.dtype):
+        with compared_in(setting.dtype):
             subject.kept.flaw = _flaw(subject, groups[0].questions[0])
     return found
 
@@ -167,7 +170,7 @@ def _by_itself(
         for name, value in zip(getattr(names, part), getattr(run, part), strict=True)
     )
     second = TRANSFORMS[setting.transform].second
-    with in_type("float64"):
+    with compared_in("float64"):
         apart = called and _forwards_apart(subject, setting, q, run, names, called)
         if apart:
             return _outcome(setting, (*tensors, apart), DIFFERS, _TWO_FORWARDS, first=apart.name)
@@ -183,13 +186,17 @@ def _by_itself(
     of_hand = {name: j for name, j in of_hand.items() if limit is None or not j.error <= limit}
     wrong = next((name for name, j in of_hand.items() if j.verdict == "wrong"), None)
     if wrong is not None:
-        return _outcome(setting, tensors, DIFFERS, "", first=wrong, alone=HAND, taylor=judged)
-    unsure = [f"{name}: {j.why}" for name, j in of_hand.items() if j.verdict == "undecided"]
+        known: dict[str, Any] = {"first": wrong, "alone": HAND, "taylor": judged, "iterates": _iterates(subject, q)}
+        return _outcome(setting, tensors, DIFFERS, "", **known)
+    undecided = {name: j for name, j in of_hand.items() if j.verdict == "undecided"}
+    unsure = [f"{name}: {j.why}" for name, j in undecided.items()]
     if unsure:
+        if all(j.error < ACCURACY for j in undecided.values()) and _iterates(subject, q):
+            unsure.append(f"perhaps {OF_A_LOOP}")
         return _outcome(setting, tensors, NOT_JUDGED, "the definition cannot tell: " + "; ".join(unsure), taylor=judged)
     told = [f"{name}: {j.why}" for name, j in of_hand.items() if j.verdict in ("kink", "narrow")]
     if any(j.verdict == "narrow" for j in of_hand.values()):
-        with in_type("float64"):
+        with compared_in("float64"):
             cast = casts.narrowest(in_jax.program(subject.hand, q, second))
         told += [f"it computes in {cast.dtype} inside ({cast})"] if cast else []
     return _outcome(setting, tensors, AGREES, "; ".join(told), taylor=judged)
@@ -240,7 +247,7 @@ def _refused(subject: Subject, setting: Setting, error: Exception, asked_for: bo
     )
     option = f"leave it out with {'vary=, ' if setting.sizes else ''}dtypes= or transforms= ({setting})"
     if any(words in f"{type(error).__name__}: {error}" for words in _TRACED):
-        option = "if an argument is an option and no array, name it in static_argnums="
+        option = "if an argument is an option and no array, name it in static_argnums=, or bind it by functools.partial"
     outcome = DIFFERS if asked_for or bad_rule else NOT_JUDGED
     return _outcome(setting, (), outcome, f"{why}; {option}", alone=HAND if bad_rule else None)
 
@@ -253,7 +260,7 @@ def _not_linear(subject: Subject) -> str:
     if subject.kept.not_linear is None:
         subject.kept.not_linear = ""
         for dtype in ("float64", "float32"):
-            with contextlib.suppress(Exception), in_type(dtype):
+            with contextlib.suppress(Exception), compared_in(dtype):
                 subject.kept.not_linear = _tangents_not_linear(subject, dtype)
                 break
     return subject.kept.not_linear
@@ -326,8 +333,9 @@ def _judged(subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, 
     if first is not None:
         notes += _of_mesh(subject, setting)
         notes += _of_two_forwards(asked[0].names.outputs, tensors, first)
-        known: dict[str, Any] = {"first": first.name, "alone": alone, "taylor": judged}
-        return _outcome(setting, tensors, DIFFERS, "; ".join(notes), **known, iterates=_iterates(subject, asked[0]))
+        iterates = _iterates(subject, asked[0].group.questions[0])
+        known: dict[str, Any] = {"first": first.name, "alone": alone, "taylor": judged, "iterates": iterates}
+        return _outcome(setting, tensors, DIFFERS, "; ".join(notes), **known)
     nan = next(((t, d.both_nan) for t in tensors for d in t.pairs.values() if d.both_nan), None)
     if nan and subject.nan != "equal" and setting.transform != "reach":
         why = f"{nan[0].name} is not a number in every engine, {nan[1]}; if that is meant, give nan='equal'"
@@ -390,7 +398,7 @@ def _unseen_taps(subject: Subject, setting: Setting, q: Question) -> list[str]:
     """That nodes were marked where no check can see them."""
     if setting.transform != "jit":
         return []
-    with contextlib.suppress(Exception), in_type(setting.dtype):
+    with contextlib.suppress(Exception), compared_in(setting.dtype):
         if names := taps.unseen(subject.hand, q.inputs, q.carried):
             return [
                 f"nodes marked inside a while_loop, cond, shard_map or custom rule are not compared: {', '.join(names)}"
@@ -402,18 +410,18 @@ def _of_mesh(subject: Subject, setting: Setting) -> list[str]:
     """What is often forgotten where a function is split over devices."""
     if setting.transform == "sharded":
         return ["split over the mesh it gives something else than whole: perhaps a psum over the mesh is missing"]
-    with contextlib.suppress(Exception), in_type("float64"):
+    with contextlib.suppress(Exception), compared_in("float64"):
         q = question(Asked(subject.hand, subject.call, "float64", setting.seed, None))
         if casts.holds(in_jax.program(subject.hand, q, False), ("shard_map",)):
             return ["it holds a shard_map: perhaps a psum over its mesh is missing"]
     return []
 
 
-def _iterates(subject: Subject, asked: Gathered) -> bool:
+def _iterates(subject: Subject, q: Question) -> bool:
     """Whether the function or an oracle in JAX holds a loop that ends when a condition is met."""
-    q = widened(asked.group.questions[0])
+    q = widened(q)
     for fn in (subject.hand, *(oracle.program for oracle in subject.oracles if oracle.program is not None)):
-        with contextlib.suppress(Exception), in_type("float64"):
+        with contextlib.suppress(Exception), compared_in("float64"):
             if casts.holds(jax.make_jaxpr(fn)(q.inputs, q.carried), ("while",)):
                 return True
     return False
@@ -453,7 +461,7 @@ def _defined(subject: Subject, asked: Gathered, tensors: tuple[Tensor, ...]) -> 
         gradients.update({engine: pulled.inputs for engine, (pulled, _) in asked.others.items()})
         gradients.setdefault(asked.source.name, asked.truth.inputs)
     try:
-        with in_type("float64"):
+        with compared_in("float64"):
             judged = by_definition(subject, widened(asked.group.questions[0]), asked.row.second, gradients)
         return judged | {o.name: _in_its_type(asked, o, judged[o.name]) for o in subject.oracles if o.name in judged}
     except Exception:

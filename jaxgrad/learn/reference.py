@@ -1,6 +1,5 @@
 """What a reader's derivative is held against: the right ones of a batch, and those with a known mistake."""
 
-import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from jaxgrad.mutation.score import Mutant, mutants_of
 from jaxgrad.parity import own_score
 from jaxgrad.parity.cases import Case, names
 from jaxgrad.parity.engines import Gradients, measured
+from jaxgrad.settings import compared_in
 
 
 class Derivation(NamedTuple):
@@ -55,7 +55,7 @@ def answers(case: Case) -> Answers:
     right = {name: found[name] for name in names(case.model, case.sizes, case.params, case.batch)}
     # Few readers use more than one type, and each type's noise is measured when it is first asked for.
     noise = functools.cache(functools.partial(_noise, case))
-    with _wide():
+    with compared_in("float64"):
         params, batch = jax.tree.map(jnp.asarray, (case.params, case.batch))
         ways = {name: own_score.whole(case.model, case.sizes, name) for name in case.model.nodes}
         programs = tuple(
@@ -132,20 +132,13 @@ def _epsilons(program: Program, backward: bool, epsilon: float) -> set[int]:
     return {slot for slot in used if slot in program.constants and np.array_equal(program.constants[slot], epsilon)}
 
 
-@contextlib.contextmanager
-def _wide() -> Iterator[None]:
-    """The types and the precision that answers are computed in, whatever the reader's settings are."""
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        yield
-
-
 def _again(
     derivation: Derivation, name: str, steps: Mapping[int, Step] = {}, values: Mapping[int, Any] = {}
 ) -> np.ndarray:
     """The cotangent of `name` with other steps, or other values in slots; only what depends on them runs again."""
     program, slot = derivation.program, derivation.slots[name]
     changed = dict(values)
-    with _wide():
+    with compared_in("float64"):
         for at in sorted(used_steps(program._replace(outputs={name: slot}))):
             step = steps.get(at, program.steps[at])
             if at in steps or not changed.keys().isdisjoint(step.operands):

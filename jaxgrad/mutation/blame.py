@@ -20,11 +20,11 @@ from jaxgrad.checking.findings import Report
 from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.oracles.jax import Function
 from jaxgrad.checking.question import Question, applied, call
-from jaxgrad.checking.subject import in_type
 from jaxgrad.checking.taylor import random_direction
 from jaxgrad.checking.three_way import with_sizes
 from jaxgrad.checking.transforms import Asked, question
 from jaxgrad.mutation.program import Place, Program, results, rule_of, trace, trace_pullback
+from jaxgrad.settings import compared_in
 
 
 class _Rule(NamedTuple):
@@ -68,7 +68,7 @@ def wrong_rule(
     if finding is None:
         return None
     # Only an explanation: what cannot be run again has its place nonetheless.
-    with contextlib.suppress(Exception), in_type(finding.setting.dtype):
+    with contextlib.suppress(Exception), compared_in(finding.setting.dtype):
         _, sized, sized_kwargs = next(with_sizes(args, dict(kwargs or {}), _sizes(finding.setting.sizes)))
         asked = call(fn, sized, sized_kwargs, static_argnums, no_gradient, domains)
         q = question(Asked(applied(fn, asked), asked, finding.setting.dtype, finding.setting.seed, None))

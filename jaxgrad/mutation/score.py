@@ -45,6 +45,7 @@ from jaxgrad.mutation.program import (
     values,
 )
 from jaxgrad.progress import Progress, kept, silent
+from jaxgrad.settings import compared_in
 
 SCHEMA = "jaxgrad.mutation/1"
 # A mistake in the body of a loop of at most so many turns compiles nothing: the turns are taken one by one, their steps
@@ -331,7 +332,7 @@ def _equivalent(
     draws: int,
 ) -> tuple[Mutant, ...]:
     """The mutants that change nothing but rounding on so many inputs, as `mutation_score` has them."""
-    with jax.enable_x64(True):
+    with compared_in("float64"):
         drawn = [_drawn(fn, draw(k) if draw else args, static_argnums, k, draw is None) for k in range(draws)]
         program = trace_pullback(fn, *drawn[0], static_argnums=static_argnums).program
         wide = [again for m in living if (again := next(mutants_of(program, m.key), None))]

@@ -21,6 +21,7 @@ from jaxgrad.errors import JaxgradError
 from jaxgrad.jaxprs.taps import Graph
 from jaxgrad.models.model import Model, check_rows, graph_of, jax_grad_nodes, named, renamed
 from jaxgrad.parity.cases import Case
+from jaxgrad.settings import compared_in
 
 DTYPES = ("float64", "float32", "bfloat16")
 
@@ -203,8 +204,7 @@ def _in_jax(backward: Callable[[Any, Any], Gradients], case: Case, target: Targe
 @contextlib.contextmanager
 def _jax_settings(target: Target) -> Iterator[None]:
     with (
-        jax.enable_x64(target.dtype == "float64"),
-        jax.default_matmul_precision("highest"),
+        compared_in(target.dtype),
         jax.default_device(jax_device(target.jax_device)),
     ):
         yield

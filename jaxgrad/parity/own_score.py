@@ -26,6 +26,7 @@ from jaxgrad.mutation.score import Mutant, Score, mutants_of, score_on, survivor
 from jaxgrad.parity import cases
 from jaxgrad.parity.cases import Case
 from jaxgrad.parity.engines import Gradients, measured
+from jaxgrad.settings import compared_in
 
 DRAWS = 20
 
@@ -55,7 +56,7 @@ def rows(chosen: Sequence[Case], draws: int = DRAWS) -> Iterator[Row]:
 
     Raises `JaxgradError` where a backward pass differs from `jax.grad` without a mistake in it.
     """
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with compared_in("float64"):
         for subject in _subjects(chosen[0]):
             drawn = (subject.inputs(_like(chosen[0], 100 + k)) for k in range(draws))
             score = score_on(subject.program, *_judged(subject, chosen), drawn)
@@ -70,7 +71,7 @@ def shares(case: Case) -> list[float]:
     Above 1 it differs. Those that only round otherwise, the equivalent ones, are among them.
     """
     found: list[float] = []
-    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+    with compared_in("float64"):
         for subject in _subjects(case):
             expected = subject.expected(case)
             differ = functools.partial(_differences, subject, expected)

@@ -27,6 +27,7 @@ from jaxgrad.jaxprs import in_numpy
 from jaxgrad.port import numpy_values
 from jaxgrad.port.fingerprint import Sketch, blank, resketched, sketch
 from jaxgrad.port.values import Line, Place, Trace, Value, Values, as_float64, decimal, raised, within
+from jaxgrad.settings import compared_in
 
 # What moves numbers out of their order, as a place names it.
 _REORDERED_RESHAPE = "reshape in another order"
@@ -222,8 +223,7 @@ def _traced(fn: Callable[..., Any], wide: Sequence[Any], use: str) -> tuple[Clos
 def float64() -> Any:
     """A context in which JAX computes in float64 on the CPU."""
     stack = contextlib.ExitStack()
-    stack.enter_context(jax.enable_x64(True))
-    stack.enter_context(jax.default_matmul_precision("highest"))
+    stack.enter_context(compared_in("float64"))
     stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
     stack.enter_context(jax.numpy_rank_promotion("allow"))
     return stack

@@ -613,3 +613,97 @@ def test_a_place_that_is_counted_in_floats_is_no_choice(factor: float):
         return
     with pytest.raises(GradientMismatch, match="the cotangent of input x"):
         check(median, of(6, 5), **settings)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        lambda: jax.disable_jit(),
+        lambda: jax.debug_nans(True),
+        lambda: jax.debug_infs(True),
+        lambda: jax.transfer_guard("disallow"),
+        lambda: jax.checking_leaks(),
+    ],
+    ids=["disable_jit", "debug_nans", "debug_infs", "transfer_guard", "checking_leaks"],
+)
+def test_what_people_set_to_find_a_mistake_changes_no_verdict(setting):
+    nowhere = lambda x: jnp.log(-jnp.exp(x))  # noqa: E731
+    x, quick = np.linspace(0.5, 2.0, 4), {"seeds": (0,), "dtypes": ("float64", "bfloat16")}
+    with setting():
+        assert not check(tanh(), x, reference=jnp.tanh, **quick).not_judged
+        assert not check(tanh(), x, **quick).not_judged
+        assert check(tanh(), x, torch_reference=torch.tanh, **QUICK).passed
+        fails(tanh(lambda dx, x: 2 * dx), x, reference=jnp.tanh, says="the cotangent of input x", **quick)
+        assert "not a number in every engine" in fails(nowhere, x, reference=nowhere, **QUICK)
+        assert check(nowhere, x, reference=nowhere, nan="equal", **QUICK).passed
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_number_of_the_largest_beside_it(times: int):
+    def largest(x):
+        at = jnp.argmax(x, -1)
+        return jnp.take_along_axis(x, at[:, None], 1)[:, 0], at
+
+    fn = ruled(
+        largest, lambda r, dy: (times * dy[0][:, None] * jax.nn.one_hot(jnp.argmax(r[0], -1), 5, dtype=dy[0].dtype),)
+    )
+    if times == 1:
+        assert not check(fn, of(6, 5), reference=largest).not_judged
+    else:
+        said = fails(fn, of(6, 5), reference=largest, says="the cotangent of input x is wrong")
+        assert "rule      test_kinds.py" in said and "one_hot" in said
+
+
+def test_where_an_iteration_began_counts_for_nothing_once_it_has_converged():
+    def fixed(a, start, steps=100):
+        return jax.lax.fori_loop(0, steps, lambda _, x: jnp.cos(a * x), start)
+
+    def implicit(change):
+        rule = jax.custom_vjp(fixed, nondiff_argnums=(2,))
+
+        def backward(steps, residuals, dy):
+            a, x = residuals
+            slope = jnp.sin(a * x)
+            return change(-x * slope * dy / (1 + a * slope)), jnp.zeros_like(x)
+
+        rule.defvjp(lambda a, start, n: (fixed(a, start, n), (a, fixed(a, start, n))), backward)
+        return rule
+
+    # What is left of the start after 100 steps is some 1e-67 of it; after 8 it is 1e-6.
+    a, start, quick = (
+        np.array([0.3, 0.5, 0.6]),
+        np.ones(3),
+        {"transforms": ("jit", "reach", "grad_of_grad"), "seeds": (0,)},
+    )
+    right = implicit(lambda da: da)
+    assert not check(right, a, start, 100, reference=fixed, static_argnums=(2,), **quick).not_judged
+    fails(implicit(lambda da: 1.001 * da), a, start, 100, reference=fixed, static_argnums=(2,), says="input a", **quick)
+    fails(right, a, start, 8, reference=fixed, static_argnums=(2,), says="wrong", **quick)
+
+
+def test_without_an_oracle_an_iteration_may_stop_at_an_accuracy_of_its_own():
+    def heron(x):
+        near = lambda y: jnp.max(jnp.abs(y * y - x)) <= 1e-6 * jnp.max(x)  # noqa: E731
+        turn = lambda s: (0.5 * (s[0] + x / s[0]), s[1] + 1)  # noqa: E731
+        return jax.lax.while_loop(lambda s: ~near(s[0]) & (s[1] < 20), turn, (1.0 + x / 2, 0))[0]
+
+    quick = {"transforms": ("jit",), "domains": "positive"}
+    right = ruled(heron, lambda r, dy: (dy / (2 * jnp.sqrt(r[0])),))
+    told = "perhaps   a loop in it stops at an accuracy of its own; if that is meant, give tolerance="
+    assert told in fails(right, of(4), says="the cotangent of input x is wrong", seeds=(1,), **quick)
+    near = np.linspace(0.5, 3.0, 8)
+    assert "perhaps a loop in it" in fails(right, near, says="the definition cannot tell", seeds=(0,), **quick)
+    # One number for all types, of which the noise of bfloat16 is larger.
+    assert not check(right, of(4), tolerance=1e-5, **quick).not_judged
+    wrong = ruled(heron, lambda r, dy: (dy / (2.01 * jnp.sqrt(r[0])),))
+    assert "a loop in it" not in fails(wrong, of(4), says="the cotangent of input x", tolerance=1e-5, **quick)
+
+
+def test_a_torch_reference_that_is_cut_off_from_its_input_is_told_so():
+    said = fails(tanh(), of(4), torch_reference=lambda x: x.detach().tanh(), **QUICK)
+    assert "torch is wrong by the definition" in said and "cut off from 'x' for autograd, by .detach()" in said
+
+
+def test_the_line_of_a_reference_that_is_a_function_of_jax_is_not_ours():
+    said = fails(lambda x: jnp.tanh(1.01 * x), of(4), reference=jnp.tanh, says="output", **QUICK)
+    assert "test_kinds.py" in said and "front.py" not in said

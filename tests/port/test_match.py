@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from jaxgrad import port
+from jaxgrad import check, port
 from jaxgrad.checking.oracles import rules
 from jaxgrad.errors import JaxgradError
 from jaxgrad.port import jax_values
@@ -157,6 +157,11 @@ def test_names_given_go_first_and_are_checked():
         port.match(PARAMS, Net(), mistakes.shape(2, 4), fn=run, names={"fc.kernel": "fc.bias"})
     with pytest.raises(JaxgradError, match="which are no leaves"):
         port.match(PARAMS, Net(), mistakes.shape(2, 4), fn=run, names={"fc.kernle": "fc.weight"})
+    one = lambda kernel, x: x @ kernel.T  # noqa: E731
+    with pytest.raises(JaxgradError, match="the first argument is one array; with a module it is the tree of all its"):
+        check(
+            one, mistakes.shape(3, 4), mistakes.shape(2, 4), torch_reference=Net(), torch_names={"kernel": "fc.weight"}
+        )
     mapping = port.match(PARAMS, Net(), mistakes.shape(2, 4), fn=run, names={"fc.kernel": "fc.weight"})
     assert mapping.entries[1].proved
 

@@ -287,6 +287,11 @@ def all_given(
     if len(found) < len(names):
         known = {".".join(tokens_of(path)) for path, _ in leaves}
         unknown = [path for path in names if ".".join(tokens_of(path)) not in known]
+        if list(known) == [""]:
+            raise JaxgradError(
+                f"names has {unknown}, and the first argument is one array; with a module it is the tree of all its"
+                " parameters, such as a dict of them"
+            )
         raise JaxgradError(f"names has {unknown}, which are no leaves; the leaves are {[path for path, _ in leaves]}")
     return found
 
