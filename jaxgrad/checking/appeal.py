@@ -114,11 +114,13 @@ def cast_of(oracle: Oracle, asked: Gathered) -> casts.Cast | None:
 def _of_pullback(
     oracle: Oracle, asked: Gathered, look: Callable[[ClosedJaxpr], casts.Cast | None]
 ) -> casts.Cast | None:
+    """What is found in an oracle's program, if it has one that can be traced: some take nothing but what is split."""
     fn = oracle.program
     if fn is None:
         return None
-    with compared_in("float64"):
+    with contextlib.suppress(Exception), compared_in("float64"):
         return look(in_jax.program(fn, widened(asked.group.questions[0]), asked.row.second))
+    return None
 
 
 def _own_noise(subject: Subject, asked: Gathered, dtype: str) -> Pulled | None:

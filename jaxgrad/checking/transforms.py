@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from jaxgrad.checking.oracles.jax import Function, on_host, pullback
 from jaxgrad.checking.programs import Program, run, traced
@@ -176,7 +177,16 @@ def _by_jvp(group: Group, of: Asked) -> list[Program]:
 def _by_mesh(group: Group, of: Asked) -> list[Program]:
     (only,) = group.questions
     inputs = [jax.device_put(x, sharding) for x, sharding in zip(only.inputs, of.shardings, strict=True)]
-    return [pullback(of.fn, only._replace(inputs=inputs), False, as_used=True)]
+    # Where the axes of a mesh are explicit, a sharding is a part of a type, and so of a cotangent's.
+    outputs = numbers_of(jax.eval_shape(of.fn, inputs, only.carried))
+    dys = [_placed_like(y, dy, of.shardings) for y, dy in zip(outputs, only.dys, strict=True)]
+    return [pullback(of.fn, only._replace(inputs=inputs, dys=dys), False, as_used=True)]
+
+
+def _placed_like(output: Any, dy: Any, shardings: Sequence[Any]) -> Any:
+    """A cotangent as its output is split over the mesh of the inputs, if its type says how."""
+    told = getattr(output, "sharding", None)
+    return dy if told is None else jax.device_put(dy, NamedSharding(shardings[0].mesh, told.spec))
 
 
 def _remat(fn: Function, q: Question) -> Pulled:

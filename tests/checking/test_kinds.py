@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxgrad import GradientMismatch, check
 from jaxgrad.checking.transforms import TRANSFORMS, Transform
@@ -505,6 +505,30 @@ def test_a_mesh():
     assert "sharded" in {f.setting.transform for f in report.findings if f.agree}
     wrong = tanh(lambda dx, x: 2 * jax.shard_map(lambda d: d, mesh=mesh, in_specs=spec, out_specs=spec)(dx))
     fails(wrong, of(8, 3), reference=jnp.tanh, says="perhaps a psum over its mesh is missing", **QUICK)
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_a_mesh_whose_axes_are_explicit_is_a_part_of_every_type(reduced: bool):
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:4])
+    rows, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec("d"), PartitionSpec()))
+    product = lambda x, w: x @ w  # noqa: E731
+
+    def backward(r, dy):
+        def of_rows(x, dy):
+            return jax.lax.psum(x.T @ dy, "d") if reduced else x.T @ dy
+
+        both = {"in_specs": (rows.spec, rows.spec), "out_specs": whole.spec, "check_vma": False}
+        return dy @ r[1].T, jax.shard_map(of_rows, mesh=mesh, **both)(r[0], dy)
+
+    asked = {"reference": product, "shardings": (rows, whole), "seeds": (0,)}
+    fn = ruled(product, backward)
+    # It takes nothing but what is split, so that alone is judged.
+    if reduced:
+        report = check(fn, of(8, 3), of(3, 2), **asked)
+        assert {f.setting.transform for f in report.findings if f.agree} == {"sharded"}
+        assert check(fn, of(8, 3), of(3, 2), transforms=("sharded",), **asked).passed
+    else:
+        fails(fn, of(8, 3), of(3, 2), says="perhaps a psum over the mesh is missing", **asked)
 
 
 def test_several_references_and_an_oracle_in_numpy():
