@@ -72,18 +72,19 @@ def call(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    static_argnums: Sequence[int] = (),
-    no_gradient: Sequence[str] = (),
+    static_argnums: int | Sequence[int] = (),
+    no_gradient: str | Sequence[str] = (),
     domains: Domain | Mapping[str, Domain] = "normal",
 ) -> Call:
     """The call `fn(*args, **kwargs)`, its leaves told apart.
 
     Leaves that are no arrays or floats (strings, callables, enums, integers and booleans of Python) are static by
     themselves, and so are the `nondiff_argnums` of a `jax.custom_vjp`, which JAX does not trace. `no_gradient` and
-    `domains` name arguments or single leaves, as reports do. Raises `JaxgradError` for a name that is not there, for
-    an array of objects, and where no leaf has a gradient.
+    `domains` name arguments or single leaves, as reports do. Raises `JaxgradError` for a name or number that is not
+    there, for an array of objects or of another library, and where no leaf has a gradient.
     """
-    static = {number % len(args) for number in static_argnums} if args else set()
+    no_gradient = (no_gradient,) if isinstance(no_gradient, str) else no_gradient
+    static = _static(static_argnums, len(args))
     static |= {number for number in jax_seam.options_of_rule(fn) if number < len(args)}
     names = (*parameter_names(fn, len(args)), *kwargs)
     given = (*args, *kwargs.values())
@@ -113,9 +114,25 @@ def call(
     return Call(structure, tuple(leaves), tuple(names), tuple(chosen))
 
 
+def _static(numbers: int | Sequence[int], count: int) -> set[int]:
+    """The static ones of so many arguments, counted from the first."""
+    numbers = (numbers,) if isinstance(numbers, int) else tuple(numbers)
+    for number in numbers:
+        if not -count <= number < count:
+            raise JaxgradError(f"static_argnums has {number}, and there are {count} arguments, from 0 on")
+    return {number % count for number in numbers}
+
+
 def _kind(name: str, value: Any) -> str:
     if isinstance(value, bool) or (not isinstance(value, (float, complex)) and not hasattr(value, "dtype")):
         return STATIC
+    try:
+        jnp.issubdtype(getattr(value, "dtype", float), np.generic)
+    except TypeError:
+        what = f"{type(value).__module__}.{type(value).__name__}"
+        raise JaxgradError(f"{name} is a {what} of {value.dtype}; give a NumPy or JAX array") from None
+    if isinstance(value, jax.ShapeDtypeStruct) and any(size < 0 for size in value.shape):
+        raise JaxgradError(f"{name} has the shape {value.shape}; sizes are 0 or more")
     if isinstance(value, (float, complex)) or is_number(value):
         return INPUT
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key) or value.dtype.kind in "biufV":
@@ -164,10 +181,16 @@ def _applied(
         given = {INPUT: iter(inputs), CARRIED: iter(carried)}
         values = [one.value if one is not None else next(given[kind]) for kind, one in zip(kinds, fixed, strict=True)]
         args, kwargs = jax.tree.unflatten(structure, values)
-        return fn.value(*args, **kwargs)
+        return jax.tree.map(_array_of_float, fn.value(*args, **kwargs))
 
     of_lists.__name__ = str(getattr(fn.value, "__name__", "function"))
     return of_lists
+
+
+def _array_of_float(output: Any) -> Any:
+    """An output that is a number of Python as an array, which JAX makes of it only where the function is traced."""
+    plain = isinstance(output, (float, complex)) and not hasattr(output, "dtype")
+    return jnp.asarray(output) if plain else output
 
 
 def arguments(asked: Call, inputs: Sequence[Any], carried: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

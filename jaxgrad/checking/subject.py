@@ -28,7 +28,8 @@ class Kept:
     two answers, and `unaccepted` why the function cannot stand in for an oracle. `flaw` names an oracle that
     contradicts itself, with a sentence, or is two empty ones. `wrong` is what the definition says of a gradient that it
     rejects; `proven` is, by order and name, how far cotangents of inputs are off that it rejects, as a part of their
-    size. `sources` and `calibrations` are by question.
+    size. `answered` are the oracles that did, and `refused` says what others said. `sources` and `calibrations` are by
+    question.
     """
 
     batched: set[str] = dataclasses.field(default_factory=set)
@@ -40,6 +41,8 @@ class Kept:
     flaw: tuple[str, str] | None = None
     wrong: dict[str, dict[str, Judgement]] | None = None
     proven: dict[tuple[bool, str], float] = dataclasses.field(default_factory=dict)
+    answered: set[str] = dataclasses.field(default_factory=set)
+    refused: dict[str, str] = dataclasses.field(default_factory=dict)
     sources: dict[Any, Any] = dataclasses.field(default_factory=dict)
     calibrations: dict[Any, dict[tuple[str, int], float]] = dataclasses.field(default_factory=dict)
 

@@ -1,6 +1,5 @@
 """Every engine's arrays of one setting beside what is expected of them, each with its noise."""
 
-import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from jaxgrad.checking.findings import (
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import widened
 from jaxgrad.checking.sources import Source, calibration, drawn_in_type, noise_of, source_of
-from jaxgrad.checking.subject import Subject, draws_numbers, given_tolerance
+from jaxgrad.checking.subject import Subject, draws_numbers, first_line, given_tolerance
 from jaxgrad.checking.threads import of_each
 from jaxgrad.checking.transforms import TRANSFORMS, Group, Transform
 from jaxgrad.errors import JaxgradError
@@ -81,7 +80,7 @@ def gathered(
         sources[0],
         joined(truths, _stacked),
         noise,
-        _natives(subject, setting, group, sources[0]),
+        _natives(subject, setting, group, sources[0], len(names.outputs)),
         called,
     )
 
@@ -109,8 +108,13 @@ def stacked_noise(noises: list[Noise]) -> Noise:
     return stacked(noises) if len(noises) > 1 else noises[0]
 
 
-def _natives(subject: Subject, setting: Setting, group: Group, source: Source) -> dict[str, tuple[Pulled, list[str]]]:
-    """What the oracles answer in the setting's own type; those that refuse it are left out."""
+def _natives(
+    subject: Subject, setting: Setting, group: Group, source: Source, outputs: int
+) -> dict[str, tuple[Pulled, list[str]]]:
+    """What the oracles answer in the setting's own type, which has so many outputs; those that refuse it are left out.
+
+    Raises `JaxgradError` for an oracle with another number of outputs.
+    """
     if setting.transform not in ("jit", "reach"):
         return {}
     found = {}
@@ -118,8 +122,15 @@ def _natives(subject: Subject, setting: Setting, group: Group, source: Source) -
         if oracle.name == source.name and (known := _known_in(source, setting.dtype)):
             found[oracle.name] = known, source.nodes
             continue
-        with contextlib.suppress(Exception), compared_in(setting.dtype):
-            found[oracle.name] = oracle.pull(group.questions[0], False)
+        try:
+            with compared_in(setting.dtype):
+                found[oracle.name] = oracle.pull(group.questions[0], False)
+        except Exception as error:
+            subject.kept.refused.setdefault(oracle.name, first_line(error))
+    for name, (pulled, _) in found.items():
+        if len(pulled.outputs) != outputs:
+            raise JaxgradError(f"{name} gives {len(pulled.outputs)} outputs, and the function {outputs}")
+    subject.kept.answered.update(found)
     return found
 
 

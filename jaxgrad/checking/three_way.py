@@ -1,11 +1,13 @@
 """`check`: a function with a gradient of its own against oracles, in every type and under every transformation."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxgrad.checking import explain, verdict
 from jaxgrad.checking.domains import Domain
@@ -49,8 +51,8 @@ def check(
     seeds: Sequence[int] = (0, 1),
     domains: Domain | Mapping[str, Domain] = "normal",
     vary: Mapping[str, Sequence[int]] | None = None,
-    static_argnums: Sequence[int] = (),
-    no_gradient: Sequence[str] = (),
+    static_argnums: int | Sequence[int] = (),
+    no_gradient: str | Sequence[str] = (),
     shardings: Any = None,
     tolerance: float | Mapping[str, float] | None = None,
     nan: str = "error",
@@ -83,7 +85,7 @@ def check(
         domains: where shapes are filled from, for all or by argument: "normal", "positive", "unit", "probabilities",
             "spd", "sorted", "integers(low, high)", or a function of a key.
         vary: sizes by name, for shapes that have names among their sizes, such as `ShapeDtypeStruct(("n", 3), ...)`.
-        static_argnums: arguments that are passed as they are.
+        static_argnums: numbers of arguments that are passed as they are.
         no_gradient: names of arguments or leaves that have no gradient on purpose.
         shardings: a `NamedSharding` for each argument, or a tree of them; adds the setting "sharded".
         tolerance: the largest relative 2-norm of a difference: by type, in the place of the measured noise; one number
@@ -100,7 +102,7 @@ def check(
 
     Raises:
         GradientMismatch: the gradient is not as expected; the message explains where, by how much and who says so.
-        JaxgradError: arguments that cannot be checked.
+        JaxgradError: arguments that cannot be checked, or an oracle that answers nowhere.
         KeyboardInterrupt: as ever; its `found` is the report of the settings judged until then, and a note counts them.
 
     Examples:
@@ -110,9 +112,12 @@ def check(
         >>> check(fn, jax.ShapeDtypeStruct((3,), jnp.float32), reference=jnp.sin).passed
         True
     """
-    _check_options(dtypes, transforms, seeds, nan, expected, (reference, torch_reference, oracles))
+    if not callable(fn):
+        raise JaxgradError(f"the function to check is {fn!r}, which cannot be called")
+    _check_options(dtypes, transforms, seeds, tolerance, nan, expected, (reference, torch_reference, oracles))
     title = name or str(getattr(fn, "__name__", type(fn).__name__))
     findings: list[Finding] = []
+    unheard: dict[str, str] = {}
     total = 0
 
     def so_far() -> Report:
@@ -151,7 +156,11 @@ def check(
                     if all(earlier.outcome == NOT_JUDGED for earlier in findings):
                         found = _twice(subject, found)
                 findings.append(found._replace(passed=_as_expected(found, expected, findings)).without_arrays())
+        unheard.update({name: why for name, why in subject.kept.refused.items() if name not in subject.kept.answered})
     report = Report(title, _passes(findings), tuple(findings), "")
+    if report.passed and unheard:
+        listed = "; ".join(f"{oracle} says {why}" for oracle, why in unheard.items())
+        raise JaxgradError(f"{title}: an oracle answers nowhere: {listed}; mend it, or leave it out")
     if report.passed:
         return report
     said = explain.explain(report, expected, reproduce or _call_again)
@@ -169,6 +178,7 @@ def _check_options(
     dtypes: Sequence[str] | None,
     transforms: Sequence[str] | None,
     seeds: Sequence[int],
+    tolerance: float | Mapping[str, float] | None,
     nan: str,
     expected: str,
     oracles: tuple[Any, ...],
@@ -187,8 +197,20 @@ def _check_options(
             raise JaxgradError(f"{kind}s is empty; choose from {', '.join(choices)}")
     if expected == "differs" and all(one is None for one in oracles):
         raise JaxgradError("expected='differs' needs an oracle to differ from; give a reference or a torch_reference")
+    if not _are_whole(seeds):
+        raise JaxgradError(f"seeds is {seeds!r}; give a tuple of whole numbers, such as (0, 1)")
     if not seeds:
         raise JaxgradError("seeds is empty; give at least one whole number")
+    for dtype, limit in tolerance.items() if isinstance(tolerance, Mapping) else ((DTYPES[0], tolerance),):
+        if dtype not in DTYPES:
+            raise JaxgradError(f"tolerance names {dtype!r}; choose from {', '.join(DTYPES)}")
+        if limit is not None and not (isinstance(limit, (int, float)) and 0 <= limit < math.inf):
+            raise JaxgradError(f"tolerance is {limit!r}; give a number that is not below 0, such as 1e-6")
+
+
+def _are_whole(numbers: Any) -> bool:
+    """Whether it is a sequence of whole numbers that are not below 0."""
+    return isinstance(numbers, Sequence) and all(isinstance(n, (int, np.integer)) and n >= 0 for n in numbers)
 
 
 def with_sizes(
@@ -202,6 +224,9 @@ def with_sizes(
         raise JaxgradError(
             f"vary names {unused!r}, which is in no shape; write ShapeDtypeStruct(({unused!r}, ...), ...)"
         )
+    for name, choices in vary.items():
+        if not _are_whole(choices) or not choices:
+            raise JaxgradError(f"vary has {name}={choices!r}; give a tuple of sizes, such as (1, 7, 12)")
     for sizes in itertools.product(*vary.values()):
         of = dict(zip(vary, sizes, strict=True))
 
@@ -249,6 +274,9 @@ def _sharded(asked: Call, shardings: Any) -> Any:
     for number in range(len(asked.arguments)):
         inputs = [leaf for leaf in asked.of_kind("input") if leaf.argument == number]
         given = jax.tree.leaves(of_arguments[number])
+        for one in given:
+            if not isinstance(one, jax.sharding.Sharding):
+                raise JaxgradError(f"shardings has {one!r} for {asked.arguments[number]}; give a NamedSharding")
         found += given * len(inputs) if len(given) == 1 else given
     return found
 

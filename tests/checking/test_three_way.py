@@ -1,6 +1,7 @@
 """What `check` accepts and refuses, whom it blames, and what it says."""
 
 import functools
+import math
 import re
 
 import jax
@@ -184,6 +185,15 @@ def test_a_sum_of_many_terms_and_a_scan_have_the_tolerance_that_they_need():
         ({"expected": "maybe"}, "expected is 'maybe'"),
         ({"expected": "differs"}, "needs an oracle to differ from"),
         ({"seeds": ()}, "seeds is empty"),
+        ({"seeds": 3}, r"seeds is 3; give a tuple of whole numbers"),
+        ({"seeds": "01"}, r"seeds is '01'; give a tuple of whole numbers"),
+        ({"seeds": (-1,)}, r"seeds is \(-1,\); give a tuple of whole numbers"),
+        ({"tolerance": -1.0}, r"tolerance is -1.0; give a number that is not below 0"),
+        ({"tolerance": math.nan}, r"tolerance is nan; give a number"),
+        ({"tolerance": {"bfloat16": "wide"}}, "tolerance is 'wide'; give a number"),
+        ({"tolerance": {"float61": 0.1}}, "tolerance names 'float61'; choose from float64"),
+        ({"static_argnums": (3,)}, "static_argnums has 3, and there are 1 arguments, from 0 on"),
+        ({"shardings": 3}, "shardings has 3 for .*; give a NamedSharding"),
     ],
 )
 def test_options_that_make_no_sense_are_named(options, message: str):
@@ -202,6 +212,59 @@ def test_what_cannot_be_checked_is_named():
         check(jnp.sin, X, torch_reference=lambda x: (x, x), **QUICK)
     with pytest.raises(JaxgradError, match=r"the reference has float outputs of shapes \[\(1, 7\)\], and the function"):
         check(jnp.sin, X, reference=lambda x: jnp.sin(x)[None], **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "message"),
+    [
+        (("n",), 3, "vary has n=3; give a tuple"),
+        (("n",), (), "vary has n="),
+        (("n",), (1, -2), r"vary has n=\(1, -2\)"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_named(shape, sizes, message: str):
+    with pytest.raises(JaxgradError, match=message):
+        check(jnp.sin, jax.ShapeDtypeStruct(shape, jnp.float32), vary={"n": sizes}, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("sin", X), "the function to check is 'sin', which cannot be called"),
+        ((jnp.sin, torch.ones(3)), r"x is a torch.Tensor of torch.float32; give a NumPy or JAX array"),
+        ((jnp.sin, jax.ShapeDtypeStruct((-3,), jnp.float32)), r"x has the shape \(-3,\); sizes are 0 or more"),
+    ],
+)
+def test_a_call_that_makes_no_sense_is_named(args, message: str):
+    with pytest.raises(JaxgradError, match=message):
+        check(*args, **QUICK)
+
+
+def test_one_number_or_name_will_do_where_several_may_be_given():
+    by_option = lambda x, times: times * jnp.sin(x)  # noqa: E731
+    assert check(by_option, X, 3, reference=by_option, static_argnums=1, **QUICK).passed
+    of_two = lambda x, beta: jnp.sin(x) * jax.lax.stop_gradient(beta)  # noqa: E731
+    assert check(of_two, X, X, reference=lambda x, beta: jnp.sin(x) * beta, no_gradient="beta", **QUICK).passed
+
+
+def test_an_output_that_is_a_number_of_python_is_one_in_every_engine():
+    fn = lambda x: (jnp.sin(x), 1.0)  # noqa: E731
+    assert check(fn, X, reference=fn, transforms=("jit", "vmap"), seeds=(0,)).passed
+
+
+def test_an_oracle_that_answers_nowhere_is_told():
+    broken = lambda x, dy: [np.sin(x)][1]  # noqa: E731
+    for others in ({}, {"reference": jnp.sin}):
+        with pytest.raises(JaxgradError, match="an oracle answers nowhere: numpy says IndexError: list index out of"):
+            check(jnp.sin, X, oracles={"numpy": broken}, **others, **QUICK)
+    with pytest.raises(JaxgradError, match="numpy gives 2 outputs, and the function 1"):
+        check(jnp.sin, X, oracles={"numpy": lambda x, dy: ((x, x), dy)}, **QUICK)
+
+    def in_float64(x, dy):
+        assert x.dtype == np.float64
+        return np.sin(x), dy * np.cos(x)
+
+    assert check(jnp.sin, X, oracles={"numpy": in_float64}, transforms=("jit",)).passed
 
 
 def test_functions_without_a_name_are_called_by_their_type():
