@@ -84,7 +84,7 @@ def call(
     there, for an array of objects or of another library, and where no leaf has a gradient.
     """
     no_gradient = (no_gradient,) if isinstance(no_gradient, str) else no_gradient
-    static = _static(static_argnums, len(args))
+    static = static_numbers(static_argnums, len(args))
     static |= {number for number in jax_seam.options_of_rule(fn) if number < len(args)}
     names = (*parameter_names(fn, len(args)), *kwargs)
     given = (*args, *kwargs.values())
@@ -114,8 +114,8 @@ def call(
     return Call(structure, tuple(leaves), tuple(names), tuple(chosen))
 
 
-def _static(numbers: int | Sequence[int], count: int) -> set[int]:
-    """The static ones of so many arguments, counted from the first."""
+def static_numbers(numbers: int | Sequence[int], count: int) -> set[int]:
+    """The static ones of so many arguments, counted from the first. Raises `JaxgradError` for one that is not there."""
     numbers = (numbers,) if isinstance(numbers, int) else tuple(numbers)
     for number in numbers:
         if not -count <= number < count:

@@ -26,6 +26,8 @@ def tap(name: str, x: Any) -> Any:
     in its references. A node in a `scan` is that of all turns, stacked. Taps inside `while_loop`, `cond`, `shard_map`
     or a custom rule are not seen, and the check says so.
     """
+    if not isinstance(name, str):
+        raise JaxgradError(f"the name of a tap is {name!r}; it is a text, and comes first: tap('name', x)")
     if isinstance(x, (jax.Array, jax.core.Tracer)):
         return checkpoint_name(x, _PREFIX + name)
     collected = _torch_taps.get()

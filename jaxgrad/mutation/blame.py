@@ -116,7 +116,8 @@ def _suspects(met: _Rule) -> Iterator[_Suspect]:
     plain = trace_pullback(lambda *dynamic: met.rule.__wrapped__(*rule.join(dynamic)), *rule.dynamic).program
     expected = results(plain, [*leaves, *dys])
     for name, value in made.items():
-        if name in expected and (place := _made_at(program, name)) is not None:
+        # A cotangent that is an input, such as the output's own, is made by no line.
+        if name in expected and (place := _made_at(program, name) or _first_line(met.rule.bwd)) is not None:
             yield _Suspect(_distance(np.asarray(value), np.asarray(expected[name])), place)
 
 

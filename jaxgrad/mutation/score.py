@@ -23,7 +23,9 @@ import numpy as np
 from jaxgrad import jax_seam, modules
 from jaxgrad.checking.compare import compare, scaled
 from jaxgrad.checking.measure import measure, shaken
+from jaxgrad.checking.question import static_numbers
 from jaxgrad.checking.report import dated
+from jaxgrad.checking.subject import first_line
 from jaxgrad.checking.taylor import random_direction
 from jaxgrad.errors import JaxgradError
 from jaxgrad.jax_seam import ClosedJaxpr, jaxpr_as_fun
@@ -276,7 +278,7 @@ def mutation_score(
     fn: Callable[..., Any],
     check: Callable[[Callable[..., Any]], object],
     *args: Any,
-    static_argnums: Sequence[int] = (),
+    static_argnums: int | Sequence[int] = (),
     draw: Callable[[int], tuple[Any, ...]] | None = None,
     draws: int = 20,
     progress: Progress = silent,
@@ -295,6 +297,7 @@ def mutation_score(
     """
     if draws < 1:
         raise JaxgradError(f"draws is {draws}; at least 1 is needed to tell which mutants are equivalent")
+    static_argnums = sorted(static_numbers(static_argnums, len(args)))
     traces: dict[Any, _Known] = {}
     for name, right in (
         ("the function", fn),
@@ -304,7 +307,13 @@ def mutation_score(
             check(right)
         except Exception as error:
             raise JaxgradError(f"the check fails on {name}, without a mistake in it: {error}") from error
-    found = tuple(mutants_of(trace_pullback(fn, *args, static_argnums=static_argnums).program))
+    try:
+        program = trace_pullback(fn, *args, static_argnums=static_argnums).program
+    except Exception as error:
+        raise JaxgradError(f"the check passes, but with the arguments given after it: {first_line(error)}") from error
+    if not program.outputs:
+        raise JaxgradError("the function has no cotangent of a float, so there is no gradient to make a mistake in")
+    found = tuple(mutants_of(program))
     noticed: list[bool] = []
 
     def so_far() -> Score:
@@ -333,12 +342,19 @@ def _equivalent(
 ) -> tuple[Mutant, ...]:
     """The mutants that change nothing but rounding on so many inputs, as `mutation_score` has them."""
     with compared_in("float64"):
-        drawn = [_drawn(fn, draw(k) if draw else args, static_argnums, k, draw is None) for k in range(draws)]
+        drawn = [_drawn(fn, _given(draw, k) if draw else args, static_argnums, k, draw is None) for k in range(draws)]
         program = trace_pullback(fn, *drawn[0], static_argnums=static_argnums).program
         wide = [again for m in living if (again := next(mutants_of(program, m.key), None))]
         return _equal(
             program, wide, (_inputs(fn, program, of_args, static_argnums, k) for k, of_args in enumerate(drawn))
         )
+
+
+def _given(draw: Callable[[int], tuple[Any, ...]], k: int) -> tuple[Any, ...]:
+    args = draw(k)
+    if not isinstance(args, (tuple, list)):
+        raise JaxgradError(f"draw({k}) gave {type(args).__name__}; it gives a tuple of all arguments")
+    return tuple(args)
 
 
 def _notices(check: Callable[[Callable[..., Any]], object], wrong: Callable[..., Any]) -> bool:

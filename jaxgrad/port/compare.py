@@ -12,7 +12,7 @@ from jaxgrad.errors import JaxgradError
 from jaxgrad.port import cotangents, fingerprint, jax_values, locate, mend, torch_values
 from jaxgrad.port.locate import BUFFER, FORWARD, LAYOUT, Parted, Verdict
 from jaxgrad.port.mapping import Mapping as WeightMapping
-from jaxgrad.port.match import Setting, crossings, filled, flat_call, odd_ones, prepare, redrawn, search
+from jaxgrad.port.match import Setting, as_arrays, crossings, filled, flat_call, odd_ones, prepare, redrawn, search
 from jaxgrad.port.rounding import Noise, noise_of
 from jaxgrad.port.values import Trace
 from jaxgrad.progress import Progress, kept, silent
@@ -61,6 +61,7 @@ def compare(
     """
     if (torch is None) == (jax is None):
         raise JaxgradError("compare needs one other program: torch=module or jax=function")
+    params, inputs = as_arrays((params, inputs))
     if torch is None:
         return _beside_jax(fn, jax, params, inputs, kwargs or {}, seed, use, suggest, progress)
     return _beside_torch(

@@ -104,6 +104,9 @@ def match(
 
     Raises `JaxgradError` listing the leaves and tensors that are left over with their candidates.
     """
+    if not hasattr(module, "named_parameters"):
+        raise JaxgradError(f"the torch module is {module!r}; give an nn.Module")
+    params, inputs = as_arrays((params, inputs))
     call = fn if fn is not None else (lambda p, *x, **k: p(*x, **k))
     if not inputs and torch_inputs is None:
         tensors = torch_values.tensors_of(module)
@@ -114,6 +117,19 @@ def match(
         return _finished(paths(params), {}, found, tensors, set(tensors), module, strict)
     setting = prepare(call, params, inputs, module, kwargs or {}, torch_inputs, seed)
     return search(setting, module, names or {}, strict)[0]
+
+
+def as_arrays(tree: Any) -> Any:
+    """The tree with arrays in the place of PyTorch's tensors, as a state dict or a module's own input has them."""
+
+    def array(leaf: Any) -> Any:
+        if not (hasattr(leaf, "detach") and hasattr(leaf, "cpu")):
+            return leaf
+        on_host = leaf.detach().cpu()
+        # Of bfloat16 NumPy has no type, and float32 has all its numbers.
+        return (on_host.float() if str(on_host.dtype) == "torch.bfloat16" else on_host).numpy()
+
+    return jax.tree.map(array, tree)
 
 
 def prepare(

@@ -48,6 +48,11 @@ def test_a_function_without_taps_is_left_alone():
     assert np.array_equal(with_taps({}, X), jnp.sin(X))
 
 
+def test_a_name_is_a_text_and_comes_first():
+    with pytest.raises(JaxgradError, match=r"it is a text, and comes first: tap\('name', x\)"):
+        tap(X, "a")
+
+
 def test_a_name_that_is_set_twice_is_refused():
     with pytest.raises(JaxgradError, match="the tap 'a' is set twice"):
         tapped(lambda x: tap("a", tap("a", x) + 1), X)

@@ -56,6 +56,31 @@ power.defvjp(
 )
 
 
+@jax.custom_vjp
+def straight(x):
+    return jnp.sin(x)
+
+
+def straight_bwd(x, dy):
+    return (dy,)
+
+
+straight.defvjp(lambda x: (jnp.sin(x), x), straight_bwd)
+
+
+@jax.custom_vjp
+def ranked(x):
+    return jnp.max(x, -1), jnp.argmax(x, -1)
+
+
+def ranked_bwd(residuals, dy):
+    best = jax.nn.one_hot(residuals, 3, dtype=dy[0].dtype)
+    return (2 * best * dy[0][:, None],)
+
+
+ranked.defvjp(lambda x: (ranked(x), jnp.argmax(x, -1)), ranked_bwd)
+
+
 @jax.custom_jvp
 def tangent(x):
     return jnp.tan(x)
@@ -86,6 +111,8 @@ CASES: list[tuple[Any, tuple[Any, ...], Report, str]] = [
     (inside, ({"w": W}, X), report("params['w']"), "dw = (dy * x).mean(0)  # the sum"),
     (functools.partial(lambda n, x: power(x, n), 3), (X,), report("x"), "lambda n, x, dy: (x ** (n - 1) * dy,)"),
     (tangent, (X,), report("x"), "@tangent.defjvp"),
+    (straight, (X,), report("x"), "def straight_bwd(x, dy):"),
+    (ranked, (X,), report("x"), "return (2 * best * dy[0][:, None],)"),
     (output, (X,), report("output[0]", "output"), "return doubled + 1, x"),
     (output, (X,), report("output[1]", "output"), "def output(x):"),
     (output, (X,), report(None), "def output(x):"),

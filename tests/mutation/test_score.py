@@ -340,6 +340,19 @@ def test_mutants_that_change_nothing_but_rounding_are_equivalent():
     assert [m.words.partition(",")[0] for m in score.equivalent] == ["the second factor"]
 
 
+@pytest.mark.parametrize(
+    ("args", "options", "message"),
+    [
+        ((), {}, "the check passes, but with the arguments given after it: TypeError: missing a required argument"),
+        ((X, WEIGHT), {"static_argnums": (2,)}, "static_argnums has 2, and there are 2 arguments"),
+        ((X, WEIGHT), {"draw": lambda k: X[0, 0]}, r"draw\(0\) gave ArrayImpl; it gives a tuple of all arguments"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(args, options, message: str):
+    with pytest.raises(JaxgradError, match=message):
+        mutate.mutation_score(energy, blind_check, *args, **options)
+
+
 def test_equivalence_is_tried_on_the_users_own_draws_where_there_are_any():
     with pytest.raises(JaxgradError, match="no draw has finite cotangents"):
         mutate.mutation_score(energy, blind_check, X, WEIGHT, draw=lambda k: (X * jnp.nan, WEIGHT), draws=2)

@@ -150,6 +150,16 @@ def test_a_mapping_is_kept_and_a_checkpoint_loaded_by_it(tmp_path):
     assert "fc.weight · transposed" in str(mapping)
 
 
+def test_tensors_are_taken_for_arrays_and_a_text_for_no_module():
+    module, x = Net(), torch.linspace(-1, 1, 8).reshape(2, 4)
+    state = {"fc": {"kernel": module.fc.weight.T, "bias": module.fc.bias.to(torch.bfloat16)}}
+    mapping = port.match(state, module, x, fn=run)
+    assert all(entry.proved for entry in mapping.entries)
+    assert port.compare(run, state, x, torch=module).agrees
+    with pytest.raises(JaxgradError, match="the torch module is 'Net'; give an"):
+        port.match(state, "Net")
+
+
 def test_names_given_go_first_and_are_checked():
     with pytest.raises(JaxgradError, match="which the module lacks"):
         port.match(PARAMS, Net(), mistakes.shape(2, 4), fn=run, names={"fc.kernel": "fc.wieght"})
