@@ -106,10 +106,14 @@ def judge(subject: Subject, setting: Setting, asked_for: bool) -> Finding:
 def _looked_at(
     subject: Subject, setting: Setting, group: Group, run: list[Pulled], names: Pulled, called: list[np.ndarray] | None
 ) -> tuple[Gathered, tuple[Tensor, ...]]:
-    """A group beside what is expected of it, and its tensors: by a first look, or where that is not enough whole."""
+    """A group beside what is expected of it, and its tensors: by a first look, or where that is not enough whole.
+
+    It is enough too where all that differs is known to be wrong.
+    """
     asked = gathered(subject, setting, group, run, names, called, whole=False)
     tensors = tuple(tensors_of(subject, asked))
-    if not asked.source.expected.whole and not _are_settled(tensors, setting.dtype):
+    known = not all(t.agree for t in tensors) and _are_proven(subject, [asked], tensors)
+    if not asked.source.expected.whole and not known and not _are_settled(tensors, setting.dtype):
         asked = gathered(subject, setting, group, run, names, called)
         tensors = tuple(tensors_of(subject, asked))
     return asked, tensors
@@ -318,8 +322,7 @@ def _judged(subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, 
         if setting.dtype == "float64" and setting.transform in ("jit", "grad_of_grad"):
             judged = _defined(subject, asked[0], tensors)
             _prove(subject, asked[0].row.second, tensors, judged)
-        hopeless = all(t.agree or _is_proven(subject, asked, t) for t in tensors)
-        tensors, notes = appealed(subject, asked, tensors, hopeless)
+        tensors, notes = appealed(subject, asked, tensors, _are_proven(subject, asked, tensors))
     if setting.transform == "reach" and not all(t.agree for t in tensors):
         tensors, more = without_conventions(subject, asked, tensors)
         notes += more
@@ -374,14 +377,19 @@ _SAME = 0.5
 def _prove(
     subject: Subject, second: bool, tensors: Sequence[Tensor], judged: Mapping[str, Mapping[str, Judgement]]
 ) -> None:
-    """Keep by how much the inputs are off that the definition of the derivative says are wrong."""
-    of_hand = judged.get(HAND, {})
-    wrong = (t for t in tensors if not t.agree and t.name in of_hand and of_hand[t.name].verdict == "wrong")
-    subject.kept.proven.update({(second, t.name): _off(t) for t in wrong if t.kind == "input"})
+    """Keep by how much the inputs are off that are wrong by the definition of the derivative, in whichever engine."""
+    wrong = {name for of_engine in judged.values() for name, j in of_engine.items() if j.verdict == "wrong"}
+    off = (t for t in tensors if not t.agree and t.kind == "input" and t.name in wrong)
+    subject.kept.proven.update({(second, t.name): _off(t) for t in off})
+
+
+def _are_proven(subject: Subject, asked: Sequence[Gathered], tensors: Sequence[Tensor]) -> bool:
+    """Whether all tensors that do not agree are known to be wrong."""
+    return all(t.agree or _is_proven(subject, asked, t) for t in tensors)
 
 
 def _is_proven(subject: Subject, asked: Sequence[Gathered], tensor: Tensor) -> bool:
-    """Whether a tensor differs by the function alone, as an input does that is wrong by definition."""
+    """Whether a tensor differs from the function's alone, as an input does that is wrong by definition."""
     proven, second = subject.kept.proven, asked[0].row.second
     names = {tensor.name.removesuffix(f" ({one.group.label})") for one in asked}
     known = [proven[second, name] for name in names if (second, name) in proven]
