@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxgrad import jax_seam
 from jaxgrad.checking import three_way
-from jaxgrad.checking.findings import DIFFERS, NOT_JUDGED, Finding, GradientMismatch, Report, Setting
+from jaxgrad.checking.findings import DIFFERS, HAND, NOT_JUDGED, Finding, GradientMismatch, Report, Setting
 from jaxgrad.checking.oracles.align import Unmatched, certain
 from jaxgrad.checking.oracles.torch import matched_tensors
 from jaxgrad.checking.question import Call, applied, arguments, call, drawn
@@ -71,6 +71,12 @@ def _located(judge: Callable[P, Report]) -> Callable[P, Report]:
 
 def _outputs_differ(failed: GradientMismatch) -> bool:
     return any(t.kind == "output" and not t.agree for f in failed.judged.findings for t in f.tensors)
+
+
+def _of_an_oracle(failed: GradientMismatch) -> bool:
+    """Whether the first setting that failed did by an oracle that is wrong, and not by the function."""
+    first = next(f for f in failed.judged.findings if not f.passed)
+    return first.alone is not None and first.alone != HAND
 
 
 def _by_values(asked: Asked, failed: GradientMismatch | Unmatched) -> tuple[Report, Asked]:
@@ -181,6 +187,8 @@ def _place(failed: GradientMismatch, asked: Asked) -> list[tuple[str, str]]:
     # Where outputs agree, what is wrong is a rule, and a rule's own line says more than that of its call.
     # Of a rule of forward mode that is the function itself, no program tells more than where it begins.
     blamed = wrong_line if isinstance(asked.fn, jax.custom_jvp) else wrong_rule
+    if not _outputs_differ(failed) and _of_an_oracle(failed):
+        return []
     rule = None if _outputs_differ(failed) else blamed(failed.judged, asked.fn, *asked.args, **asked.options)
     if rule is not None:
         return [("rule", str(Line(rule.file, rule.line, "")))]

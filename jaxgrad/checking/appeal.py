@@ -163,6 +163,32 @@ def _with_noise_of(engine: Oracle, noise: Pulled, asked: Gathered, q: Question, 
     )
 
 
+def without_fusion(
+    subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], list[str]]:
+    """The tensors of a function that is not finite among inputs drawn for it only because XLA fused what it computes.
+
+    A fused program computes a number twice where that is faster, and rounds it in two ways: of 1e18 and its own maximum
+    the difference is then no longer 0 or less, and its exponential overflows.
+    """
+    spared: list[str] = []
+    again: list[Tensor] = []
+    for one in asked:
+        names = {t.name for t in tensors_of(subject, one)}
+        told = [t for t in tensors if t.name in names]
+        if any(d.not_finite for t in told for d in t.pairs.values()):
+            with contextlib.suppress(Exception), compared_in(one.setting.dtype):
+                apart = in_jax.step_by_step(subject.hand, one.group.questions[0])
+                other = tensors_of(subject, one._replace(hand=apart))
+                if all(t.agree for t in other):
+                    told = other
+                    spared.append(one.group.label)
+        again += told
+    if not spared:
+        return tensors, []
+    return tuple(again), [f"fused it is not finite at inputs that are {', '.join(spared)}; step by step it is right"]
+
+
 def without_conventions(
     subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, ...]
 ) -> tuple[tuple[Tensor, ...], list[str]]:

@@ -20,6 +20,8 @@ from jaxgrad.checking.findings import (
     Tensor,
 )
 
+# Special functions are often computed to some ten digits, which is all that the definition shows too.
+_FEWER_DIGITS = 1e-8
 # Why an engine may give zeros alone.
 _NOTHING = {
     HAND: "the rule returns no cotangent; if on purpose, no_gradient=({!r},)",
@@ -131,7 +133,10 @@ def _tensor_lines(finding: Finding, tensor: Tensor) -> list[tuple[str, str]]:
         if _converges(finding, d.relative):
             lines.append(("perhaps", OF_A_LOOP))
         if tensor.kind == "input" and finding.setting.transform != "grad_of_grad":
-            lines += [("perhaps", _NOTHING[e].format(tensor.name)) for e in _NOTHING if _returned_nothing(tensor, e)]
+            silent = [e for e in _NOTHING if _returned_nothing(tensor, e) and not _is_right(finding, tensor, e)]
+            lines += [("perhaps", _NOTHING[engine].format(tensor.name)) for engine in silent]
+        if all(_is_right(finding, tensor, engine) for engine in pair) and d.relative < _FEWER_DIGITS:
+            lines.append(("perhaps", "one of them has fewer digits; if that is meant, give tolerance="))
     elif finding.alone in finding.taylor and _converges(finding, finding.taylor[finding.alone][tensor.name].error):
         lines.append(("perhaps", OF_A_LOOP))
     if also:
@@ -142,6 +147,12 @@ def _tensor_lines(finding: Finding, tensor: Tensor) -> list[tuple[str, str]]:
 def _converges(finding: Finding, off: float) -> bool:
     """Whether a small difference may be what an iteration leaves that ends before the last digit."""
     return finding.iterates and off < ACCURACY
+
+
+def _is_right(finding: Finding, tensor: Tensor, engine: str) -> bool:
+    """Whether the definition of the derivative has nothing against an engine's cotangent."""
+    judged = finding.taylor.get(engine, {}).get(tensor.name)
+    return judged is not None and judged.verdict in ("right", "kink")
 
 
 def _returned_nothing(tensor: Tensor, engine: str) -> bool:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking import programs
-from jaxgrad.checking.appeal import appealed, cast_of, without_conventions
+from jaxgrad.checking.appeal import appealed, cast_of, without_conventions, without_fusion
 from jaxgrad.checking.compare import MOST_UNJUDGED, compare, exact, floored, is_number, may_drown, scaled, stands_alone
 from jaxgrad.checking.expected import expect
 from jaxgrad.checking.findings import (
@@ -189,6 +189,8 @@ def _by_itself(
     # A tolerance that was given is one for the slope, as long as f shows one at all.
     of_hand = {name: j for name, j in of_hand.items() if limit is None or not j.error <= limit}
     wrong = next((name for name, j in of_hand.items() if j.verdict == "wrong"), None)
+    if second and wrong and not all(np.isfinite(dx).all() for dx in run.inputs) and (kinks := _kinks(subject, q)):
+        return _outcome(setting, tensors, NOT_JUDGED, _no_second_order(kinks), taylor=judged)
     if wrong is not None:
         known: dict[str, Any] = {"first": wrong, "alone": HAND, "taylor": judged, "iterates": _iterates(subject, q)}
         return _outcome(setting, tensors, DIFFERS, "", **known)
@@ -204,6 +206,19 @@ def _by_itself(
             cast = casts.narrowest(in_jax.program(subject.hand, q, second))
         told += [f"it computes in {cast.dtype} inside ({cast})"] if cast else []
     return _outcome(setting, tensors, AGREES, "; ".join(told), taylor=judged)
+
+
+def _kinks(subject: Subject, q: Question) -> list[str]:
+    """The inputs at which the function has a kink, by the definition of its first derivative."""
+    with contextlib.suppress(Exception), compared_in("float64"):
+        q = widened(q)
+        judged = by_definition(subject, q, False, {HAND: in_jax.pulled(subject.hand, q, False).inputs})[HAND]
+        return [name for name, j in judged.items() if j.verdict == "kink"]
+    return []
+
+
+def _no_second_order(kinks: Sequence[str]) -> str:
+    return f"{', '.join(kinks)}: at a kink there is no second derivative, and it is not finite here"
 
 
 def _outcome(setting: Setting, tensors: tuple[Tensor, ...], outcome: str, why: str, **rest: Any) -> Finding:
@@ -324,11 +339,15 @@ def _judged(subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, 
             _prove(subject, asked[0].row.second, tensors, judged)
         tensors, notes = appealed(subject, asked, tensors, _are_proven(subject, asked, tensors))
     if setting.transform == "reach" and not all(t.agree for t in tensors):
-        tensors, more = without_conventions(subject, asked, tensors)
-        notes += more
+        for other in (without_fusion, without_conventions):
+            tensors, more = other(subject, asked, tensors)
+            notes += more
     tensors, astray = _without_oracles_astray(setting, tensors)
     notes += astray
     first = next((t for t in tensors if not t.agree), None)
+    infinite = any(d.not_finite or d.both_nan for t in tensors for d in t.pairs.values())
+    if asked[0].row.second and infinite and (kinks := _kinks(subject, asked[0].group.questions[0])):
+        return _outcome(setting, tensors, NOT_JUDGED, _no_second_order(kinks))
     alone = stands_alone(first.pairs) if first else None
     if first is not None and alone is None:
         wrong = [engine for engine, of in judged.items() if any(j.verdict == "wrong" for j in of.values())]

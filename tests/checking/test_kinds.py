@@ -731,3 +731,49 @@ def test_a_torch_reference_that_is_cut_off_from_its_input_is_told_so():
 def test_the_line_of_a_reference_that_is_a_function_of_jax_is_not_ours():
     said = fails(lambda x: jnp.tanh(1.01 * x), of(4), reference=jnp.tanh, says="output", **QUICK)
     assert "test_kinds.py" in said and "front.py" not in said
+
+
+def test_at_a_kink_there_is_no_second_derivative_to_be_finite():
+    norm = lambda x: jnp.sqrt(jnp.sum(x * x))  # noqa: E731
+    safe = ruled(norm, lambda r, dy: (dy * r[0] / jnp.where(norm(r[0]) == 0, 1, norm(r[0])),))
+    orders = {"transforms": ("jit", "grad_of_grad"), "seeds": (0,)}
+    for oracle in ({}, {"torch_reference": torch.linalg.vector_norm}):
+        report = check(safe, np.zeros(3), **oracle, **orders)
+        assert {f.setting.transform for f in report.not_judged} == {"grad_of_grad"}
+        assert all("at a kink there is no second derivative" in f.why for f in report.not_judged)
+    # Where there is none, a second derivative has to be one.
+    odd = ruled(lambda x: x * x, lambda r, dy: (2 * dy * jnp.sqrt((r[0] - 1) ** 2) * jnp.sign(r[0] - 1) + 2 * dy,))
+    fails(odd, np.ones(3), says="input x is wrong", **orders)
+
+
+def test_what_xla_computes_twice_and_rounds_in_two_ways_is_no_fault_of_the_function():
+    def attention(q, k, v):
+        return jax.nn.softmax(q @ k.T / jnp.sqrt(jnp.array(8.0, q.dtype))) @ v
+
+    far = {"dtypes": ("float32",), "transforms": ("jit", "reach"), "seeds": (0,)}
+    args = (of(10, 8), of(5, 8), of(5, 8))
+    in_torch = torch.nn.functional.scaled_dot_product_attention
+    assert check(attention, *args, torch_reference=in_torch, **far).passed
+    overflows = lambda q, k, v: attention(q * jnp.where(jnp.abs(q) > 1e8, 1e30, 1), k, v)  # noqa: E731
+    fails(overflows, *args, torch_reference=in_torch, says="(large) is wrong", **far)
+
+
+def test_zeros_of_autograd_that_are_not_in_memory():
+    # Of its second derivative torch says such zeros, and of i0e's first it adds noise to them.
+    report = check(jnp.abs, of(4), torch_reference=torch.abs, transforms=("grad_of_grad",), seeds=(0,))
+    assert not report.not_judged
+    assert check(jax.scipy.special.i0e, of(4), torch_reference=torch.special.i0e, transforms=("jit",)).passed
+    wrong = lambda x: jax.scipy.special.i0e(1.0001 * x)  # noqa: E731
+    fails(wrong, of(4), torch_reference=torch.special.i0e, says="output is wrong", **QUICK)
+
+
+def test_a_special_function_with_fewer_digits_and_a_rule_that_is_not_at_fault():
+    said = fails(jax.scipy.special.digamma, of(4), torch_reference=torch.digamma, domains="positive", **QUICK)
+    assert "perhaps   one of them has fewer digits; if that is meant, give tolerance=" in said
+    off = ruled(jnp.sin, lambda r, dy: (dy * jnp.cos(r[0]) * (1 + 1e-6),))
+    assert "fewer digits" not in fails(off, of(4), reference=jnp.sin, says="input x is wrong", **QUICK)
+    # The rule returns zeros, as it should, and it is the oracle that is wrong.
+    norm = lambda x: jnp.sqrt(jnp.sum(x * x))  # noqa: E731
+    safe = ruled(norm, lambda r, dy: (dy * r[0] / jnp.where(norm(r[0]) == 0, 1, norm(r[0])),))
+    said = fails(safe, np.zeros(3), reference=norm, says="jax.grad is wrong by the definition", **QUICK)
+    assert "rule  " not in said and "returns no cotangent" not in said

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.draws import evaluated
@@ -38,6 +39,12 @@ def pulled(fn: Function, question: Question, second: bool) -> Pulled:
 def pullback(fn: Function, question: Question, second: bool, as_used: bool = False) -> Program:
     """The program that `pulled` runs; compiled as those who use the function compile it where it is to be `as_used`."""
     return Program(_traced, (fn, second), (question,), quickly=not as_used)
+
+
+def step_by_step(fn: Function, question: Question) -> Pulled:
+    """The pullback in the question's own type, every operation a program of its own."""
+    with jax.disable_jit():
+        return on_host(pull(fn, *jax.tree.map(jnp.asarray, (question.inputs, question.carried, question.dys))))
 
 
 def called(fn: Function, question: Question) -> list[np.ndarray]:

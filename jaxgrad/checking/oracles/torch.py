@@ -217,7 +217,8 @@ def to_numpy(tensor: Any) -> Any:
         return tensor.float().numpy().astype(jnp.bfloat16)
     if tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1:
         return tensor.contiguous().view(torch.uint8).numpy().view(jnp.dtype(str(tensor.dtype).removeprefix("torch.")))
-    return tensor.numpy()
+    # Zeros of autograd that are not in memory have to be asked for.
+    return tensor.numpy(force=True)
 
 
 def transposed_convolutions(module: Any) -> frozenset[str]:

@@ -212,10 +212,13 @@ def _growth(name: str, args: tuple[Any, ...]) -> float:
 
 
 def _is_noisy(x: Any) -> bool:
-    """Whether something is a tensor of a type that arithmetic rounds to."""
+    """Whether something is a tensor of a type that arithmetic rounds to, with numbers in memory.
+
+    Autograd has zeros without memory, which torch's kernels below its dispatcher read all the same, and crash.
+    """
     import torch
 
-    return isinstance(x, torch.Tensor) and x.layout == torch.strided and differentiable(x)
+    return isinstance(x, torch.Tensor) and x.layout == torch.strided and differentiable(x) and not x._is_zerotensor()
 
 
 def _perturbed(x: Any, amount: float, roundings: Roundings) -> Any:
