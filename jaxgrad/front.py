@@ -113,6 +113,10 @@ def _rules_by_values(asked: Asked) -> dict[str, Any] | None:
     found = {e.path: odd.get(e.path, e.rule) for e in mapping.entries}
     # That a square weight is used the other way round than its name says is a mistake, and no layout of its own.
     found |= {path: rule for path, rule in by_names.items() if certain(path, rule)}
+    # Of a tensor with two names a check knows the first: its gradient is that of both uses.
+    known = {name for tensors in (asked.module.named_parameters(), asked.module.named_buffers()) for name, _ in tensors}
+    if not all(known.issuperset(rule.sources) for rule in found.values()):
+        return None
     return None if found == by_names else found
 
 
@@ -205,7 +209,9 @@ def _place(failed: GradientMismatch, asked: Asked) -> list[tuple[str, str]]:
     try:
         args, kwargs = _arguments(asked)
         if asked.module is not None:
-            names = asked.options.get("torch_names")
+            # By values alone a weight that is used the other way round would be one that lies so.
+            sure = {path: rule for path, rule in _matched(asked).items() if certain(path, rule)}
+            names = asked.option("torch_names", sure)
             return brief(port.compare(asked.fn, *args, torch=asked.module, names=names, kwargs=kwargs))
         if callable(plain):
             other = lambda params, *inputs, **options: plain(*inputs, **options)  # noqa: E731

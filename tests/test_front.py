@@ -98,8 +98,33 @@ def test_a_square_weight_used_the_other_way_round_is_a_mistake_where_names_are_e
         return hidden @ p["one"]["weight"].T + p["one"]["bias"]
 
     assert check(port, params, shape(2, 3), False, torch_reference=lambda_free(Two()), **ONCE).passed
-    with pytest.raises(GradientMismatch, match="output is wrong"):
+    with pytest.raises(GradientMismatch, match="output is wrong") as failed:
         check(port, params, shape(2, 3), True, torch_reference=lambda_free(Two()), **ONCE)
+    assert "parts     dot_general" in str(failed.value) and 'x @ (p["two"]["weight"] if wrong' in str(failed.value)
+    alone = torch.nn.Linear(3, 3)
+    leaves = {"weight": shape(3, 3), "bias": shape(3)}
+    assert check(lambda p, x: x @ p["weight"].T + p["bias"], leaves, shape(2, 3), torch_reference=alone, **ONCE).passed
+    with pytest.raises(GradientMismatch, match="output is wrong") as failed:
+        check(lambda p, x: x @ p["weight"] + p["bias"], leaves, shape(2, 3), torch_reference=alone, **ONCE)
+    assert "parts     dot_general" in str(failed.value)
+
+
+def test_two_leaves_for_one_tensor_are_told():
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.into, self.out = torch.nn.Embedding(7, 4), torch.nn.Linear(4, 7, bias=False)
+            self.out.weight = self.into.weight
+
+        def forward(self, i):
+            return self.out(self.into(i))
+
+    i, one, both = np.array([1, 2, 2]), {"into": shape(7, 4)}, {"into": shape(7, 4), "out": shape(7, 4)}
+    assert check(lambda w, i: w["into"][i] @ w["into"].T, one, i, torch_reference=Tied(), **ONCE).passed
+    with pytest.raises(
+        JaxgradError, match=r"the module has out\.weight is into\.weight, which is one tensor and wants"
+    ):
+        check(lambda w, i: w["into"][i] @ w["out"].T, both, i, torch_reference=Tied(), **ONCE)
 
 
 def lambda_free(module: torch.nn.Module) -> torch.nn.Module:

@@ -440,10 +440,14 @@ def certain(path: str, rule: Rule) -> bool:
 
 
 def _one_ends_in_the_other(own: Sequence[str], theirs: Sequence[str]) -> bool:
-    """Whether one name is another's end, as where either is wrapped once more. Numbers alone are no name."""
+    """Whether one name is another's end, as where either is wrapped once more. Numbers alone are no name.
+
+    A module that is not inside of any has the empty name.
+    """
     shorter = min(len(own), len(theirs))
     end = own[len(own) - shorter :]
-    return end == theirs[len(theirs) - shorter :] and not all(word.isdigit() for word in end)
+    named = not all(word.isdigit() for word in end) or not (own or theirs)
+    return end == theirs[len(theirs) - shorter :] and named
 
 
 def likeness(path: str, sources: Sequence[str]) -> float:

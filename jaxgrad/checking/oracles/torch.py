@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgrad.checking.oracles import Oracle, Samples, rules
-from jaxgrad.checking.oracles.align import Match, align
+from jaxgrad.checking.oracles.align import Match, Unmatched, align
 from jaxgrad.checking.oracles.torch_noise import (
     FLOAT32,
     Draws,
@@ -292,7 +292,15 @@ def _matched(module: Any, params: Any, names: Mapping[str, Any] | None) -> tuple
         except JaxgradError as error:
             failed = failed or error
     assert failed is not None
+    every = module.named_parameters(remove_duplicate=False)
+    tied = [f"{name} is {first}" for name, p in every if name != (first := _first_name(module, p))]
+    if isinstance(failed, Unmatched) and tied:
+        raise Unmatched(f"{failed}; the module has {', '.join(tied)}, which is one tensor and wants one leaf")
     raise failed
+
+
+def _first_name(module: Any, parameter: Any) -> str:
+    return next(name for name, p in module.named_parameters() if p is parameter)
 
 
 def _frozen(module: Any, matches: tuple[Match | None, ...]) -> Iterator[int]:
