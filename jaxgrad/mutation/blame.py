@@ -115,10 +115,11 @@ def _suspects(met: _Rule) -> Iterator[_Suspect]:
     made = results(program, [*leaves, *dys])
     plain = trace_pullback(lambda *dynamic: met.rule.__wrapped__(*rule.join(dynamic)), *rule.dynamic).program
     expected = results(plain, [*leaves, *dys])
-    for name, value in made.items():
-        # A cotangent that is an input, such as the output's own, is made by no line.
-        if name in expected and (place := _made_at(program, name) or _first_line(met.rule.bwd)) is not None:
-            yield _Suspect(_distance(np.asarray(value), np.asarray(expected[name])), place)
+    for name, wanted in expected.items():
+        # A cotangent that is an input, such as the output's own, is made by no line, and None stands for zeros.
+        value, at = (made[name], _made_at(program, name)) if name in made else (np.zeros_like(wanted), None)
+        if (place := at or _first_line(met.rule.bwd)) is not None:
+            yield _Suspect(_distance(np.asarray(value), np.asarray(wanted)), place)
 
 
 def _is_tree(arg: Any) -> bool:

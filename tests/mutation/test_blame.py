@@ -69,6 +69,19 @@ straight.defvjp(lambda x: (jnp.sin(x), x), straight_bwd)
 
 
 @jax.custom_vjp
+def half(x, w):
+    return x * w
+
+
+def half_bwd(residuals, dy):
+    _, w = residuals
+    return dy * w, None
+
+
+half.defvjp(lambda x, w: (x * w, (x, w)), half_bwd)
+
+
+@jax.custom_vjp
 def ranked(x):
     return jnp.max(x, -1), jnp.argmax(x, -1)
 
@@ -111,6 +124,7 @@ CASES: list[tuple[Any, tuple[Any, ...], Report, str]] = [
     (inside, ({"w": W}, X), report("params['w']"), "dw = (dy * x).mean(0)  # the sum"),
     (functools.partial(lambda n, x: power(x, n), 3), (X,), report("x"), "lambda n, x, dy: (x ** (n - 1) * dy,)"),
     (tangent, (X,), report("x"), "@tangent.defjvp"),
+    (half, (X, W), report("w"), "def half_bwd(residuals, dy):"),
     (straight, (X,), report("x"), "def straight_bwd(x, dy):"),
     (ranked, (X,), report("x"), "return (2 * best * dy[0][:, None],)"),
     (output, (X,), report("output[0]", "output"), "return doubled + 1, x"),
