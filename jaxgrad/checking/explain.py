@@ -137,7 +137,7 @@ def _tensor_lines(finding: Finding, tensor: Tensor) -> list[tuple[str, str]]:
             lines += [("perhaps", _NOTHING[engine].format(tensor.name)) for engine in silent]
         if all(_is_right(finding, tensor, engine) for engine in pair) and d.relative < _FEWER_DIGITS:
             lines.append(("perhaps", "one of them has fewer digits; if that is meant, give tolerance="))
-    elif finding.alone in finding.taylor and _converges(finding, finding.taylor[finding.alone][tensor.name].error):
+    elif (judged := finding.taylor.get(finding.alone or "", {}).get(tensor.name)) and _converges(finding, judged.error):
         lines.append(("perhaps", OF_A_LOOP))
     if also:
         lines.append(("then", "also wrong after it: " + ", ".join(also)))

@@ -265,6 +265,8 @@ def test_an_oracle_that_answers_nowhere_is_told():
         return np.sin(x), dy * np.cos(x)
 
     assert check(jnp.sin, X, oracles={"numpy": in_float64}, transforms=("jit",)).passed
+    narrow = {"dtypes": ("bfloat16",), "transforms": ("jit",), "seeds": (0,)}
+    assert check(jnp.sin, X, reference=jnp.sin, oracles={"numpy": in_float64}, **narrow).passed
 
 
 def test_functions_without_a_name_are_called_by_their_type():

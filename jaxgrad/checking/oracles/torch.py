@@ -292,15 +292,17 @@ def _matched(module: Any, params: Any, names: Mapping[str, Any] | None) -> tuple
         except JaxgradError as error:
             failed = failed or error
     assert failed is not None
-    every = module.named_parameters(remove_duplicate=False)
-    tied = [f"{name} is {first}" for name, p in every if name != (first := _first_name(module, p))]
-    if isinstance(failed, Unmatched) and tied:
-        raise Unmatched(f"{failed}; the module has {', '.join(tied)}, which is one tensor and wants one leaf")
+    tied = _tied(module) if isinstance(failed, Unmatched) else []
+    if tied:
+        raise Unmatched(f"{failed}; in the module {', '.join(tied)}, and one tensor wants one leaf")
     raise failed
 
 
-def _first_name(module: Any, parameter: Any) -> str:
-    return next(name for name, p in module.named_parameters() if p is parameter)
+def _tied(module: Any) -> list[str]:
+    """That a parameter is the same tensor as an earlier one, for each that is."""
+    first: dict[int, str] = {}
+    every = [(name, first.setdefault(id(p), name)) for name, p in module.named_parameters(remove_duplicate=False)]
+    return [f"{name} is {other}" for name, other in every if name != other]
 
 
 def _frozen(module: Any, matches: tuple[Match | None, ...]) -> Iterator[int]:
