@@ -335,7 +335,8 @@ def _measure(expected: np.ndarray, actual: np.ndarray, noise: Noise, dtype: Any)
     else:
         told = _told_apart(a, b, gap, noise)
         judged = np.where(told.same | told.bad | told.unsure, 0.0, gap)
-        far = np.where(told.same, 0.0, gap)
+        # What is not finite and may be, because larger roundings make it so, has no distance.
+        far = np.where(told.same | ~np.isfinite(gap), 0.0, gap)
         same, unsure = bool(told.same.all()), int(told.unsure.sum())
         hidden = squared(np.where(told.unsure, sizes, 0.0)).norm()
         bad, nan = (_At(int(of.sum()), _largest_at(of)) for of in (told.bad, np.isnan(a) & np.isnan(b)))

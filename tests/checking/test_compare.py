@@ -176,6 +176,17 @@ def _integers(shape):
     return RNG.integers(0, 3, shape), RNG.integers(0, 3, shape)
 
 
+def test_what_may_be_infinite_has_no_distance_in_whichever_part_it_is(monkeypatch):
+    expected, actual = np.arange(1.0, 15.0), np.arange(1.0, 15.0)
+    actual[[3, 9]] = np.nan, 10.5
+    may_be = np.arange(14) == 3
+    noise = Noise(np.full(14, 0.1), 8, (1.0, 1.0), may_be, may_be)
+    for part in (7, 2**16):
+        monkeypatch.setattr("jaxgrad.checking.compare._PART", part)
+        found = compare(expected, actual, noise, "float32")
+        assert (found.not_finite, found.max_abs, found.unjudged) == (None, 0.5, 1)
+
+
 @pytest.mark.parametrize("tolerance", [None, 0.1])
 @pytest.mark.parametrize("shape", [(40,), (13, 6), (9, 2, 5)])
 @pytest.mark.parametrize("made", [_plain, _with_what_is_not_finite, _faint, _complex, _integers])
