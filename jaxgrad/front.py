@@ -191,9 +191,11 @@ def _place(failed: GradientMismatch, asked: Asked) -> list[tuple[str, str]]:
     # Where outputs agree, what is wrong is a rule, and a rule's own line says more than that of its call.
     # Of a rule of forward mode that is the function itself, no program tells more than where it begins.
     blamed = wrong_line if isinstance(asked.fn, jax.custom_jvp) else wrong_rule
-    if not _outputs_differ(failed) and _of_an_oracle(failed):
-        return []
-    rule = None if _outputs_differ(failed) else blamed(failed.judged, asked.fn, *asked.args, **asked.options)
+    rule = None
+    if not _outputs_differ(failed):
+        if _of_an_oracle(failed):
+            return []
+        rule = blamed(failed.judged, asked.fn, *asked.args, **asked.options)
     if rule is not None:
         return [("rule", str(Line(rule.file, rule.line, "")))]
 

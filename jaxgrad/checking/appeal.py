@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxgrad.checking.expected import Expected, combined, exactly, measured
 from jaxgrad.checking.findings import (
-    HAND,
     TRUTH,
     Tensor,
 )
@@ -16,7 +15,7 @@ from jaxgrad.checking.oracles import Oracle
 from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import Question, widened
-from jaxgrad.checking.sources import by_definition, noise_of, source_of
+from jaxgrad.checking.sources import noise_of, own_by_definition, source_of
 from jaxgrad.checking.subject import Subject, forward, own_oracle
 from jaxgrad.checking.tensors import Gathered, joined, stacked_noise, tensors_of
 from jaxgrad.jax_seam import ClosedJaxpr
@@ -174,8 +173,7 @@ def without_fusion(
     spared: list[str] = []
     again: list[Tensor] = []
     for one in asked:
-        names = {t.name for t in tensors_of(subject, one)}
-        told = [t for t in tensors if t.name in names]
+        told = [t for t in tensors if t.name.endswith(f" ({one.group.label})")]
         if any(d.not_finite for t in told for d in t.pairs.values()):
             with contextlib.suppress(Exception), compared_in(one.setting.dtype):
                 apart = in_jax.step_by_step(subject.hand, one.group.questions[0])
@@ -226,9 +224,7 @@ def _kink(subject: Subject, asked: Gathered, number: int, at: tuple[int, ...]) -
     inputs[number][at] = 0.0
     try:
         with compared_in("float64"):
-            alone = q._replace(inputs=inputs)
-            gradients = {HAND: in_jax.pulled(subject.hand, alone, False).inputs}
-            judged = by_definition(subject, alone, False, gradients)[HAND]
+            judged = own_by_definition(subject, q._replace(inputs=inputs))
     except Exception:
         return False
     return judged[subject.call.of_kind("input")[number].name].verdict in ("kink", "right")

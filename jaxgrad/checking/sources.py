@@ -133,9 +133,7 @@ def _acceptance(subject: Subject) -> str:
     of = Asked(subject.hand, subject.call, "float64", 0, subject.shardings)
     try:
         with compared_in("float64"):
-            q = question(of)
-            answer = in_jax.pulled(subject.hand, q, False)
-            judged = by_definition(subject, q, False, {HAND: answer.inputs})[HAND]
+            judged = own_by_definition(subject, question(of))
     except Exception as error:
         return f"there is no oracle, and in float64 the function says {first_line(error)}"
     wrong = {name: j for name, j in judged.items() if j.verdict == "wrong"}
@@ -183,6 +181,11 @@ def by_definition(
             found[HAND] = _beside_kinks(subject, q, second, value, gradients[HAND], found[HAND])
     names = [leaf.name for leaf in subject.call.of_kind("input")]
     return {engine: dict(zip(names, of, strict=True)) for engine, of in found.items()}
+
+
+def own_by_definition(subject: Subject, q: Question) -> dict[str, Judgement]:
+    """What Taylor's remainder says of the function's own cotangents, by input."""
+    return by_definition(subject, q, False, {HAND: in_jax.pulled(subject.hand, q, False).inputs})[HAND]
 
 
 # Points beside a kink, whose gradients are those that a subgradient there may lie between.

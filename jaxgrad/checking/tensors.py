@@ -1,6 +1,5 @@
 """Every engine's arrays of one setting beside what is expected of them, each with its noise."""
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -217,19 +216,16 @@ def _tensor(
         noise = apart = scaled(noise, factor)
         chosen = [(engine, TRUTH) for engine in values]
         values = {**values, TRUTH: truth}
-    compared = functools.partial(_all_compared, subject, setting.dtype, values, chosen)
+
+    def compared(noise: Noise) -> dict[tuple[str, str], Difference]:
+        return {(a, b): _compared(subject, values[b], values[a], noise, setting.dtype) for a, b in chosen}
+
     pairs = compared(apart)
     if part == "inputs" and asked.row.inputs is None and not all(d.agrees for d in pairs.values()):
         least = _least_that_counts(asked, number)
         if all(_largest(value) < least for value in values.values()):
             pairs = compared(apart._replace(deviation=np.maximum(apart.deviation, least)))
     return Tensor(shown, kind, noise, limit is not None, values, pairs)
-
-
-def _all_compared(
-    subject: Subject, dtype: str, values: Mapping[str, np.ndarray], chosen: Sequence[tuple[str, str]], noise: Noise
-) -> dict[tuple[str, str], Difference]:
-    return {(a, b): _compared(subject, values[b], values[a], noise, dtype) for a, b in chosen}
 
 
 def _compared(subject: Subject, expected: np.ndarray, actual: np.ndarray, noise: Noise, dtype: str) -> Difference:

@@ -35,7 +35,7 @@ from jaxgrad.checking.oracles import Oracle
 from jaxgrad.checking.oracles import jax as in_jax
 from jaxgrad.checking.pullback import Pulled
 from jaxgrad.checking.question import Question, numbers_of, widened
-from jaxgrad.checking.sources import Unanswered, by_definition, forget_examples
+from jaxgrad.checking.sources import Unanswered, by_definition, forget_examples, own_by_definition
 from jaxgrad.checking.subject import Subject, first_line, forward, given_tolerance, has_rules
 from jaxgrad.checking.taylor import Judgement
 from jaxgrad.checking.tensors import KINDS, Gathered, called_apart, gathered, of_a_call, tensors_of
@@ -211,9 +211,7 @@ def _by_itself(
 def _kinks(subject: Subject, q: Question) -> list[str]:
     """The inputs at which the function has a kink, by the definition of its first derivative."""
     with contextlib.suppress(Exception), compared_in("float64"):
-        q = widened(q)
-        judged = by_definition(subject, q, False, {HAND: in_jax.pulled(subject.hand, q, False).inputs})[HAND]
-        return [name for name, j in judged.items() if j.verdict == "kink"]
+        return [name for name, j in own_by_definition(subject, widened(q)).items() if j.verdict == "kink"]
     return []
 
 
@@ -345,8 +343,8 @@ def _judged(subject: Subject, asked: Sequence[Gathered], tensors: tuple[Tensor, 
     tensors, astray = _without_oracles_astray(setting, tensors)
     notes += astray
     first = next((t for t in tensors if not t.agree), None)
-    infinite = any(d.not_finite or d.both_nan for t in tensors for d in t.pairs.values())
-    if asked[0].row.second and infinite and (kinks := _kinks(subject, asked[0].group.questions[0])):
+    infinite = asked[0].row.second and any(d.not_finite or d.both_nan for t in tensors for d in t.pairs.values())
+    if infinite and (kinks := _kinks(subject, asked[0].group.questions[0])):
         return _outcome(setting, tensors, NOT_JUDGED, _no_second_order(kinks))
     alone = stands_alone(first.pairs) if first else None
     if first is not None and alone is None:

@@ -32,7 +32,7 @@ from jaxgrad.checking.oracles.align import (
     words_of,
 )
 from jaxgrad.checking.oracles.rules import ONE, Rule
-from jaxgrad.checking.oracles.torch import transposed_convolutions
+from jaxgrad.checking.oracles.torch import to_numpy, transposed_convolutions
 from jaxgrad.checking.threads import of_each
 from jaxgrad.errors import JaxgradError
 from jaxgrad.port import fingerprint, jax_values, rounding, torch_values
@@ -121,15 +121,7 @@ def match(
 
 def as_arrays(tree: Any) -> Any:
     """The tree with arrays in the place of PyTorch's tensors, as a state dict or a module's own input has them."""
-
-    def array(leaf: Any) -> Any:
-        if not (hasattr(leaf, "detach") and hasattr(leaf, "cpu")):
-            return leaf
-        on_host = leaf.detach().cpu()
-        # Of bfloat16 NumPy has no type, and float32 has all its numbers.
-        return (on_host.float() if str(on_host.dtype) == "torch.bfloat16" else on_host).numpy()
-
-    return jax.tree.map(array, tree)
+    return jax.tree.map(lambda leaf: to_numpy(leaf) if hasattr(leaf, "detach") else leaf, tree)
 
 
 def prepare(

@@ -694,11 +694,8 @@ def test_where_an_iteration_began_counts_for_nothing_once_it_has_converged():
         return rule
 
     # What is left of the start after 100 steps is some 1e-67 of it; after 8 it is 1e-6.
-    a, start, quick = (
-        np.array([0.3, 0.5, 0.6]),
-        np.ones(3),
-        {"transforms": ("jit", "reach", "grad_of_grad"), "seeds": (0,)},
-    )
+    a, start = np.array([0.3, 0.5, 0.6]), np.ones(3)
+    quick = {"transforms": ("jit", "reach", "grad_of_grad"), "seeds": (0,)}
     right = implicit(lambda da: da)
     assert not check(right, a, start, 100, reference=fixed, static_argnums=(2,), **quick).not_judged
     fails(implicit(lambda da: 1.001 * da), a, start, 100, reference=fixed, static_argnums=(2,), says="input a", **quick)

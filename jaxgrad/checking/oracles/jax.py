@@ -44,7 +44,7 @@ def pullback(fn: Function, question: Question, second: bool, as_used: bool = Fal
 def step_by_step(fn: Function, question: Question) -> Pulled:
     """The pullback in the question's own type, every operation a program of its own."""
     with jax.disable_jit():
-        return on_host(pull(fn, *jax.tree.map(jnp.asarray, (question.inputs, question.carried, question.dys))))
+        return on_host(_traced(fn, False, jax.tree.map(jnp.asarray, question)))
 
 
 def called(fn: Function, question: Question) -> list[np.ndarray]:
